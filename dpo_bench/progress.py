@@ -1,0 +1,26 @@
+"""How long-running work tells where it is, and learns that it should stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(phase, done, total)``; cheap enough to call at every step."""
+
+
+def quiet(phase: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The line between a trial and whoever runs it.
+
+    Attributes:
+        progress: told where the trial is.
+        should_stop: asked after every training step.
+    """
+
+    progress: Progress = quiet
+    should_stop: Callable[[], bool] = lambda: False

@@ -1,0 +1,55 @@
+"""What is installed: all packages, and the files that they need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SETUPTOOLS = CONFIGURATION["tool"]["setuptools"]
+
+
+def test_every_package_is_listed() -> None:
+    folders = {path.parent for path in (ROOT / "dpo_bench").rglob("__init__.py")}
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert {"dpo_bench.losses", "dpo_bench.runs", *found} == set(SETUPTOOLS["packages"])
+
+
+def test_every_data_file_is_listed() -> None:
+    places = {"dpo_bench.losses": "losses", "dpo_bench.runs": "runs"}
+    listed = {
+        file
+        for package, patterns in SETUPTOOLS["package-data"].items()
+        for pattern in patterns
+        for file in (ROOT / places.get(package, package.replace(".", "/"))).glob(pattern)
+    }
+    shipped = [*(ROOT / "dpo_bench").rglob("*"), *(ROOT / "runs").glob("*")]
+    data = {
+        path
+        for path in shipped
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+    }
+    assert data <= listed
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_losses_experiments_and_templates(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)],
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {
+        "dpo_bench/losses/dpo.py",
+        "dpo_bench/runs/quickstart.toml",
+        "dpo_bench/report/templates/report.html",
+        "dpo_bench/py.typed",
+    } <= names
+    assert not [name for name in names if name.startswith(("tests/", "losses/", "runs/"))]
