@@ -1,0 +1,180 @@
+"""A registered loss: a pure function together with what a sweep and a reader need to know of it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+
+from dpo_bench.contract.record import PairLogps
+from dpo_bench.contract.suggestions import nearest
+from dpo_bench.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LossFunction = Callable[..., "Tensor"]
+Normalisation = Literal["sum", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that a hyperparameter may take; used as ``Annotated[float, Range(0, 0.5)]``.
+
+    Attributes:
+        low: infimum.
+        high: supremum.
+        closed_low: whether ``low`` itself is allowed.
+        closed_high: whether ``high`` itself is allowed.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    closed_low: bool = True
+    closed_high: bool = True
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.closed_low else value > self.low
+        below = value <= self.high if self.closed_high else value < self.high
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        left, right = "(["[self.closed_low], ")]"[self.closed_high]
+        if math.isinf(self.low):
+            left = "("
+        if math.isinf(self.high):
+            right = ")"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+POSITIVE = Range(low=0, closed_low=False)
+Positive = Annotated[float, POSITIVE]
+ANY_FINITE = Range()
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A preference loss and its card.
+
+    Call it with a `PairLogps` and hyperparameters by name; it returns the loss of each pair, a
+    tensor of shape [pair]. Hyperparameters left out take their defaults.
+
+    Attributes:
+        name: its name in the registry, in files and on the command line.
+        function: the pure function, ``f(logps, beta=..., ...) -> Tensor [pair]``.
+        family: heading under which lists show it.
+        paper: where it comes from, with the equation that is implemented.
+        normalisation: ``sum`` when it works on log-probs summed over the response, ``mean`` when
+            it divides them by the response's tokens.
+        grid: values of its strength that a sweep tries when none are given.
+        aliases: further names.
+        needs_reference: False when its value does not depend on the reference.
+        hyperparameters: names and defaults, the strength first.
+        ranges: the values that each hyperparameter may take.
+    """
+
+    name: str
+    function: LossFunction
+    family: str
+    paper: str
+    normalisation: Normalisation
+    grid: tuple[float, ...]
+    aliases: tuple[str, ...]
+    needs_reference: bool
+    hyperparameters: Mapping[str, float]
+    ranges: Mapping[str, Range]
+
+    def __call__(self, logps: PairLogps, **hyperparameters: float) -> Tensor:
+        """Loss of each pair, shape [pair].
+
+        Raises:
+            ConfigurationError: an unknown or out-of-range hyperparameter.
+        """
+        return self.function(logps, **self.resolve(hyperparameters))
+
+    @property
+    def strength(self) -> str | None:
+        """Name of the hyperparameter that the grid varies: the function's first, usually beta."""
+        return next(iter(self.hyperparameters), None)
+
+    @property
+    def summary(self) -> str:
+        """First line of its docstring."""
+        return inspect.getdoc(self.function).splitlines()[0]  # type: ignore[union-attr]  # register refuses functions without one
+
+    @property
+    def source_file(self) -> Path:
+        """The file that defines it."""
+        return Path(inspect.getsourcefile(self.function) or "").resolve()
+
+    @property
+    def location(self) -> str:
+        """``file:line`` of its definition, for messages."""
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        return f"{self.source_file}:{code.co_firstlineno if code else '?'}"
+
+    def resolve(self, given: Mapping[str, float]) -> dict[str, float]:
+        """All hyperparameters, the given ones over the defaults, checked.
+
+        Raises:
+            ConfigurationError: an unknown or out-of-range hyperparameter.
+        """
+        for name, value in given.items():
+            if name not in self.hyperparameters:
+                known = ", ".join(self.hyperparameters) or "none"
+                raise ConfigurationError(
+                    f"{self.name} has no hyperparameter {name!r}"
+                    f"{nearest(name, self.hyperparameters)}. It has: {known}."
+                )
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigurationError(f"{self.name}: {name} = {value!r} is not a number.")
+            if float(value) not in self.ranges[name]:
+                raise ConfigurationError(
+                    f"{self.name}: {name} = {value:g} is outside {self.ranges[name]}."
+                )
+        return {
+            name: float(given.get(name, default)) for name, default in self.hyperparameters.items()
+        }
+
+
+def read_hyperparameters(
+    function: LossFunction,
+) -> tuple[Mapping[str, float], Mapping[str, Range]]:
+    """Defaults and ranges of a loss function's hyperparameters, from its signature.
+
+    `beta` is positive in every loss; any other hyperparameter is a finite number unless its
+    annotation carries a `Range`.
+
+    Raises:
+        ConfigurationError: no ``logps`` first parameter, a parameter without numeric default, or
+            an annotation that cannot be read.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters:
+        raise ConfigurationError(f"{function.__name__}: its first parameter must be the PairLogps.")
+    hints = _hints(function)
+    defaults: dict[str, float] = {}
+    ranges: dict[str, Range] = {}
+    for parameter in parameters[1:]:
+        if isinstance(parameter.default, bool) or not isinstance(parameter.default, int | float):
+            raise ConfigurationError(
+                f"{function.__name__}: give {parameter.name} a number as its default."
+            )
+        marks = get_args(hints.get(parameter.name))[1:]
+        fallback = POSITIVE if parameter.name == "beta" else ANY_FINITE
+        defaults[parameter.name] = float(parameter.default)
+        ranges[parameter.name] = next((m for m in marks if isinstance(m, Range)), fallback)
+    return MappingProxyType(defaults), MappingProxyType(ranges)
+
+
+def _hints(function: LossFunction) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:  # imported under TYPE_CHECKING only
+        raise ConfigurationError(
+            f"{function.__name__}: cannot read its annotations ({error}); import the name."
+        ) from error

@@ -1,0 +1,202 @@
+"""The registry: every loss by name, found in ``losses/`` and in the user's plug-in folders."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from dpo_bench.contract.loss import Loss, LossFunction, Normalisation, read_hyperparameters
+from dpo_bench.contract.suggestions import nearest
+from dpo_bench.errors import ConfigurationError
+from dpo_bench.mount import mount_folder
+
+_losses: dict[str, Loss] = {}
+_aliases: dict[str, str] = {}
+
+
+class UnknownLossError(ConfigurationError, LookupError):
+    """No loss has this name."""
+
+
+def register(
+    name: str,
+    *,
+    paper: str,
+    normalisation: Normalisation,
+    grid: Sequence[float],
+    aliases: Sequence[str] = (),
+    family: str = "other",
+    needs_reference: bool = True,
+) -> Callable[[LossFunction], LossFunction]:
+    """Decorator that puts a loss function into the registry; see `Loss` for the fields.
+
+    The function takes a `PairLogps` and its hyperparameters, each with a default, the strength
+    first; it returns a tensor of shape [pair]. Its docstring is its documentation.
+
+    Raises:
+        ConfigurationError: a name is taken by another function or is no identifier, a default or
+            the grid is out of range, or the function has no docstring.
+    """
+
+    def enter(function: LossFunction) -> LossFunction:
+        for spelling in (name, *aliases):
+            if not spelling.isidentifier():
+                raise ConfigurationError(
+                    f"{spelling!r} cannot name a loss: use letters, digits and underscores."
+                )
+        if not inspect.isfunction(function):
+            raise ConfigurationError(f"{name}: register decorates a function, not {function!r}.")
+        if not inspect.getdoc(function):
+            raise ConfigurationError(f"{name}: give the loss function a docstring.")
+        defaults, ranges = read_hyperparameters(function)
+        loss = Loss(
+            name=name,
+            function=function,
+            family=family,
+            paper=paper,
+            normalisation=normalisation,
+            grid=tuple(float(value) for value in grid),
+            aliases=tuple(aliases),
+            needs_reference=needs_reference,
+            hyperparameters=defaults,
+            ranges=ranges,
+        )
+        if loss.grid and not loss.strength:
+            raise ConfigurationError(f"{name} has a grid but no hyperparameter for it to vary.")
+        loss.resolve(defaults)
+        for value in loss.grid:
+            loss.resolve({loss.strength or "": value})
+        _claim(loss)
+        return function
+
+    return enter
+
+
+def _claim(loss: Loss) -> None:
+    """Enter a loss under all its names; the same function seen again replaces its own entry."""
+    for name in (loss.name, *loss.aliases):
+        holder = _losses.get(_aliases.get(name, name))
+        if holder and _identity(holder) != _identity(loss):
+            raise ConfigurationError(
+                f"two losses claim the name {name!r}: {holder.location} and {loss.location}."
+            )
+    _losses[loss.name] = loss
+    _aliases.update(dict.fromkeys(loss.aliases, loss.name))
+
+
+def _identity(loss: Loss) -> tuple[Path, str, str]:
+    """What tells a file that was imported twice from two losses of one name."""
+    return loss.source_file, loss.name, getattr(loss.function, "__qualname__", "")
+
+
+def load_plugins(folder: str | Path) -> list[str]:
+    """Import every loss file of a folder; returns the names of the losses it holds.
+
+    Raises:
+        ConfigurationError: the folder is missing or holds no loss, a file cannot be imported, or a
+            loss takes a name that is in use.
+    """
+    _load_own()  # first, so that a clash of names is found in the plug-in
+    path = Path(folder).expanduser().resolve()
+    if not path.is_dir():
+        raise ConfigurationError(f"plug-in folder {path} does not exist.")
+    package = f"dpo_bench_plugins_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    with _naming(path / "__init__.py"):
+        mount_folder(package, path)
+    _import_files(package, path)
+    found = sorted(loss.name for loss in _losses.values() if path in loss.source_file.parents)
+    if not found:
+        raise ConfigurationError(f"plug-in folder {path} holds no file that registers a loss.")
+    return found
+
+
+def _import_files(package: str, path: Path) -> None:
+    for module in pkgutil.iter_modules([str(path)]):
+        with _naming(path / (f"{module.name}/" if module.ispkg else f"{module.name}.py")):
+            importlib.import_module(f"{package}.{module.name}")
+
+
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a loss file is imported into an error that names it."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {error}") from error
+    except (Exception, SystemExit) as error:  # a script that exits when imported is no loss file
+        raise ConfigurationError(
+            f"cannot import {file}: {type(error).__name__}: {error}"
+        ) from error
+
+
+@functools.cache
+def _load_own() -> None:
+    package = importlib.import_module("dpo_bench.losses")
+    _import_files(package.__name__, Path(package.__path__[0]))
+
+
+def get_loss(name: str) -> Loss:
+    """The loss of this name or alias.
+
+    Raises:
+        UnknownLossError: there is none; the message suggests the nearest name.
+    """
+    _load_own()
+    try:
+        return _losses[_aliases.get(name, name)]
+    except KeyError:
+        known = [*_losses, *_aliases]
+        raise UnknownLossError(
+            f"unknown loss {name!r}{nearest(name, known)}. `dpo-bench losses` lists all."
+        ) from None
+
+
+def list_losses() -> list[str]:
+    """Names of all losses, sorted; aliases are not listed."""
+    _load_own()
+    return sorted(_losses)
+
+
+def source_digest(loss: Loss) -> str:
+    """SHA-256 (hex) of a loss's source: its file and the sibling files that it imports.
+
+    Raises:
+        ConfigurationError: the loss was typed into an interpreter, so that no file tells two
+            versions of it apart.
+    """
+    files = sorted(_source_closure(loss.source_file), key=lambda file: file.name)
+    if not files:
+        raise ConfigurationError(f"{loss.name} has no source file: put it into one.")
+    hasher = hashlib.sha256()
+    for file in files:
+        hasher.update(file.read_bytes())
+    return hasher.hexdigest()
+
+
+def _source_closure(file: Path) -> set[Path]:
+    seen: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        current = waiting.pop()
+        if current in seen or not current.is_file():
+            continue
+        seen.add(current)
+        for node in ast.walk(ast.parse(current.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                waiting += _siblings(current.parent, node)
+    return seen
+
+
+def _siblings(folder: Path, node: ast.ImportFrom) -> Iterator[Path]:
+    """Files that ``from .a import b`` or ``from . import a`` may read."""
+    names = [node.module] if node.module else [alias.name for alias in node.names]
+    for name in names:
+        yield folder / f"{name.split('.')[0]}.py"
+        yield from (folder / name.split(".")[0]).glob("**/*.py")

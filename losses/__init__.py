@@ -1,0 +1,1 @@
+"""Preference losses, one file each; the contract is in `dpo_bench.contract`."""

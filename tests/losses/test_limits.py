@@ -1,0 +1,180 @@
+"""Where one loss becomes another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dpo_bench import PairLogps, get_loss
+from dpo_bench.contract.example_pairs import extreme_pairs, ordinary_pairs
+from tests.losses.pairs import margins
+
+BOTH = pytest.mark.parametrize(
+    "pairs", [ordinary_pairs(), extreme_pairs()], ids=["ordinary", "extreme"]
+)
+
+
+def loss(name: str, pairs: PairLogps, **hyperparameters: float) -> Tensor:
+    return get_loss(name)(pairs, **hyperparameters)
+
+
+def equal_lengths(pairs: PairLogps, tokens: int = 1) -> PairLogps:
+    count = torch.full_like(pairs.chosen_tokens, tokens)
+    return replace(pairs, chosen_tokens=count, rejected_tokens=count)
+
+
+def without_reference(pairs: PairLogps) -> PairLogps:
+    zero = torch.zeros_like(pairs.reference_chosen)
+    return replace(pairs, reference_chosen=zero, reference_rejected=zero)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "other", "others"),
+    [
+        ("cdpo", {"beta": 0.3, "label_smoothing": 0}, "dpo", {"beta": 0.3}),
+        ("robust_dpo", {"beta": 0.3, "label_smoothing": 0}, "dpo", {"beta": 0.3}),
+        ("length_dpo", {"beta": 0.3, "alpha": 0}, "dpo", {"beta": 0.3}),
+        ("dpop", {"beta": 0.3, "lam": 0}, "dpo", {"beta": 0.3}),
+        (
+            "alpha_po",
+            {"alpha": 0, "gamma_beta_ratio": 0.3, "beta": 2},
+            "simpo",
+            {"gamma_beta_ratio": 0.3},
+        ),
+        ("orpo", {"lam": 0}, "sft", {}),
+    ],
+)
+def test_loss_at_a_limit_is_another(
+    pairs: PairLogps,
+    name: str,
+    hyperparameters: dict[str, float],
+    other: str,
+    others: dict[str, float],
+) -> None:
+    torch.testing.assert_close(loss(name, pairs, **hyperparameters), loss(other, pairs, **others))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("name", "other"), [("ipo", "ipo_sum"), ("dpo_norm", "dpo"), ("length_dpo", "dpo")]
+)
+def test_single_tokens_make_lengths_irrelevant(pairs: PairLogps, name: str, other: str) -> None:
+    single = equal_lengths(pairs)
+    torch.testing.assert_close(loss(name, single, beta=0.7), loss(other, single, beta=0.7))
+
+
+def test_lengths_matter_to_means_only() -> None:
+    pairs = ordinary_pairs()
+    assert not torch.allclose(loss("ipo", pairs), loss("ipo", equal_lengths(pairs)))
+    assert torch.equal(loss("ipo_sum", pairs), loss("ipo_sum", equal_lengths(pairs)))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "other", "others"),
+    [
+        ("simpo", {"beta": 2, "gamma_beta_ratio": 0}, "dpo_norm", {"beta": 2}),
+        ("cpo", {"beta": 0.3, "alpha": 0}, "dpo", {"beta": 0.3}),
+        ("slic", {"delta": 4, "lam": 0}, "hinge", {"beta": 0.25}),
+    ],
+)
+def test_reference_free_loss_is_one_with_a_uniform_reference(
+    pairs: PairLogps,
+    name: str,
+    hyperparameters: dict[str, float],
+    other: str,
+    others: dict[str, float],
+) -> None:
+    scale = 4 if name == "slic" else 1  # delta - margin against 1 - margin / delta
+    torch.testing.assert_close(
+        loss(name, pairs, **hyperparameters),
+        scale * loss(other, without_reference(pairs), **others),
+    )
+
+
+@BOTH
+def test_squared_losses_are_one_family(pairs: PairLogps) -> None:
+    torch.testing.assert_close(
+        loss("gpo_squared", pairs, beta=0.3), 0.09 * loss("ipo_sum", pairs, beta=0.15)
+    )
+    torch.testing.assert_close(
+        loss("gpo_truncated_quadratic", pairs, beta=0.3), loss("hinge", pairs, beta=0.3) ** 2
+    )
+    torch.testing.assert_close(
+        loss("cal_dpo", pairs, beta=0.3),
+        loss("sppo", pairs, beta=0.3) + loss("dpo", pairs, beta=1),
+    )
+
+
+def test_transforms_of_the_logistic_loss() -> None:
+    pairs = ordinary_pairs()
+    dpo = loss("dpo", pairs, beta=0.3)
+    torch.testing.assert_close(loss("gpo_exp", pairs, beta=0.3), torch.expm1(dpo))
+    torch.testing.assert_close(loss("gpo_savage", pairs, beta=0.3), torch.expm1(-dpo) ** 2)
+    anchored = torch.sigmoid(0.3 * pairs.chosen_logratio)
+    torch.testing.assert_close(loss("apo_down", pairs, beta=0.3), anchored - torch.expm1(-dpo))
+
+
+def test_discopop_is_dpo_where_lost_and_exponential_where_won() -> None:
+    lost, won = margins(-8.0, -40.0), margins(8.0, 40.0)
+    torch.testing.assert_close(loss("discopop", lost, beta=1), loss("dpo", lost, beta=1))
+    torch.testing.assert_close(loss("discopop", won, beta=1), loss("gpo_exp", won, beta=1))
+
+
+def test_chi_po_is_dpo_for_responses_that_have_become_unlikely() -> None:
+    pairs = ordinary_pairs()
+    unlikely = replace(
+        pairs,
+        reference_chosen=pairs.reference_chosen + 40,
+        reference_rejected=pairs.reference_rejected + 40,
+    )
+    torch.testing.assert_close(loss("chi_po", unlikely, beta=0.3), loss("dpo", pairs, beta=0.3))
+
+
+def test_alpha_po_tends_to_simpo() -> None:
+    pairs = ordinary_pairs()
+    common: dict[str, Any] = {"beta": 2.0, "gamma_beta_ratio": 0.5}
+    for alpha in (1e-7, -1e-7):
+        torch.testing.assert_close(
+            loss("alpha_po", pairs, alpha=alpha, **common),
+            loss("simpo", pairs, **common),
+            rtol=1e-5,
+            atol=0,
+        )
+
+
+def test_unlikelihood_without_its_term_is_imitation() -> None:
+    pairs = ordinary_pairs()
+    torch.testing.assert_close(
+        loss("unlikelihood", pairs, alpha=0), loss("sft", pairs) * pairs.chosen_tokens
+    )
+
+
+@given(
+    margin=st.floats(-1e4, 1e4),
+    beta=st.floats(1e-3, 10),
+    flips=st.floats(0, 0.49),
+)
+def test_robust_dpo_over_flips_is_clean_dpo(margin: float, beta: float, flips: float) -> None:
+    right, wrong = (
+        loss("robust_dpo", margins(sign * margin), beta=beta, label_smoothing=flips)
+        for sign in (1, -1)
+    )
+    clean = loss("dpo", margins(margin), beta=beta)
+    expected = (1 - flips) * right + flips * wrong
+    torch.testing.assert_close(expected, clean, rtol=1e-10, atol=1e-9 * beta * abs(margin) + 1e-12)
+
+
+@given(margin=st.floats(-1e4, 1e4), smoothing=st.floats(0, 0.49))
+def test_cdpo_is_dpo_on_smoothed_labels(margin: float, smoothing: float) -> None:
+    expected = (1 - smoothing) * loss("dpo", margins(margin)) + smoothing * loss(
+        "dpo", margins(-margin)
+    )
+    torch.testing.assert_close(loss("cdpo", margins(margin), label_smoothing=smoothing), expected)
