@@ -1,0 +1,188 @@
+"""What an experiment file may say: every key with its default, its unit and its meaning.
+
+Frozen once read. The command line, the files and the documentation all derive from these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the file: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class World(Section):
+    """The embedded world (``policy`` or ``preferences`` = ``world:reviews``)."""
+
+    pairs: Count = 1536
+    """number of preference pairs to train on"""
+    labels: Literal["deterministic", "bradley_terry"] = "deterministic"
+    """the better response wins: always, or with probability sigmoid(difference / temperature)"""
+    temperature: Positive = 0.5
+    """temperature of Bradley-Terry labels, in units of the gold reward"""
+    flip_rate: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """share of pairs whose label is flipped afterwards"""
+    proxy: Literal["gold", "bag_of_words", "length"] = "gold"
+    """what labels the pairs; evaluation always uses the gold reward"""
+    seed: int = 0
+    """seed of the world: its text, its reference model and its pairs"""
+
+
+class Data(Section):
+    """How preference data is read and tokenised."""
+
+    split: str = "train"
+    """split of a hub id or folder"""
+    heldout: str | None = None
+    """held-out pairs: a split or source; else a split or file ``heldout``, or a share of prompts"""
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """share of the prompts that is held out when there are no held-out pairs"""
+    pairs: Annotated[int, Field(ge=0)] = 0
+    """use the first so many training pairs; 0 means all"""
+    prompt_column: str = "prompt"
+    """column of the prompt; empty, or absent: the responses' common prefix is the prompt"""
+    chosen_column: str = "chosen"
+    """column of the preferred response"""
+    rejected_column: str = "rejected"
+    """column of the other response"""
+    prompt_template: str = "{prompt}"
+    """text of a plain prompt; ``{column}`` is replaced by the row's value"""
+    response_template: str = "{response}"
+    """text of a plain response"""
+    max_prompt_tokens: Count = 512
+    """limit for the prompt, tokens"""
+    max_response_tokens: Count = 512
+    """limit for each response with its EOS, tokens"""
+    over_limit: Literal["error", "truncate", "drop"] = "error"
+    """pairs over a limit: stop, cut (prompt left, response right) or leave out; both counted"""
+    invalid: Literal["error", "drop"] = "error"
+    """rows that are no pair (empty or identical responses, wrong type): stop, or drop (counted)"""
+
+
+class Training(Section):
+    """The one trainer's settings, the same for every loss."""
+
+    optimiser: Literal["adamw", "rmsprop"] = "adamw"
+    """AdamW, or RMSprop as in the DPO paper"""
+    learning_rate: Positive = 1e-6
+    """peak learning rate"""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """after the warm-up: stay, or fall to zero at the last step"""
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """share of the steps over which the learning rate rises linearly"""
+    weight_decay: NonNegative = 0.0
+    """decoupled for AdamW"""
+    max_gradient_norm: Positive = 10.0
+    """gradients are scaled down to this norm"""
+    pairs_per_step: Count = 32
+    """pairs whose mean loss makes one optimiser step"""
+    pairs_per_pass: Annotated[int, Field(ge=0)] = 0
+    """pairs per forward pass, smaller to save memory; never changes the result; 0 means all"""
+    steps: Count | None = None
+    """optimiser steps"""
+    epochs: Positive | None = None
+    """passes over the pairs, instead of ``steps``; 1 when neither is given"""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """one trial per loss, strength and seed; the seed sets the order of the pairs"""
+    log_every: Count = 10
+    """steps between two readings of the metrics"""
+    checkpoint_seconds: NonNegative = 300.0
+    """seconds between two checkpoints; 0 means after every step"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """cuda when there is one"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: fp32 on a CPU, bf16 with fp32 master weights and fp32 logits on a GPU"""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Training:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds are given twice")
+        return self
+
+
+class Evaluation(Section):
+    """How every policy is measured against the reference."""
+
+    reward: str = "none"
+    """vader | module:function | none; ``function(prompts, responses)`` gives a number each"""
+    prompts: Count = 256
+    """number of held-out prompts"""
+    samples_per_prompt: Count = 2
+    """responses per prompt and policy"""
+    max_new_tokens: Count = 128
+    """a sampled response is cut here, tokens"""
+    temperature: Positive = 1.0
+    """of the responses that the reward sees; the KL is always taken at temperature 1"""
+    reference_samples: Annotated[int, Field(ge=4)] = 64
+    """reference responses per prompt: opponents, optimal frontier and best-of-n"""
+    rows_per_batch: Count = 512
+    """responses sampled at once; never changes the result"""
+    seed: int = 0
+    """seed of the sampling, the same for every policy"""
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    """bootstrap resamples over prompts"""
+
+
+class LossGrid(BaseModel):
+    """One ``[[losses]]`` table: a name, and a value or list of values for each hyperparameter."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, float | tuple[float, ...]]
+
+    name: str
+
+    @property
+    def values(self) -> dict[str, tuple[float, ...]]:
+        """The given hyperparameters, each with its values."""
+        return {
+            key: value if isinstance(value, tuple) else (value,)
+            for key, value in (self.__pydantic_extra__ or {}).items()
+        }
+
+
+class Experiment(Section):
+    """A whole experiment file."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """names the results' folder"""
+    policy: str
+    """world | hub id | folder | .gguf | smollm2: the model that is trained"""
+    reference: str | None = None
+    """like ``policy``; omitted: the policy's starting point"""
+    preferences: str
+    """world | hub id | folder | .jsonl .parquet .csv"""
+    keep_policies: bool = False
+    """also save each trained policy (safetensors) in its trial's folder"""
+    trust_remote_code: bool = False
+    """allow a hub model to run code of its own"""
+    data: Data = Data()
+    """how preference data is read and tokenised"""
+    world: World = World()
+    """the embedded world"""
+    training: Training = Training()
+    """the trainer"""
+    evaluation: Evaluation = Evaluation()
+    """the evaluator"""
+    losses: Annotated[tuple[LossGrid, ...], Field(min_length=1)]
+    """what is swept"""
+
+    @property
+    def uses_world(self) -> bool:
+        """Whether any part comes from an embedded world."""
+        sources = (self.policy, self.reference or "", self.preferences)
+        return any(source.startswith("world:") for source in sources)
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values of every key, for JSON."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,142 @@
+"""From an experiment file and the command line's overrides to a validated `Experiment`."""
+
+from __future__ import annotations
+
+import importlib.resources
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from dpo_bench.contract.suggestions import nearest
+from dpo_bench.errors import ConfigurationError
+from dpo_bench.experiment.config import Experiment
+
+Tree = dict[str, Any]
+
+
+def shipped() -> dict[str, Path]:
+    """Experiment files that travel with the package, by name."""
+    folder = Path(str(importlib.resources.files("dpo_bench.runs")))
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def find_file(given: str) -> Path:
+    """A path to an experiment file, or the name of a shipped one.
+
+    Raises:
+        ConfigurationError: neither exists.
+    """
+    path = Path(given).expanduser()
+    if path.is_file():
+        return path
+    files = shipped()
+    if given in files:
+        return files[given]
+    raise ConfigurationError(
+        f"there is no experiment file {given}{nearest(given, files)}. "
+        f"Shipped ones: {', '.join(files)}."
+    )
+
+
+def read_file(path: Path) -> Tree:
+    """The raw content of an experiment file.
+
+    Raises:
+        ConfigurationError: the file is no UTF-8 or no TOML; the message gives the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not a TOML file: {error}.") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}.") from None
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML would read it; text that is no TOML value is a string.
+
+    >>> parse_value("1e-3"), parse_value("[0, 1]"), parse_value("rmsprop")
+    (0.001, [0, 1], 'rmsprop')
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def apply_setting(tree: Tree, assignment: str) -> None:
+    """Apply one ``section.key=value`` to a raw tree, in place.
+
+    Raises:
+        ConfigurationError: there is no ``=``, or the path runs through a value.
+    """
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.strip():
+        raise ConfigurationError(f"--set {assignment}: write it as section.key=value.")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigurationError(f"--set {assignment}: {section} is not a table.")
+    tree[last] = parse_value(text.strip())
+
+
+def validate(tree: Mapping[str, Any], origin: str) -> Experiment:
+    """Check a raw tree.
+
+    Args:
+        tree: content of a file, overrides applied.
+        origin: what the messages call it, usually the file's path.
+
+    Raises:
+        ConfigurationError: an unknown key (the nearest name is suggested) or a bad value.
+    """
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        # One problem per line, and the first three say enough.
+        problems = list(dict.fromkeys(_describe(item) for item in error.errors()))
+        more = f"\n... and {len(problems) - 3} more" if len(problems) > 3 else ""
+        lines = "\n".join(f"{origin}: {problem}" for problem in problems[:3])
+        raise ConfigurationError(lines + more) from None
+
+
+def _describe(item: Mapping[str, Any]) -> str:
+    path = [str(part) for part in item["loc"]]
+    where = ".".join(path) or "the file"
+    if item["type"] == "extra_forbidden":
+        known = list(_section_at(path[:-1]).model_fields)
+        return f"unknown key {where}{nearest(path[-1], known)}."
+    if item["type"] == "missing":
+        return f"{where} is missing."
+    message = str(item["msg"]).removeprefix("Value error, ")
+    value = item.get("input")
+    shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
+    return f"{where}{shown}: {message}."
+
+
+def _section_at(path: Sequence[str]) -> type[BaseModel]:
+    section: type[BaseModel] = Experiment
+    for name in path:
+        annotation = section.model_fields[name].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return section
+
+
+def documented_keys() -> Iterator[tuple[str, str, str]]:
+    """Every key as (path, default, meaning), in the order of the classes; for documentation."""
+    yield from _keys(Experiment, "")
+
+
+def _keys(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _keys(annotation, f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else repr(field.default)
+        yield f"{prefix}{name}", default, field.description or ""

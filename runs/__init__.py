@@ -1,0 +1,1 @@
+"""Experiment files that travel with the package."""

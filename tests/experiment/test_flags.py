@@ -1,0 +1,69 @@
+"""Flags over files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dpo_bench.errors import ConfigurationError
+from dpo_bench.experiment import plan_trials
+from dpo_bench.experiment.flags import Flags, resolve
+
+
+def test_nothing_given_is_the_quickstart() -> None:
+    experiment = resolve(None, Flags())
+    assert experiment.name == "quickstart"
+    assert len(plan_trials(experiment)) >= 20
+
+
+def test_flags_change_the_quickstart() -> None:
+    experiment = resolve(
+        None,
+        Flags(losses="ipo,sigmoid", seeds="0,1", settings=("training.steps=5",), reward="none"),
+    )
+    assert [grid.name for grid in experiment.losses] == ["ipo", "dpo"]
+    assert experiment.losses[1].values["beta"] == (0.03, 0.1, 0.3, 1.0, 3.0)
+    assert experiment.training.seeds == (0, 1)
+    assert experiment.training.steps == 5
+    assert experiment.evaluation.reward == "none"
+
+
+@pytest.mark.parametrize("text", [".05,.1", "0.05, 1e-1", "5e-2,.1"])
+def test_strengths_may_be_written_as_people_do(text: str) -> None:
+    experiment = resolve(None, Flags(losses="dpo", beta=text))
+    assert experiment.losses[0].values["beta"] == (0.05, 0.1)
+
+
+@pytest.mark.parametrize("text", ["high", "", ",", "true"])
+def test_strengths_must_be_numbers(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="--beta"):
+        resolve(None, Flags(losses="dpo", beta=text))
+
+
+def test_a_model_of_ones_own_leaves_the_quickstart_settings_behind() -> None:
+    experiment = resolve(None, Flags(policy="models/Tiny", preferences="data/my pairs.jsonl"))
+    assert experiment.name == "Tiny-my-pairs"
+    assert experiment.training.learning_rate == 1e-6
+    assert experiment.evaluation.reward == "none"
+    assert [grid.values for grid in experiment.losses] == [{}] * len(experiment.losses)
+
+
+def test_a_model_needs_its_data() -> None:
+    with pytest.raises(ConfigurationError, match="give --preferences too"):
+        resolve(None, Flags(policy="models/tiny"))
+    with pytest.raises(ConfigurationError, match="give --policy too"):
+        resolve(None, Flags(preferences="x.jsonl"))
+
+
+def test_unknown_losses_are_refused_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'hinge'"):
+        resolve(None, Flags(losses="hing"))
+
+
+def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'policy = "world:reviews"\npreferences = "world:reviews"\n[[losses]]\nname = "dpo"\n'
+    )
+    assert resolve(str(file), Flags()).name == "mine"

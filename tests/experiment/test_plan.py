@@ -1,0 +1,116 @@
+"""Trials and their identities."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from dpo_bench.errors import ConfigurationError
+from dpo_bench.experiment import Content, Experiment, conditions, plan_trials, trial_id
+
+CONTENT = Content(policy="p", reference="r", data="d", reward="vader 1", device="cpu/fp32")
+
+
+def experiment(**changes: Any) -> Experiment:
+    base = {
+        "name": "x",
+        "policy": "world:reviews",
+        "preferences": "world:reviews",
+        "losses": [{"name": "dpo", "beta": [0.1, 1]}],
+    }
+    return Experiment.model_validate({**base, **changes})
+
+
+def identity(settings: Experiment, content: Content = CONTENT) -> str:
+    return trial_id(plan_trials(settings)[0], conditions(settings, content))
+
+
+def test_trials_are_losses_times_strengths_times_seeds() -> None:
+    trials = plan_trials(
+        experiment(
+            losses=[{"name": "dpo", "beta": [0.1, 1]}, {"name": "ipo", "beta": 2}],
+            training={"seeds": [3, 4]},
+        )
+    )
+    assert [(trial.loss, trial.strength, trial.seed) for trial in trials] == [
+        ("dpo", 0.1, 3),
+        ("dpo", 0.1, 4),
+        ("dpo", 1.0, 3),
+        ("dpo", 1.0, 4),
+        ("ipo", 2.0, 3),
+        ("ipo", 2.0, 4),
+    ]
+
+
+def test_a_loss_without_strengths_takes_its_own_grid() -> None:
+    from dpo_bench import get_loss
+
+    trials = plan_trials(experiment(losses=[{"name": "ipo"}]))
+    assert tuple(trial.strength for trial in trials) == get_loss("ipo").grid
+
+
+def test_any_hyperparameter_can_be_swept() -> None:
+    trials = plan_trials(
+        experiment(losses=[{"name": "cdpo", "beta": 0.1, "label_smoothing": [0.1, 0.2]}])
+    )
+    assert [dict(trial.hyperparameters) for trial in trials] == [
+        {"beta": 0.1, "label_smoothing": 0.1},
+        {"beta": 0.1, "label_smoothing": 0.2},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ([{"name": "dpoo"}], "unknown loss 'dpoo'.*did you mean 'dpo'"),
+        ([{"name": "dpo", "beta": -0.1}], "beta = -0.1 is outside"),
+        ([{"name": "dpo", "bata": 0.1}], "no hyperparameter 'bata'.*did you mean 'beta'"),
+        ([{"name": "dpo", "beta": []}], "empty list"),
+        ([{"name": "dpo", "beta": 0.1}, {"name": "sigmoid", "beta": 0.1}], "asked for twice"),
+    ],
+)
+def test_wrong_losses_are_refused(losses: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        plan_trials(experiment(losses=losses))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"learning_rate": 2e-6}},
+        {"training": {"steps": 7}},
+        {"training": {"seeds": [1]}},
+        {"evaluation": {"prompts": 3}},
+        {"evaluation": {"seed": 3}},
+        {"losses": [{"name": "dpo", "beta": [0.2]}]},
+        {"losses": [{"name": "hinge", "beta": [0.1]}]},
+        {"keep_policies": True},
+    ],
+)
+def test_the_identity_covers_what_changes_the_result(changes: dict[str, Any]) -> None:
+    assert identity(experiment(**changes)) != identity(experiment())
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Content)])
+def test_the_identity_covers_all_content(field: str) -> None:
+    changed = dataclasses.replace(CONTENT, **{field: "other"})
+    assert identity(experiment(), changed) != identity(experiment())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "y"},
+        {"policy": "elsewhere"},
+        {"preferences": "moved.jsonl"},
+        {"losses": [{"name": "sigmoid", "beta": [0.1, 5]}]},
+        {"training": {"seeds": [0, 1], "log_every": 3, "checkpoint_seconds": 1}},
+        {"training": {"pairs_per_pass": 4}},
+        {"data": {"prompt_column": "question"}},  # what it selects is part of the data's digest
+        {"evaluation": {"rows_per_batch": 4}},
+    ],
+)
+def test_the_identity_covers_nothing_else(changes: dict[str, Any]) -> None:
+    assert identity(experiment(**changes)) == identity(experiment())
