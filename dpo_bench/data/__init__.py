@@ -1,0 +1,1 @@
+"""Preference pairs: read, validated, tokenised, batched; and the embedded worlds."""

@@ -1,0 +1,165 @@
+"""Which pairs a step sees, and those pairs as padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpo_bench.data.tokenised import TokenisedPairs
+
+Ids = Sequence[int] | NDArray[np.int32]
+
+
+class StepOrder(Sequence[list[int]]):
+    """The pairs of every step.
+
+    The pairs are dealt in one endless stream: a fresh permutation of all of them for each epoch,
+    one epoch after another, cut into steps of equal size. A step may straddle two epochs; over
+    each epoch every pair comes once. Any step is computed directly, so that a resumed run goes on
+    with the same pairs. The order depends on the seed and the number of pairs, on nothing else.
+    """
+
+    def __init__(self, pairs: int, pairs_per_step: int, steps: int, seed: int) -> None:
+        if pairs < 1 or pairs_per_step < 1 or steps < 0:
+            raise ValueError(f"no order of {steps} steps of {pairs_per_step} out of {pairs} pairs")
+        self.pairs = pairs
+        self.pairs_per_step = pairs_per_step
+        self.steps = steps
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.steps
+
+    @overload
+    def __getitem__(self, step: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, step: slice) -> list[list[int]]: ...
+    def __getitem__(self, step: int | slice) -> list[int] | list[list[int]]:
+        """Indices of a step's pairs, counting steps from 0."""
+        if isinstance(step, slice):
+            return [self[index] for index in range(*step.indices(self.steps))]
+        if not -self.steps <= step < self.steps:
+            raise IndexError(f"step {step} of {self.steps}")
+        at = step % self.steps * self.pairs_per_step
+        indices: list[int] = []
+        while len(indices) < self.pairs_per_step:
+            epoch, first = divmod(at + len(indices), self.pairs)
+            wanted = self.pairs_per_step - len(indices)
+            indices += _permutation(self.pairs, self.seed, epoch)[first : first + wanted].tolist()
+        return indices
+
+
+@lru_cache(maxsize=4)
+def _permutation(pairs: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    # A seed may be negative; as entropy it must not be.
+    entropy = np.random.SeedSequence(seed % 2**64, spawn_key=(epoch,))
+    return np.random.Generator(np.random.PCG64(entropy)).permutation(pairs)
+
+
+def step_order(pairs: int, pairs_per_step: int, steps: int, seed: int) -> StepOrder:
+    """The pairs of every step: ``order[step]`` gives exactly ``pairs_per_step`` indices.
+
+    Args:
+        pairs: number of training pairs.
+        pairs_per_step: pairs of each optimiser step; may exceed ``pairs``.
+        steps: number of optimiser steps.
+        seed: sets the order; the loss never does.
+
+    >>> order = step_order(pairs=3, pairs_per_step=2, steps=3, seed=0)
+    >>> sorted(order[0] + order[1] + order[2])
+    [0, 0, 1, 1, 2, 2]
+    """
+    return StepOrder(pairs, pairs_per_step, steps, seed)
+
+
+def split_passes(
+    pairs: TokenisedPairs, indices: Sequence[int], pairs_per_pass: int
+) -> list[list[int]]:
+    """Cut a step's pairs into forward passes of at most ``pairs_per_pass``; 0 means one pass.
+
+    Pairs of similar length share a pass, the longest first, so that little is padded and a step
+    that does not fit into memory fails at once. Which pairs are in the step never changes.
+    """
+    if pairs_per_pass == 0 or len(indices) <= pairs_per_pass:
+        return [list(indices)]
+    at = np.asarray(indices, np.int64)
+    lengths = pairs.prompt.lengths + np.maximum(pairs.chosen_lengths, pairs.rejected_lengths)
+    by_length = at[np.argsort(-lengths[at], kind="stable")].tolist()
+    return [
+        by_length[start : start + pairs_per_pass]
+        for start in range(0, len(by_length), pairs_per_pass)
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Padded sequences of prompt and response, and where the response's tokens are predicted.
+
+    Attributes:
+        input_ids: prompt, response, padding on the right; int64, shape [row, longest].
+        row: row of each response token, shape [token], in the order of the rows.
+        position: position whose hidden state predicts the token: one before its own; shape [token].
+        target: the token's id, shape [token].
+        lengths: response tokens of each row, shape [row].
+    """
+
+    input_ids: Tensor
+    row: Tensor
+    position: Tensor
+    target: Tensor
+    lengths: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device; to a GPU, the copy overlaps with what the CPU does next."""
+        device = torch.device(device)
+        tensors: Iterator[Tensor] = (getattr(self, field.name) for field in fields(self))
+        if device.type != "cuda":
+            return Batch(*(tensor.to(device) for tensor in tensors))
+        return Batch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
+
+
+def pad_batch(pairs: TokenisedPairs, indices: Sequence[int], pad_id: int = 0) -> Batch:
+    """Pad pairs: first the rows of the chosen responses, then those of the rejected ones.
+
+    Args:
+        pairs: tokenised pairs.
+        indices: which of them.
+        pad_id: fills the right-hand side; in a causal model nothing reads it.
+
+    Returns:
+        A batch of ``2 * len(indices)`` rows.
+    """
+    prompts = [pairs.prompt[index] for index in indices]
+    responses = [side[index] for side in (pairs.chosen, pairs.rejected) for index in indices]
+    return pad_responses(prompts * 2, responses, pad_id)
+
+
+def pad_responses(prompts: Sequence[Ids], responses: Sequence[Ids], pad_id: int = 0) -> Batch:
+    """Pad prompts with their responses, a row each.
+
+    Raises:
+        ValueError: an empty prompt: nothing would predict the first token of its response.
+    """
+    rows = len(prompts)
+    prompt_lengths = np.fromiter(map(len, prompts), np.int64, rows)
+    lengths = np.fromiter(map(len, responses), np.int64, len(responses))
+    if rows != len(responses) or (rows and prompt_lengths.min() < 1):
+        raise ValueError("every response needs a prompt of at least one token")
+    longest = int((prompt_lengths + lengths).max(initial=0))
+    ids = np.full((rows, longest), pad_id, np.int64)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        ids[row, : len(prompt)] = prompt
+        ids[row, len(prompt) : len(prompt) + len(response)] = response
+    row_of = np.repeat(np.arange(rows), lengths)
+    # The k-th token of a response of a prompt of p tokens stands at p + k, predicted at p + k - 1.
+    within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+    position = prompt_lengths[row_of] + within - 1
+    target = ids[row_of, position + 1]
+    return Batch(*(torch.from_numpy(array) for array in (ids, row_of, position, target, lengths)))

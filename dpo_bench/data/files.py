@@ -1,0 +1,183 @@
+"""Preference data in a single file: JSON lines, a JSON array, Parquet or CSV.
+
+JSON and CSV are read here, line by line, rather than by a library: a corrupt line is then named
+with its number, a text that contains a line separator stays whole, and no value is guessed to be a
+number, a date or missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dpo_bench.data.rows import Place, Rows
+from dpo_bench.errors import DataError, EnvironmentProblem
+
+LONGEST_FIELD = 2**31 - 1
+"""Characters in a CSV field; the csv module's own limit is 131072, which long texts exceed."""
+
+
+def read_file(path: Path, label: str) -> Rows:
+    """Read a whole file, chosen by its ending.
+
+    Args:
+        path: the file.
+        label: how messages call it.
+
+    Raises:
+        DataError: an unknown ending, an empty file, or content that is no such table.
+        EnvironmentProblem: the file cannot be read.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"{label}: cannot read files that end in {path.suffix!r}; give one of "
+            f"{', '.join(READERS)}."
+        )
+    try:
+        rows = reader(path, label)
+    except OSError as problem:
+        raise EnvironmentProblem(f"cannot read {label}: {problem.strerror or problem}.") from None
+    if not rows.records:
+        raise DataError(f"{label} is empty: it holds no preference pairs.")
+    return rows
+
+
+def _read_json(path: Path, label: str) -> Rows:
+    """JSON lines; or one array of objects, which no file of lines can begin with."""
+    with path.open("rb") as stream:
+        start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return (_read_json_array if start.startswith(b"[") else _read_json_lines)(path, label)
+
+
+def _read_json_lines(path: Path, label: str) -> Rows:
+    records: list[dict[str, Any]] = []
+    places: list[Place] = []
+    with path.open("rb") as stream:  # binary: only a newline ends a line, not U+2028
+        for number, line in enumerate(stream, 1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")  # noqa: PLW2901 - a byte order mark
+            if not line.strip():
+                continue
+            place = Place(label, number, "line")
+            records.append(_object(_parse_json(line, str(place)), str(place)))
+            places.append(place)
+    return Rows(label, records, places)
+
+
+def _read_json_array(path: Path, label: str) -> Rows:
+    values = _parse_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), label)
+    places = [Place(label, number + 1) for number in range(len(values))]
+    return Rows(
+        label,
+        [_object(value, str(place)) for value, place in zip(values, places, strict=True)],
+        places,
+    )
+
+
+def _parse_json(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"))
+    except json.JSONDecodeError as problem:
+        line = f"line {problem.lineno}, " if problem.lineno > 1 else ""
+        raise DataError(
+            f"{where}: not valid JSON ({problem.msg}: {line}column {problem.colno})."
+        ) from None
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{where}: not UTF-8 (byte {problem.start + 1}).") from None
+    except (ValueError, RecursionError) as problem:  # a number or a nesting beyond all measure
+        raise DataError(f"{where}: not usable JSON ({problem}).") from None
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{where}: expected an object such as "
+            '{"prompt": ..., "chosen": ..., "rejected": ...}, '
+            f"found {_kind(value)}."
+        )
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _read_parquet(path: Path, label: str) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError) as problem:
+        if isinstance(problem, OSError) and problem.errno is not None:
+            raise  # the machine's fault; Arrow reports a wrong checksum as an OSError without errno
+        raise DataError(f"{label}: not a readable Parquet file ({_first_line(problem)}).") from None
+    if len(set(table.column_names)) < table.num_columns:
+        raise DataError(f"{label}: two columns have the same name.")
+    return Rows.numbered(label, table.to_pylist())
+
+
+def _read_csv(path: Path, label: str) -> Rows:
+    records: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8-sig", newline="") as stream, _long_fields():
+        reader = csv.reader(stream, strict=True)
+        try:
+            header = next(reader, [])
+            if len(set(header)) < len(header):
+                raise DataError(f"{label}: two columns have the same name.")
+            for fields in reader:
+                if not fields:
+                    continue
+                if len(fields) != len(header):
+                    raise DataError(
+                        f"{label}, row {len(records) + 1} (line {reader.line_num}): "
+                        f"{len(fields)} fields, but the header has {len(header)}."
+                    )
+                records.append(dict(zip(header, fields, strict=True)))
+        except csv.Error as problem:
+            raise DataError(
+                f"{label}, row {len(records) + 1} (line {reader.line_num}): not valid CSV "
+                f"({problem})."
+            ) from None
+        except UnicodeDecodeError:
+            raise DataError(f"{label}, line {_undecodable_line(path)}: not UTF-8.") from None
+    return Rows.numbered(label, records)
+
+
+def _undecodable_line(path: Path) -> int:
+    """Number of the first line that is not UTF-8; the decoder itself works ahead in blocks."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+@contextlib.contextmanager
+def _long_fields() -> Iterator[None]:
+    before = csv.field_size_limit(LONGEST_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
+READERS: dict[str, Callable[[Path, str], Rows]] = {
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+}
+"""How a file is read, by the end of its name."""

@@ -1,0 +1,149 @@
+"""From a source of preference data to tokenised training and held-out pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dpo_bench.data.split import load_split_pairs, prompt_key
+from dpo_bench.data.tokenise import tokenise
+from dpo_bench.experiment.config import Data
+from dpo_bench.progress import Progress, quiet
+from dpo_bench.storage import digest
+
+if TYPE_CHECKING:
+    from dpo_bench.data.pairs import LoadedPairs
+    from dpo_bench.data.tokenised import TokenisedPairs
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of the data.
+
+    Attributes:
+        training_pairs: pairs to train on.
+        heldout_pairs: pairs to evaluate on.
+        truncated_prompts: pairs of either kind whose prompt was cut.
+        truncated_responses: responses of either kind that were cut.
+        shared_prompts: held-out prompts that are also trained on; only where the user's own choice
+            of held-out pairs makes it so.
+        dropped: rows of either kind that were left out, by reason.
+    """
+
+    training_pairs: int
+    heldout_pairs: int
+    truncated_prompts: int
+    truncated_responses: int
+    shared_prompts: int
+    dropped: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "training_pairs": self.training_pairs,
+            "heldout_pairs": self.heldout_pairs,
+            "truncated_prompts": self.truncated_prompts,
+            "truncated_responses": self.truncated_responses,
+            "shared_prompts": self.shared_prompts,
+            "dropped": dict(sorted(self.dropped.items())),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """Validated preference pairs of an experiment, as text.
+
+    Attributes:
+        training: pairs to train on.
+        heldout: pairs to evaluate on.
+        options: how they were read and are to be tokenised.
+    """
+
+    training: LoadedPairs
+    heldout: LoadedPairs
+    options: Data
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of all that the tokenised pairs depend on besides the tokenizer.
+
+        It covers the pairs as validated and templated, their order and side, and the limits. The
+        same rows give the same digest wherever the data lies and in whatever kind of file.
+        """
+        return digest(
+            {
+                "training": self.training.digest,
+                "heldout": self.heldout.digest,
+                "max_prompt_tokens": self.options.max_prompt_tokens,
+                "max_response_tokens": self.options.max_response_tokens,
+                "over_limit": self.options.over_limit,
+                "invalid": self.options.invalid,
+            }
+        )
+
+
+def read_preferences(source: str, options: Data) -> Preferences:
+    """Read, validate and split preference data; loads neither torch nor transformers.
+
+    Raises:
+        DataError: a source that does not exist, or rows that cannot be used.
+        ConfigurationError: options that cannot be meant.
+        EnvironmentProblem: a source cannot be read or reached.
+    """
+    training, heldout = load_split_pairs(source, options)
+    return Preferences(training, heldout, options)
+
+
+def source_digest(source: str, options: Data) -> str:
+    """Identity of the preference data and of the options that matter: `Preferences.digest`."""
+    return read_preferences(source, options).digest
+
+
+def tokenise_preferences(
+    preferences: Preferences, tokenizer: Any, progress: Progress = quiet
+) -> tuple[TokenisedPairs, TokenisedPairs, Counts]:
+    """Tokenise training and held-out pairs; the held-out ones keep their texts.
+
+    Raises:
+        DataError: pairs that the tokenizer or the limits refuse.
+        ConfigurationError: a tokenizer without EOS, or without a chat template for chat data.
+    """
+    options = preferences.options
+    training = tokenise(
+        preferences.training, tokenizer, options, keep_texts=False, progress=progress
+    )
+    heldout = tokenise(preferences.heldout, tokenizer, options, progress=progress)
+    dropped: Counter[str] = Counter()
+    for part in (preferences.training, preferences.heldout, training.tally, heldout.tally):
+        dropped.update(part.dropped)
+    trained = {prompt_key(pair) for pair in preferences.training.pairs}
+    counts = Counts(
+        training_pairs=len(training),
+        heldout_pairs=len(heldout),
+        truncated_prompts=training.tally.truncated_prompts + heldout.tally.truncated_prompts,
+        truncated_responses=training.tally.truncated_responses + heldout.tally.truncated_responses,
+        shared_prompts=len(trained & {prompt_key(pair) for pair in preferences.heldout.pairs}),
+        dropped=dict(dropped),
+    )
+    return training, heldout, counts
+
+
+def prepare_pairs(
+    source: str, tokenizer: Any, options: Data, progress: Progress = quiet
+) -> tuple[TokenisedPairs, TokenisedPairs, Counts]:
+    """Everything at once: tokenised training pairs, held-out pairs, and what became of the data.
+
+    Args:
+        source: file, folder or hub id.
+        tokenizer: of the policy, from transformers.
+        options: the experiment's data section.
+        progress: told while tokenising.
+
+    Raises:
+        DataError: data that cannot be used.
+        ConfigurationError: options or a tokenizer that cannot be meant.
+        EnvironmentProblem: a source cannot be read or reached.
+    """
+    return tokenise_preferences(read_preferences(source, options), tokenizer, progress)

@@ -1,0 +1,75 @@
+"""The embedded worlds: a reference model and preference data that need no download and no GPU.
+
+``world:reviews`` writes short opinion reviews by a grammar, trains a small Llama on them as the
+reference, samples pairs of responses from it and labels them by sentiment. What comes out is a
+model folder in transformers' format and two JSON-lines files, so that everything after it treats
+them like a real model and real data. Each part is built once and cached by content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dpo_bench.data.world.preferences import preferences_folder
+from dpo_bench.data.world.reference import Recipe, reference_folder
+from dpo_bench.errors import ConfigurationError
+from dpo_bench.experiment.config import World
+from dpo_bench.progress import Progress, quiet
+
+__all__ = ["WORLDS", "world_model", "world_preferences"]
+
+WORLDS: Mapping[str, Recipe] = {"reviews": Recipe()}
+"""Every known world, by the name that follows ``world:``, with the recipe of its reference."""
+
+
+def world_model(name: str, options: World, progress: Progress = quiet) -> Path:
+    """Build a world's reference model where it is not cached.
+
+    The model depends on ``options.seed`` alone.
+
+    Args:
+        name: What follows ``world:``, for example ``reviews``.
+        options: The experiment's ``[world]`` section.
+        progress: Called for every training step.
+
+    Returns:
+        A folder in transformers' format: configuration, safetensors weights, tokenizer.
+
+    Raises:
+        ConfigurationError: There is no world of that name.
+        EnvironmentProblem: The cache cannot be written, or a file in it was damaged.
+    """
+    return reference_folder(name, _recipe(name), options.seed, progress)
+
+
+def world_preferences(name: str, options: World, progress: Progress = quiet) -> Path:
+    """Build a world's preference data where it is not cached.
+
+    Options that change labels (``labels``, ``temperature``, ``flip_rate``, ``proxy``) change which
+    response of a pair is chosen and nothing else; the pairs of a smaller ``pairs`` are the first of
+    a larger one. Held-out pairs are always labelled by the gold reward, without noise, and their
+    prompts occur in no training pair.
+
+    Args:
+        name: What follows ``world:``, for example ``reviews``.
+        options: The experiment's ``[world]`` section.
+        progress: Called for every training step of the model and every block of sampled pairs.
+
+    Returns:
+        A folder with ``train.jsonl`` and ``heldout.jsonl``, whose lines are
+        ``{"prompt": str, "chosen": str, "rejected": str}``. A response begins with the space that
+        joins it to its prompt.
+
+    Raises:
+        ConfigurationError: There is no world of that name.
+        EnvironmentProblem: The cache cannot be written, or a file in it was damaged.
+    """
+    return preferences_folder(name, _recipe(name), options, progress)
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in WORLDS:
+        known = ", ".join(f"world:{world}" for world in sorted(WORLDS))
+        raise ConfigurationError(f"there is no world:{name}; known: {known}")
+    return WORLDS[name]

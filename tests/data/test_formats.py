@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dpo_bench.data.formats import PreferencePair
+from dpo_bench.errors import ConfigurationError, DataError
+from tests.data.build import assistant, loaded, row, user
+
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+def pair(record: dict[str, Any], **options: Any) -> PreferencePair:
+    return loaded(record, **options).pairs[0]
+
+
+def test_an_explicit_prompt_is_taken_as_it_is() -> None:
+    record = {"prompt": "Hi ", "chosen": "  yes\n", "rejected": "no"}
+    assert pair(record) == PreferencePair("Hi ", "  yes\n", "no")
+
+
+def test_columns_can_be_renamed() -> None:
+    record = {"question": "Hi", "good": "yes", "bad": "no", "prompt": "ignored"}
+    options = {"prompt_column": "question", "chosen_column": "good", "rejected_column": "bad"}
+    assert pair(record, **options) == PreferencePair("Hi", "yes", "no")
+
+
+def test_without_a_prompt_the_common_prefix_is_the_prompt() -> None:
+    record = {"chosen": "The film was good.", "rejected": "The film was great."}
+    assert pair(record) == PreferencePair("The film was", " good.", " great.")
+
+
+def test_a_prompt_column_can_be_passed_over() -> None:
+    record = {"prompt": "x", "chosen": "It was good", "rejected": "It was bad"}
+    assert pair(record, prompt_column="") == PreferencePair("It was", " good", " bad")
+
+
+def test_hh_conversations_keep_their_history_in_the_prompt() -> None:
+    history = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:"
+    record = {"chosen": f"{history} I can", "rejected": f"{history} I cannot"}
+    assert pair(record) == PreferencePair(history, " I can", " I cannot")
+
+
+def test_templates_write_prompt_and_responses() -> None:
+    record = row(1, system="Be kind.", prompt="Hi", chosen="yes", rejected="no")
+    result = pair(
+        record,
+        prompt_template="{system}\nInstruct: {prompt}\nOutput:",
+        response_template=" {response}\n[{prompt}]",
+    )
+    assert result == PreferencePair("Be kind.\nInstruct: Hi\nOutput:", " yes\n[Hi]", " no\n[Hi]")
+
+
+def test_templates_reach_an_implicit_prompt() -> None:
+    record = {"chosen": "It was good", "rejected": "It was bad"}
+    assert pair(record, prompt_template="Q: {prompt}").prompt == "Q: It was"
+
+
+CHAT = PreferencePair([user("Hi")], [assistant("yes")], [assistant("no")])
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": CHAT.prompt, "chosen": CHAT.chosen, "rejected": CHAT.rejected},
+        {
+            "prompt": CHAT.prompt,
+            "chosen": [user("Hi"), assistant("yes")],
+            "rejected": [user("Hi"), assistant("no")],
+        },
+        {
+            "prompt": "Hi",
+            "chosen": [user("Hi"), assistant("yes")],
+            "rejected": [user("Hi"), assistant("no")],
+        },
+        {"chosen": [user("Hi"), assistant("yes")], "rejected": [user("Hi"), assistant("no")]},
+        {"prompt": "Hi", "chosen": CHAT.chosen, "rejected": CHAT.rejected},
+        {"prompt": CHAT.prompt, "chosen": "yes", "rejected": "no"},
+        {"prompt": CHAT.prompt, "chosen": [user("Hi"), assistant("yes")], "rejected": "no"},
+    ],
+    ids=["answers", "repeated", "UltraFeedback", "implicit", "text prompt", "text", "mixed"],
+)
+def test_every_form_of_chat_gives_the_same_pair(record: dict[str, Any]) -> None:
+    assert pair(record) == CHAT
+
+
+def test_a_longer_conversation_is_prompt_up_to_the_last_answer() -> None:
+    history = [SYSTEM, user("a"), assistant("b"), user("c")]
+    record = {
+        "prompt": "a",
+        "chosen": [*history, assistant("yes")],
+        "rejected": [*history, assistant("no")],
+    }
+    assert pair(record) == PreferencePair(history, [assistant("yes")], [assistant("no")])
+
+
+def test_empty_fields_and_numbers_of_a_message_are_left_out() -> None:
+    messages = [{**user("Hi"), "name": "Ann", "tool_calls": None, "score": 1.0}]
+    assert pair(row(1, prompt=messages)).prompt == [{**user("Hi"), "name": "Ann"}]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"chosen": None}, "it has no 'chosen'"),
+        ({"prompt": None}, "it has no 'prompt'"),
+        ({"rejected": 3}, "'rejected' must be a text or a list of messages, not int"),
+        ({"prompt": {"a": 1}}, "'prompt' must be a text or a list of messages, not dict"),
+        ({"chosen": ""}, "response in 'chosen' is empty"),
+        ({"rejected": " \n\t\u3000"}, "response in 'rejected' is empty"),
+        ({"chosen": "x", "rejected": "x"}, "both responses are the same"),
+        ({"chosen": "a \ud800"}, "'chosen' contains an unpaired surrogate"),
+        ({"prompt": "\udfff"}, "'prompt' contains an unpaired surrogate"),
+        ({"prompt": [user("\ud800")]}, "'prompt' contains an unpaired surrogate"),
+        ({"prompt": []}, "'prompt' has no messages"),
+        ({"prompt": ["Hi"]}, "message 1 of 'prompt' is no object"),
+        ({"prompt": [{"role": "user"}]}, "message 1 of 'prompt' has no text as 'content'"),
+        ({"prompt": [{"from": "human", "value": "Hi"}]}, "has no text as 'role'"),
+        ({"prompt": [{**user("a"), "tool_calls": [1]}]}, "message 1 of 'prompt' calls a tool"),
+        ({"prompt": [user("a")], "chosen": [assistant(" ")]}, "response in 'chosen' is empty"),
+        ({"prompt": [user("a")], "chosen": [user("a")]}, "'chosen' is the prompt and no more"),
+        (
+            {"prompt": [user("a")], "chosen": [user("b"), assistant("x")]},
+            "'chosen' repeats another prompt",
+        ),
+        (
+            {"prompt": [user("a")], "chosen": [assistant("x"), user("y"), assistant("z")]},
+            "'chosen' must be one assistant message, not: assistant, user, assistant",
+        ),
+        (
+            {
+                "prompt": "b",
+                "chosen": [user("a"), assistant("x")],
+                "rejected": [user("a"), assistant("y")],
+            },
+            "do not both begin with the text of 'prompt'",
+        ),
+        ({"chosen": '[{"role": "user"', "rejected": "[{'content': 1"}, "messages written out"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=rf"^data, row 2: .*{message}"):
+        loaded(row(0), row(1, **values))
+
+
+def test_chats_that_share_no_message_have_no_prompt() -> None:
+    record = {"chosen": [user("a"), assistant("x")], "rejected": [user("b"), assistant("y")]}
+    with pytest.raises(DataError, match="share no message as prompt"):
+        loaded(record)
+
+
+def test_chat_messages_refuse_a_template_for_plain_text() -> None:
+    with pytest.raises(DataError, match=r"data\.response_template are for plain"):
+        loaded(row(1, prompt=[user("Hi")]), prompt_template="Q: {prompt}")
+
+
+def test_a_missing_column_is_named_with_those_that_exist() -> None:
+    message = (
+        r"^data: no column 'chosen' \(did you mean 'chosen_text'\?\); its columns: 'prompt', "
+        r"'chosen_text', 'rejected'\. Name the right one as data\.chosen_column\.$"
+    )
+    with pytest.raises(DataError, match=message):
+        loaded({"prompt": "a", "chosen_text": "b", "rejected": "c"})
+
+
+def test_a_misspelt_prompt_column_is_no_implicit_prompt() -> None:
+    with pytest.raises(DataError, match=r"no column 'promt' \(did you mean 'prompt'\?\)"):
+        loaded(row(1), prompt_column="promt")
+
+
+def test_responses_without_a_common_beginning_need_a_prompt_column() -> None:
+    with pytest.raises(DataError, match=r"Name the prompt's column as data\.prompt_column"):
+        loaded({"question": "Hi", "chosen": "yes", "rejected": "no"}, prompt_template="Q: {prompt}")
+
+
+def test_control_characters_in_column_names_do_not_reach_the_terminal() -> None:
+    with pytest.raises(DataError) as caught:
+        loaded({"\x1b[31mred": 1, "rejected": "c"})
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_malformed_template_is_found_before_any_row() -> None:
+    with pytest.raises(ConfigurationError, match="prompt_template"):
+        loaded(row(1), prompt_template="{prompt")

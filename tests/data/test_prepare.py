@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dpo_bench.data.prepare import Counts, prepare_pairs, source_digest
+from dpo_bench.errors import DataError
+from dpo_bench.experiment.config import Data
+from tests.data.build import llama, row, rows, write_jsonl
+
+
+def write_folder(folder: Path, training: list[dict[str, Any]]) -> str:
+    write_jsonl(folder / "train.jsonl", training)
+    write_jsonl(folder / "heldout.jsonl", [row(90), row(91, chosen="")])
+    return str(folder)
+
+
+def test_a_folder_becomes_tokens_texts_and_counts(tmp_path: Path) -> None:
+    long = {"prompt": "x" * 100, "chosen": "y" * 100, "rejected": "z" * 100}
+    source = write_folder(tmp_path, [*rows(3), row(4, rejected=None), long, row(90)])
+    options = Data(
+        invalid="drop", over_limit="truncate", max_prompt_tokens=40, max_response_tokens=40
+    )
+    training, heldout, counts = prepare_pairs(source, llama(), options)
+    assert (len(training), len(heldout)) == (5, 1)
+    assert heldout.prompt_texts == ("Question 90?",)
+    assert heldout.chosen_texts == ("Yes, 90.",)
+    assert training.prompt_texts == ()
+    assert counts == Counts(
+        training_pairs=5,
+        heldout_pairs=1,
+        truncated_prompts=1,
+        truncated_responses=2,
+        shared_prompts=1,
+        dropped={"missing value": 1, "empty response": 1},
+    )
+    assert list(counts.as_dict()["dropped"]) == ["empty response", "missing value"]
+
+
+def test_a_share_of_the_prompts_shares_no_prompt(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", rows(10) * 2)
+    training, heldout, counts = prepare_pairs(source, llama(), Data())
+    assert (len(training), len(heldout), counts.shared_prompts) == (18, 2, 0)
+    assert counts.dropped == {}
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", rows(10))
+    seen: list[tuple[str, int, int]] = []
+    prepare_pairs(source, llama(), Data(), lambda *told: seen.append(told))
+    assert seen == [
+        ("tokenising prompts", 9, 9),
+        ("tokenising responses", 18, 18),
+        ("tokenising prompts", 1, 1),
+        ("tokenising responses", 2, 2),
+    ]
+
+
+def test_the_digest_is_the_same_wherever_and_however_the_rows_lie(tmp_path: Path) -> None:
+    digests = [source_digest(write_jsonl(tmp_path / "a.jsonl", rows(20)), Data())]
+    pd.DataFrame(rows(20)).to_csv(tmp_path / "b.csv", index=False)
+    digests.append(source_digest(str(tmp_path / "b.csv"), Data()))
+    (tmp_path / "c" / "data").mkdir(parents=True)
+    pd.DataFrame(rows(20)).to_parquet(tmp_path / "c" / "data" / "train-00000-of-00001.parquet")
+    digests.append(source_digest(str(tmp_path / "c"), Data()))
+    renamed = [{"q": r["prompt"], "a": r["chosen"], "b": r["rejected"]} for r in rows(20)]
+    options = Data(prompt_column="q", chosen_column="a", rejected_column="b")
+    digests.append(source_digest(write_jsonl(tmp_path / "d.jsonl", renamed), options))
+    assert len(set(digests)) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"heldout_fraction": 0.2},
+        {"pairs": 5},
+        {"max_prompt_tokens": 100},
+        {"max_response_tokens": 100},
+        {"over_limit": "drop"},
+        {"invalid": "drop"},
+        {"prompt_template": "Q: {prompt}"},
+        {"response_template": "{response} "},
+        {"prompt_column": ""},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_digest_follows_every_option_that_matters(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    records = [row(n, chosen=f"It, {n}, is good", rejected=f"It, {n}, is bad") for n in range(20)]
+    source = write_jsonl(tmp_path / "a.jsonl", records)
+    assert source_digest(source, Data(**options)) != source_digest(source, Data())
+
+
+def test_the_digest_follows_the_rows(tmp_path: Path) -> None:
+    first = source_digest(write_jsonl(tmp_path / "a.jsonl", rows(20)), Data())
+    changed = [*rows(19), row(19, chosen=" Yes, 19!")]
+    assert source_digest(write_jsonl(tmp_path / "a.jsonl", changed), Data()) != first
+    assert source_digest(write_jsonl(tmp_path / "a.jsonl", rows(20)[::-1]), Data()) != first
+
+
+def test_the_digest_finds_invalid_rows(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", [*rows(3), row(4, chosen="")])
+    with pytest.raises(DataError, match=r"a\.jsonl, line 4"):
+        source_digest(source, Data())
+
+
+def test_the_digest_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", rows(20))
+    program = (
+        "import sys\n"
+        "from dpo_bench.data.prepare import source_digest\n"
+        "from dpo_bench.experiment.config import Data\n"
+        "print(source_digest(sys.argv[1], Data()))\n"
+        "print([n for n in ('torch', 'transformers', 'datasets', 'pandas') if n in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, source],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.splitlines() == [source_digest(source, Data()), "[]"]
