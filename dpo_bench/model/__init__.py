@@ -1,0 +1,1 @@
+"""Models: where they come from, their per-token log-probs, their samples."""

@@ -1,0 +1,196 @@
+"""Which files make a model, and what identifies their content."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.progress import Progress, quiet
+from dpo_bench.storage import cache_root, digest, file_digest, write_json
+
+CONFIGURATION = ("config.json", "generation_config.json")
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece*.model",
+    "*.tiktoken",
+)
+TOKENIZER = (
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+CODE = ("*.py",)
+
+WORTH_REMEMBERING = 8 << 20
+"""Bytes from which a file's digest is kept: smaller files are hashed faster than looked up."""
+SETTLED_SECONDS = 2.0
+"""A file changed more recently may change again without its time stamp showing it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The files of a folder that a model is loaded from.
+
+    Attributes:
+        folder: the folder.
+        weights: the weight files, with the index when they are several.
+        pickled: whether the weights are pickles: there are no safetensors.
+        others: configuration and tokenizer, and the model's own code where that is allowed.
+    """
+
+    folder: Path
+    weights: tuple[Path, ...]
+    pickled: bool
+    others: tuple[Path, ...]
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every file that influences what the model computes."""
+        return (*self.others, *self.weights)
+
+
+def model_files(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles:
+    """The files of a model's folder.
+
+    Raises:
+        EnvironmentProblem: configuration, weights or tokenizer are missing.
+    """
+    if not (folder / "config.json").is_file():
+        hint = ""
+        if (folder / "adapter_config.json").is_file():
+            hint = " It holds a LoRA adapter: merge it into its base model first."
+        raise EnvironmentProblem(
+            f"{folder} has no config.json: give a folder that transformers' save_pretrained "
+            f"wrote.{hint}"
+        )
+    weights, pickled = _weights(folder)
+    if not _matching(folder, VOCABULARIES) and not trust_remote_code:
+        raise EnvironmentProblem(
+            f"{folder} has no tokenizer (such as tokenizer.json): save it beside the model with "
+            "tokenizer.save_pretrained."
+        )
+    patterns = (*CONFIGURATION, *TOKENIZER, *(CODE if trust_remote_code else ()))
+    return ModelFiles(folder, weights, pickled, _matching(folder, patterns))
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
+    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return tuple(sorted(found))
+
+
+def _weights(folder: Path) -> tuple[tuple[Path, ...], bool]:
+    """The files that transformers would load, and whether they are pickles."""
+    for names, pickled in ((SAFETENSORS, False), (PICKLED, True)):
+        whole, index = (folder / name for name in names)
+        if whole.is_file():
+            return (whole,), pickled
+        if index.is_file():
+            return (index, *_shards(index)), pickled
+    raise EnvironmentProblem(
+        f"{folder} has no weights: expected model.safetensors, or its parts with "
+        "model.safetensors.index.json."
+    )
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    content = read_json(index)
+    names = content.get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise EnvironmentProblem(f"{index}: no weight_map that names the files of the weights.")
+    files = []
+    for name in sorted(set(names.values())):
+        file = index.parent / name
+        if Path(name).name != name or not file.is_file():
+            raise EnvironmentProblem(
+                f"{index.parent} lacks {name}, a part of the weights that {index.name} names: "
+                "copy or download it again."
+            )
+        files.append(file)
+    return tuple(files)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        EnvironmentProblem: the file holds no JSON object.
+    """
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise EnvironmentProblem(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise EnvironmentProblem(f"{file} holds no JSON object.")
+    return content
+
+
+def files_digest(files: Iterable[Path], progress: Progress = quiet) -> str:
+    """SHA-256 (hex) of the files' names and bytes; no paths, no times.
+
+    Args:
+        files: of one folder.
+        progress: told the bytes read after each file.
+    """
+    named: Mapping[str, Path] = {file.name: file for file in files}
+    sizes = {name: file.stat().st_size for name, file in named.items()}
+    digests, done = {}, 0
+    for name in sorted(named):
+        digests[name] = remembered_digest(named[name])
+        done += sizes[name]
+        progress("reading the model's files", done, sum(sizes.values()))
+    return digest(digests)
+
+
+def remembered_digest(file: Path) -> str:
+    """SHA-256 (hex) of a file's bytes; of a large file that did not change, the one seen before.
+
+    A file counts as unchanged when its resolved path, size and both of its times are the same.
+    """
+    if file.stat().st_size < WORTH_REMEMBERING:
+        return file_digest(file)
+    identity = _identity(file)
+    note = cache_root() / "digests" / f"{digest(identity)}.json"
+    known = _read_note(note)
+    if known is not None:
+        return known
+    value = file_digest(file)
+    settled = time.time() - SETTLED_SECONDS > max(identity["changed"], identity["moved"]) / 1e9
+    if settled and _identity(file) == identity:
+        # A cache that cannot be written costs time at the next start, no more.
+        with contextlib.suppress(OSError):
+            write_json(note, {"sha256": value})
+    return value
+
+
+def _identity(file: Path) -> dict[str, Any]:
+    state = file.stat()
+    return {
+        "path": str(file.resolve()),
+        "size": state.st_size,
+        "changed": state.st_mtime_ns,
+        "moved": state.st_ctime_ns,
+    }
+
+
+def _read_note(note: Path) -> str | None:
+    try:
+        value = json.loads(note.read_text("utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, str) and len(value) == 64 else None

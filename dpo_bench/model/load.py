@@ -1,0 +1,213 @@
+"""Loading a model and its tokenizer, in the one state that all measurements share.
+
+fp32 master weights, no dropout, no cache of keys and values, everything from the local folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
+from dpo_bench.model.files import model_files, read_json
+
+if TYPE_CHECKING:
+    from dpo_bench.model.source import ModelFolder
+
+log = logging.getLogger(__name__)
+
+
+def device_of(name: str) -> str:
+    """The device that a setting means: ``cpu`` or ``cuda``.
+
+    Args:
+        name: ``auto``, ``cpu`` or ``cuda``; auto is cuda when there is one.
+
+    Raises:
+        EnvironmentProblem: cuda is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if available else "cpu"
+    if name == "cuda" and not available:
+        raise EnvironmentProblem(
+            "training.device is cuda, but torch finds no GPU: use cpu or auto, or install a build "
+            "of torch for your GPU's driver."
+        )
+    return name
+
+
+def precision_of(name: str, device: str) -> str:
+    """The precision that a setting means on a device: ``fp32`` or ``bf16``.
+
+    Args:
+        name: ``auto``, ``fp32`` or ``bf16``; auto is bf16 on a GPU that has it, else fp32.
+        device: ``cpu`` or ``cuda``.
+    """
+    if name != "auto":
+        return name
+    return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def load_model(
+    folder: ModelFolder | Path,
+    device: str | torch.device = "cpu",
+    *,
+    trust_remote_code: bool = False,
+) -> Any:
+    """A causal language model with its weights in fp32, in eval mode, ready for training.
+
+    All dropout probabilities are zero, so that training mode would change nothing either. Attention
+    is torch's scaled_dot_product_attention where the architecture has it.
+
+    Args:
+        folder: a folder in transformers' format.
+        device: where to put the model.
+        trust_remote_code: let the model bring code of its own.
+
+    Returns:
+        A ``PreTrainedModel`` of transformers.
+
+    Raises:
+        ConfigurationError: the model needs code of its own and that is not allowed.
+        EnvironmentProblem: the folder does not hold a whole causal language model.
+    """
+    path = _path(folder)
+    files = model_files(path, trust_remote_code=trust_remote_code)
+    _require_full_precision(path)
+    try:
+        with silent_transformers():
+            model, info = _from_pretrained(path, files.pickled, trust_remote_code)
+    except Exception as error:  # whatever a folder's content makes transformers stumble over
+        raise _explained(path, error) from error
+    _require_complete(path, model, info)
+    return model.to(device).eval()
+
+
+def load_tokenizer(folder: ModelFolder | Path, *, trust_remote_code: bool = False) -> Any:
+    """A folder's tokenizer, a ``PreTrainedTokenizerBase`` of transformers.
+
+    Raises:
+        ConfigurationError: the tokenizer needs code of its own and that is not allowed.
+        EnvironmentProblem: the folder holds no tokenizer that can be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    path = _path(folder)
+    try:
+        with silent_transformers():
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:
+        raise _explained(path, error) from error
+    forget_how_it_was_loaded(tokenizer)
+    return tokenizer
+
+
+def forget_how_it_was_loaded(tokenizer: Any) -> None:
+    """Keep an option of loading out of what saving the tokenizer writes."""
+    tokenizer.init_kwargs.pop("local_files_only", None)
+
+
+@contextlib.contextmanager
+def silent_transformers() -> Iterator[None]:
+    """No bars and no advice from transformers: what matters is checked and raised."""
+    voice: Any = importlib.import_module("transformers.utils.logging")
+    verbosity, bars = voice.get_verbosity(), voice.is_progress_bar_enabled()
+    voice.set_verbosity_error()
+    voice.disable_progress_bar()
+    try:
+        yield
+    finally:
+        voice.set_verbosity(verbosity)
+        if bars:
+            voice.enable_progress_bar()
+
+
+def _path(folder: ModelFolder | Path) -> Path:
+    return folder if isinstance(folder, Path) else folder.path
+
+
+def _from_pretrained(path: Path, pickled: bool, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(
+        path, local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    _without_dropout(config)
+    config.use_cache = False
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=None,  # its best here, whatever its maker trained it with
+        use_safetensors=not pickled,
+        weights_only=True,
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    return model, info
+
+
+def _without_dropout(config: Any) -> None:
+    """Set every dropout probability of a configuration and its parts to zero."""
+    for name, value in list(vars(config).items()):
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+        elif hasattr(value, "to_dict"):
+            _without_dropout(value)
+
+
+def _require_full_precision(path: Path) -> None:
+    quantisation = read_json(path / "config.json").get("quantization_config")
+    if quantisation:
+        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+        raise EnvironmentProblem(
+            f"{path} holds quantised weights ({method or 'unknown method'}), which cannot be "
+            "trained: give the model's full-precision weights."
+        )
+
+
+def _require_complete(path: Path, model: Any, info: dict[str, Any]) -> None:
+    """A weight that is missing would be random: that is not the user's model."""
+    missing = sorted(info["missing_keys"])
+    name = type(model).__name__
+    if missing:
+        raise EnvironmentProblem(
+            f"{path} lacks {len(missing)} of the weights of {name}, such as {missing[0]}: it was "
+            "saved from another kind of model, or not completely."
+        )
+    unused = sorted(info["unexpected_keys"])
+    if unused:
+        log.warning(
+            "%s: %d of its weights are not used by %s, such as %s",
+            path,
+            len(unused),
+            name,
+            unused[0],
+        )
+
+
+def _explained(path: Path, error: Exception) -> DpoBenchError:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return ConfigurationError(
+            f"{path} brings code of its own: if you trust its maker, allow it with "
+            "trust_remote_code = true (--set trust_remote_code=true)."
+        )
+    if "Unrecognized" in text or "does not recognize this architecture" in text:
+        kind = read_json(path / "config.json").get("model_type", "an unknown architecture")
+        return EnvironmentProblem(
+            f"{path} is no causal language model that this version of transformers knows "
+            f"(config.json: model_type {kind})."
+        )
+    return EnvironmentProblem(f"{path} cannot be loaded: {type(error).__name__}: {text[:300]}")

@@ -1,0 +1,98 @@
+"""The reference's log-probs: computed once, found by content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dpo_bench.data.tokenised import Ragged, TokenisedPairs
+from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.model.load import load_model
+from dpo_bench.model.logps import LogpPath, choose_path
+from dpo_bench.model.paths import FullPath
+from dpo_bench.model.reference_cache import ReferenceLogps, reference_logps
+from dpo_bench.storage import cache_root
+
+
+def pairs(count: int = 40, seed: int = 0) -> TokenisedPairs:
+    generator = np.random.default_rng(seed)
+    prompt, chosen, rejected = (
+        Ragged.of([generator.integers(3, 300, n).astype(np.int32) for n in lengths])
+        for lengths in generator.integers(1, 9, (3, count))
+    )
+    return TokenisedPairs(prompt, chosen, rejected)
+
+
+@pytest.fixture(scope="module")
+def path(llama_folder: Path) -> LogpPath:
+    return choose_path(load_model(llama_folder, "cpu"), "fp32")
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPO_BENCH_CACHE", str(tmp_path))
+
+
+def files() -> list[Path]:
+    return sorted((cache_root() / "reference-logps").glob("*"))
+
+
+def compute(path: LogpPath, data: TokenisedPairs, model: str = "m") -> ReferenceLogps:
+    return reference_logps(path, data, model, "cpu/fp32")
+
+
+def test_sums_equal_the_plain_double_forward(path: LogpPath) -> None:
+    data = pairs()
+    found = compute(path, data)
+    for index in range(len(data)):
+        prompt, *responses = (side.tolist() for side in data.pair(index))
+        for response, value in zip(responses, (found.chosen, found.rejected), strict=True):
+            ids = torch.tensor([prompt + response])
+            with torch.no_grad():
+                logps = path.model(ids).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+            plain = logps.gather(-1, ids[0, len(prompt) :, None]).sum()
+            assert value[index].item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_a_second_call_reads_the_cache(path: LogpPath) -> None:
+    first = compute(path, pairs())
+    (file,) = files()
+    before = file.stat().st_mtime_ns
+    phases: list[str] = []
+    second = reference_logps(path, pairs(), "m", "cpu/fp32", lambda phase, *_: phases.append(phase))
+    assert phases == []
+    assert file.stat().st_mtime_ns == before
+    assert torch.equal(first.chosen, second.chosen)
+    assert torch.equal(first.rejected, second.rejected)
+
+
+def test_other_weights_data_or_precision_are_other_entries(path: LogpPath) -> None:
+    compute(path, pairs())
+    compute(path, pairs(), model="other")
+    compute(path, pairs(seed=1))
+    reference_logps(path, pairs(), "m", "cuda/bf16")
+    assert len(files()) == 4
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_entry_is_made_anew(path: LogpPath, damage: str) -> None:
+    first = compute(path, pairs())
+    (file,) = files()
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content[: {"flip": len(content), "cut": 99, "empty": 0}[damage]]))
+    second = compute(path, pairs())
+    assert torch.equal(first.chosen, second.chosen)
+    assert torch.equal(first.rejected, second.rejected)
+
+
+def test_a_reference_that_is_not_finite_is_an_error(llama_folder: Path) -> None:
+    broken = load_model(llama_folder, "cpu")
+    next(broken.parameters()).data[5] = float("nan")
+    with pytest.raises(EnvironmentProblem, match="not finite"):
+        reference_logps(FullPath(broken), pairs(), "m", "cpu/fp32")
+    assert files() == []

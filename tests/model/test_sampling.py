@@ -1,0 +1,107 @@
+"""Sampling with the same random numbers for every policy."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from dpo_bench.model.sampling import SamplingPlan, draw, sample_responses, uniforms
+
+PLAN = SamplingPlan(
+    samples=3,
+    max_new_tokens=12,
+    temperature=1.0,
+    end_tokens=frozenset({2}),
+    seed=0,
+    stream="policy",
+    rows_per_batch=512,
+)
+PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16], [8, 8]]
+
+
+@pytest.fixture(scope="module")
+def model(llama_folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(llama_folder).eval()
+
+
+def run(model: Any, plan: SamplingPlan = PLAN, prompts: Any = PROMPTS) -> Any:
+    return sample_responses(model, prompts, plan, contextlib.nullcontext)
+
+
+def test_samples_follow_the_models_distribution(model: Any) -> None:
+    plan = dataclasses.replace(PLAN, samples=4000, max_new_tokens=1, rows_per_batch=2000)
+    prompt = [5, 6, 7]
+    counts = np.bincount(
+        [response.tokens[0] for response in run(model, plan, [prompt])],
+        minlength=model.config.vocab_size,
+    )
+    with torch.no_grad():
+        expected = model(torch.tensor([prompt])).logits[0, -1].double().softmax(-1).numpy() * 4000
+    # Ten groups of tokens, so that each is expected often enough for the test to hold.
+    group = np.arange(len(counts)) % 10
+    observed = np.bincount(group, counts)
+    wanted = np.bincount(group, expected)
+    assert stats.chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue > 1e-3
+
+
+def test_each_token_is_the_one_its_number_picks(model: Any) -> None:
+    """Without cache, padding or batches: the plainest sampler there is."""
+    numbers = uniforms(PLAN, len(PROMPTS))
+    for response in run(model):
+        context = list(PROMPTS[response.prompt_id])
+        for step, token in enumerate(response.tokens):
+            with torch.no_grad():
+                logits = model(torch.tensor([context])).logits[0, -1:]
+            number = torch.tensor([numbers[response.prompt_id, response.sample, step]])
+            assert draw(logits, number).item() == token
+            context.append(token)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7])
+def test_the_batch_size_changes_nothing(model: Any, rows: int) -> None:
+    assert run(model, dataclasses.replace(PLAN, rows_per_batch=rows)) == run(model)
+
+
+def test_a_response_ends_with_an_end_token_or_at_the_limit(model: Any) -> None:
+    likely_end = dataclasses.replace(PLAN, samples=40, end_tokens=frozenset(range(0, 400, 10)))
+    responses = run(model, likely_end)
+    assert {response.finished for response in responses} == {True, False}
+    for response in responses:
+        inside = [token for token in response.tokens[:-1] if token in likely_end.end_tokens]
+        assert inside == []
+        assert response.finished == (response.tokens[-1] in likely_end.end_tokens)
+        assert response.finished or len(response.tokens) == likely_end.max_new_tokens
+
+
+def test_streams_and_seeds_are_independent(model: Any) -> None:
+    base = uniforms(PLAN, 50).ravel()
+    for other in (
+        dataclasses.replace(PLAN, stream="opponents"),
+        dataclasses.replace(PLAN, seed=1),
+    ):
+        assert abs(np.corrcoef(base, uniforms(other, 50).ravel())[0, 1]) < 0.1
+    assert run(model) == run(model)
+
+
+def test_a_low_temperature_takes_the_likeliest_token(model: Any) -> None:
+    cold = dataclasses.replace(PLAN, temperature=1e-4, max_new_tokens=1)
+    for response in run(model, cold):
+        with torch.no_grad():
+            logits = model(torch.tensor([PROMPTS[response.prompt_id]])).logits[0, -1]
+        assert response.tokens == (int(logits.argmax()),)
+
+
+def test_numbers_at_the_ends_pick_tokens_with_probability() -> None:
+    logits = torch.tensor([[0.0, -torch.inf, 0.0, -torch.inf]])
+    assert draw(logits, torch.tensor([0.0], dtype=torch.float64)).item() == 0
+    almost_one = torch.tensor([np.nextafter(1.0, 0.0)])
+    assert draw(logits, almost_one).item() == 2
