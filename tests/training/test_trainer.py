@@ -1,0 +1,214 @@
+"""The one trainer, on a real tiny model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from dpo_bench import PairLogps, get_loss, list_losses
+from dpo_bench.data.tokenised import Ragged, TokenisedPairs
+from dpo_bench.errors import DivergedError
+from dpo_bench.experiment.config import Training
+from dpo_bench.model.load import load_model
+from dpo_bench.model.logps import LogpPath, choose_path
+from dpo_bench.model.reference_cache import ReferenceLogps, reference_logps
+from dpo_bench.progress import Control
+from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
+
+SETTINGS = Training(learning_rate=1e-3, steps=6, pairs_per_step=8, checkpoint_seconds=1e9)
+
+
+def random_pairs(count: int = 24) -> TokenisedPairs:
+    generator = np.random.default_rng(0)
+
+    def side(low: int, high: int) -> Ragged:
+        lengths = generator.integers(low, high, count)
+        return Ragged.of([generator.integers(3, 300, n).astype(np.int32) for n in lengths])
+
+    return TokenisedPairs(side(2, 9), side(1, 12), side(1, 12))
+
+
+PAIRS = random_pairs()
+
+
+class Setup:
+    """A policy at its starting point, and the reference's log-probs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path: LogpPath = choose_path(load_model(folder, "cpu"), "fp32")
+        self.initial = {name: value.clone() for name, value in self.weights().items()}
+        self.reference: ReferenceLogps = reference_logps(self.path, PAIRS, "tiny", "cpu/fp32")
+
+    def weights(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.path.model.state_dict()
+        return state
+
+    def snapshot(self) -> Tensor:
+        return torch.cat([value.flatten() for value in self.weights().values()]).clone()
+
+    def trainer(self, tmp_path: Path, loss: Any = None, **options: Any) -> Trainer:
+        """A trainer that starts from the initial weights."""
+        self.path.model.load_state_dict(self.initial)
+        settings = SETTINGS.model_copy(update=options.pop("settings", {}))
+        return Trainer(
+            self.path,
+            loss or get_loss("dpo"),
+            pairs=PAIRS,
+            reference=self.reference,
+            settings=settings,
+            seed=options.pop("seed", 0),
+            checkpoint=tmp_path / "checkpoint.pt",
+            **options,
+        )
+
+    def run(self, tmp_path: Path, loss: Any = None, **options: Any) -> TrainingResult:
+        return self.trainer(tmp_path, loss, **options).run()
+
+
+@pytest.fixture(scope="module")
+def setup(llama_folder: Path) -> Setup:
+    return Setup(llama_folder)
+
+
+@pytest.mark.parametrize("name", list_losses())
+def test_the_first_loss_is_its_value_at_the_reference(
+    setup: Setup, tmp_path: Path, name: str
+) -> None:
+    result = setup.run(tmp_path, get_loss(name), settings={"steps": 1})
+    scale = max(1.0, abs(result.initial_loss_expected))
+    assert abs(result.initial_loss - result.initial_loss_expected) < 1e-5 * scale
+
+
+def test_dpo_starts_at_ln_2_and_descends(setup: Setup, tmp_path: Path) -> None:
+    result = setup.run(tmp_path, settings={"steps": 30})
+    assert result.initial_loss == pytest.approx(math.log(2), abs=1e-6)
+    assert result.metrics["loss"].iloc[-1] < 0.6
+    assert result.metrics["accuracy"].iloc[-1] > 0.9
+
+
+def test_every_step_is_logged_before_its_update(setup: Setup, tmp_path: Path) -> None:
+    metrics = setup.run(tmp_path).metrics
+    assert list(metrics.columns) == [
+        "step",
+        "loss",
+        "margin",
+        "chosen_logratio",
+        "rejected_logratio",
+        "accuracy",
+        "gradient_norm",
+        "learning_rate",
+    ]
+    assert metrics["step"].tolist() == [0, 1, 2, 3, 4, 5]
+    first = metrics.iloc[0]
+    assert first["margin"] == pytest.approx(0, abs=1e-4)
+    difference = metrics["chosen_logratio"] - metrics["rejected_logratio"]
+    assert np.allclose(metrics["margin"], difference, atol=1e-4)
+
+
+@pytest.mark.parametrize("pairs_per_pass", [1, 3])
+def test_accumulation_changes_nothing(setup: Setup, tmp_path: Path, pairs_per_pass: int) -> None:
+    """Eight passes of one pair give the step of one pass of eight: the mean is over pairs."""
+    whole = setup.run(tmp_path)
+    weights = setup.snapshot()
+    split = setup.run(tmp_path, settings={"pairs_per_pass": pairs_per_pass})
+    assert torch.allclose(setup.snapshot(), weights, atol=1e-5)
+    pd.testing.assert_frame_equal(split.metrics, whole.metrics, rtol=1e-3, atol=1e-4)
+
+
+def stop_after(steps: int) -> Control:
+    asked = iter(range(1, 1000))
+    return Control(should_stop=lambda: next(asked) >= steps)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "rmsprop"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(
+    setup: Setup, tmp_path: Path, optimiser: str
+) -> None:
+    settings = {"optimiser": optimiser}
+    whole = setup.run(tmp_path / "whole", settings=settings)
+    weights = setup.snapshot()
+    with pytest.raises(StoppedError):
+        setup.run(tmp_path / "parts", settings=settings, control=stop_after(4))
+    resumed = setup.trainer(tmp_path / "parts", settings=settings)
+    assert resumed.first_step == 4
+    result = resumed.run()
+    assert torch.equal(setup.snapshot(), weights)
+    pd.testing.assert_frame_equal(result.metrics, whole.metrics, check_exact=True)
+    assert result.initial_loss == whole.initial_loss
+
+
+def test_checkpoints_come_as_often_as_asked(setup: Setup, tmp_path: Path) -> None:
+    setup.run(tmp_path / "never")
+    assert not (tmp_path / "never" / "checkpoint.pt").exists()
+    setup.run(tmp_path / "always", settings={"checkpoint_seconds": 0})
+    assert setup.trainer(tmp_path / "always").first_step == 6
+
+
+def test_how_often_metrics_are_read_changes_nothing(setup: Setup, tmp_path: Path) -> None:
+    rare = setup.run(tmp_path, settings={"log_every": 100})
+    often = setup.run(tmp_path, settings={"log_every": 1})
+    pd.testing.assert_frame_equal(rare.metrics, often.metrics, check_exact=True)
+
+
+def seen_pairs(setup: Setup, tmp_path: Path, loss: Callable[..., Tensor], seed: int) -> list[Any]:
+    """Lengths of the responses that a loss is shown, which tell the pairs apart."""
+    seen = []
+
+    def spy(logps: PairLogps) -> Tensor:
+        if logps.policy_chosen.requires_grad:
+            seen.append(
+                list(zip(logps.chosen_tokens.tolist(), logps.rejected_tokens.tolist(), strict=True))
+            )
+        return loss(logps)
+
+    setup.run(tmp_path, spy, seed=seed)
+    return seen
+
+
+def test_the_order_depends_on_the_seed_and_never_on_the_loss(setup: Setup, tmp_path: Path) -> None:
+    dpo, hinge = get_loss("dpo"), get_loss("hinge")
+    first = seen_pairs(setup, tmp_path, dpo, seed=0)
+    assert seen_pairs(setup, tmp_path, hinge, seed=0) == first
+    assert seen_pairs(setup, tmp_path, dpo, seed=1) != first
+
+
+def test_a_loss_that_is_not_finite_stops_the_trial(setup: Setup, tmp_path: Path) -> None:
+    def broken_from_step_3(logps: PairLogps) -> Tensor:
+        calls.append(1)
+        return logps.margin * (math.nan if len(calls) > 4 else 1.0)  # one call is for L0
+
+    calls: list[int] = []
+    with pytest.raises(DivergedError, match=r"loss stopped being finite at step 3 .*nan.*step ear"):
+        setup.run(tmp_path, broken_from_step_3)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_trial(setup: Setup, tmp_path: Path) -> None:
+    def infinite_slope(logps: PairLogps) -> Tensor:
+        return (logps.margin - logps.margin.detach()).abs().sqrt()
+
+    with pytest.raises(DivergedError, match="gradient_norm stopped being finite at step 0"):
+        setup.run(tmp_path, infinite_slope)
+
+
+def test_a_diverged_run_is_never_saved(setup: Setup, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError):
+        setup.run(
+            tmp_path, lambda logps: logps.margin * math.nan, settings={"checkpoint_seconds": 0}
+        )
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 3), (2.0, 6), (0.1, 1), (None, 3)])
+def test_epochs_become_steps(
+    setup: Setup, tmp_path: Path, epochs: float | None, steps: int
+) -> None:
+    trainer = setup.trainer(tmp_path, settings={"steps": None, "epochs": epochs})
+    assert trainer.steps == steps
