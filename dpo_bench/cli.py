@@ -1,0 +1,254 @@
+"""The command line: parses, calls, prints. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dpo_bench.errors import ConfigurationError
+
+app = typer.Typer(
+    name="dpo-bench",
+    help="Which preference loss, at which strength, on your model and your data?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+UsageError: Any = typer.BadParameter.__base__
+"""What the parser raises; typer exports only this subclass of it."""
+
+File = Annotated[
+    str | None,
+    typer.Argument(metavar="FILE", help="Experiment file, or the name of a shipped one."),
+]
+Policy = Annotated[
+    str | None,
+    typer.Option(help="Model to train: hub id, folder, .gguf, smollm2 or world:reviews."),
+]
+Reference = Annotated[str | None, typer.Option(help="Reference; default: where the policy starts.")]
+Preferences = Annotated[
+    str | None,
+    typer.Option(help="Pairs: hub id, folder, .jsonl, .parquet, .csv or world:reviews."),
+]
+Reward = Annotated[str | None, typer.Option(help="vader, module:function or none.")]
+Losses = Annotated[str | None, typer.Option(help="Losses, separated by commas.")]
+Beta = Annotated[str | None, typer.Option(help="Strengths, separated by commas, for every loss.")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated."),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder of the results; default: runs/NAME.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option(help="Folder with further losses; may be repeated.")
+]
+
+
+@app.callback()
+def root() -> None:
+    """Exit codes: 0 all done, 1 some trials failed, 2 usage, 3 environment, 4 data, 5 locked."""
+
+
+@app.command()
+def sweep(
+    *,
+    file: File = None,
+    policy: Policy = None,
+    reference: Reference = None,
+    preferences: Preferences = None,
+    reward: Reward = None,
+    losses: Losses = None,
+    beta: Beta = None,
+    seeds: Seeds = None,
+    settings: Settings = None,
+    out: Out = None,
+    workers: Annotated[
+        str, typer.Option(help="Worker processes, or auto: one per GPU, or per core.")
+    ] = "auto",
+    plugins: Plugins = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the trials, run nothing.")
+    ] = False,
+) -> None:
+    """Train and compare losses x strengths x seeds.
+
+    Without FILE it runs the quickstart. The same command again resumes: nothing that is finished
+    is computed twice.
+    """
+    from dpo_bench.experiment.flags import Flags, resolve
+
+    _load_plugins(plugins)
+    flags = Flags(
+        policy, reference, preferences, reward, losses, beta, seeds, tuple(settings or ())
+    )
+    experiment = resolve(file, flags)
+    if dry_run:
+        from dpo_bench.sweep.estimate import print_plan
+
+        print_plan(experiment, _worker_count(workers), _console())
+        return
+    _run(experiment, out, _worker_count(workers), plugins)
+
+
+@app.command()
+def train(
+    *,
+    loss: Annotated[str, typer.Argument(help="The loss.")],
+    file: Annotated[
+        str | None, typer.Option("--file", help="Experiment file, or the name of a shipped one.")
+    ] = None,
+    policy: Policy = None,
+    reference: Reference = None,
+    preferences: Preferences = None,
+    reward: Reward = None,
+    beta: Annotated[float | None, typer.Option(help="Strength; default: the loss's own.")] = None,
+    seed: Annotated[int, typer.Option(help="Sets the order of the pairs.")] = 0,
+    settings: Settings = None,
+    out: Out = None,
+    plugins: Plugins = None,
+) -> None:
+    """Train and evaluate one trial and keep its policy."""
+    from dpo_bench.contract import get_loss
+    from dpo_bench.experiment.flags import Flags, resolve
+
+    _load_plugins(plugins)
+    found = get_loss(loss)
+    strength = found.hyperparameters[found.strength] if found.strength and beta is None else beta
+    keep = ("keep_policies=true", *(settings or ()))
+    flags = Flags(
+        policy,
+        reference,
+        preferences,
+        reward,
+        losses=loss,
+        beta=None if strength is None else repr(strength),
+        seeds=str(seed),
+        settings=keep,
+    )
+    experiment = resolve(file, flags)
+    folder = out or Path("runs") / f"train-{experiment.name}-{found.name}"
+    _run(experiment, folder, 1, plugins)
+
+
+@app.command()
+def evaluate(
+    *,
+    policy: Annotated[str, typer.Argument(help="The policy to measure.")],
+    file: Annotated[
+        str | None, typer.Option("--file", help="Experiment file, or the name of a shipped one.")
+    ] = None,
+    reference: Reference = None,
+    preferences: Preferences = None,
+    reward: Reward = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the tables into this folder.")
+    ] = None,
+) -> None:
+    """Measure an existing policy against a reference; trains nothing."""
+    from dpo_bench.experiment.flags import Flags, resolve
+    from dpo_bench.sweep.single import evaluate_policy
+
+    flags = Flags(
+        preferences=preferences, reference=reference, reward=reward, settings=tuple(settings or ())
+    )
+    base = resolve(file, flags)
+    evaluate_policy(base, policy, out, _console())
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Sweep folders.")],
+) -> None:
+    """Rebuild the report of finished sweeps from their folders."""
+    from dpo_bench.report import write_report
+
+    for folder in folders:
+        if not (folder / "experiment.json").is_file():
+            raise ConfigurationError(f"{folder} is not a sweep's folder: no experiment.json in it.")
+        _console().print(str(write_report(folder)), markup=False, soft_wrap=True)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also check the checksum of every artefact.")
+    ] = False,
+) -> None:
+    """Show the states of a sweep's trials."""
+    from dpo_bench.sweep.status import print_status
+
+    intact = print_status(folder, verify, _console())
+    if not intact:
+        raise typer.Exit(1)
+
+
+@app.command()
+def losses(
+    name: Annotated[str | None, typer.Argument(help="Explain this loss.")] = None,
+    filter_text: Annotated[
+        str, typer.Option("--filter", help="Only losses that mention this text.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    plugins: Plugins = None,
+) -> None:
+    """List the registry, or explain one loss."""
+    from dpo_bench import catalogue
+
+    _load_plugins(plugins)
+    if as_json:
+        cards = catalogue.catalogue([name]) if name else catalogue.matching(filter_text)
+        typer.echo(json.dumps(cards, indent=2, ensure_ascii=False))
+    elif name:
+        _console().print(catalogue.render_card(name))
+    else:
+        _console().print(catalogue.render_table(filter_text))
+
+
+def _run(
+    experiment: Any, out: Path | None, workers: int | None, plugins: list[Path] | None
+) -> None:
+    from dpo_bench.sweep.display import make_display
+    from dpo_bench.sweep.run import Request, run_sweep
+    from dpo_bench.sweep.summary import print_outcome
+
+    request = Request(
+        experiment=experiment,
+        folder=out or Path("runs") / experiment.name,
+        command=shlex.join(["dpo-bench", *sys.argv[1:]]),
+        workers=workers,
+        plugins=tuple(folder.resolve() for folder in plugins or ()),
+    )
+    outcome = run_sweep(request, make_display(_console(stderr=True)))
+    print_outcome(outcome, _console())
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _load_plugins(folders: list[Path] | None) -> None:
+    from dpo_bench.contract import load_plugins
+
+    for folder in folders or ():
+        load_plugins(folder)
+
+
+def _worker_count(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigurationError(f"--workers {text}: give a number from 1, or auto.")
+    return int(text)
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr)

@@ -1,0 +1,161 @@
+"""What the trials of a sweep share, held in memory by each worker: model, data, reference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpo_bench.data.prepare import prepare_pairs
+from dpo_bench.data.tokenised import TokenisedPairs
+from dpo_bench.errors import ConfigurationError
+from dpo_bench.evaluation.policy import Evaluator
+from dpo_bench.evaluation.prompts import choose_prompts
+from dpo_bench.evaluation.reference import ReferenceEvaluation, evaluate_reference
+from dpo_bench.evaluation.rewards import find_reward
+from dpo_bench.model.load import load_model, load_tokenizer
+from dpo_bench.model.logps import LogpPath, choose_path
+from dpo_bench.model.reference_cache import reference_logps
+from dpo_bench.progress import Progress, quiet
+from dpo_bench.storage import cache_root, digest, published_folder, write_json
+
+if TYPE_CHECKING:
+    from dpo_bench.experiment import Experiment
+    from dpo_bench.model.source import ModelFolder
+    from dpo_bench.sweep.sources import Sources
+
+
+class Bench:
+    """Model, data and reference of an experiment, ready for any number of trials.
+
+    The slow parts (the reference's log-probs, its responses and their rewards) are kept by content
+    in the cache, so that the first worker computes them and all others read them.
+
+    Raises:
+        DpoBenchError: model or data cannot be used.
+    """
+
+    def __init__(
+        self, experiment: Experiment, sources: Sources, progress: Progress = quiet
+    ) -> None:
+        self.experiment = experiment
+        self.sources = sources
+        self.tokenizer = load_tokenizer(
+            sources.policy, trust_remote_code=experiment.trust_remote_code
+        )
+        self.pairs, heldout, self.counts = self._tokenised_pairs(progress)
+        self.policy = self.load(sources.policy)
+        self._initial = {
+            name: value.clone() for name, value in self.policy.model.state_dict().items()
+        }
+        self.reference = self.load(sources.reference)
+        self.reference.model.requires_grad_(requires_grad=False)
+        _require_same_vocabulary(self.policy.model, self.reference.model)
+        self.prompts = choose_prompts(heldout, experiment.evaluation.prompts)
+        self.reference_logps = reference_logps(
+            self.reference, self.pairs, sources.reference.digest, sources.content.device, progress
+        )
+        self.reference_folder = self._evaluate_reference(progress)
+        self.evaluator = Evaluator(
+            reference=self.reference,
+            heldout_reference=reference_logps(
+                self.reference,
+                self.prompts.pairs,
+                sources.reference.digest,
+                sources.content.device,
+                progress,
+            ),
+            evaluation=ReferenceEvaluation.load(self.reference_folder),
+            tokenizer=self.tokenizer,
+            end_tokens=self.end_tokens,
+            prompts=self.prompts,
+            reward=find_reward(experiment.evaluation.reward),
+            options=experiment.evaluation,
+        )
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end a response: the tokenizer's EOS and those the model's maker lists."""
+        generation = getattr(self.policy.model, "generation_config", None)
+        listed = getattr(generation, "eos_token_id", None)
+        ids = {self.tokenizer.eos_token_id}
+        ids |= set(listed) if isinstance(listed, list | tuple) else {listed}
+        return frozenset(int(index) for index in ids if index is not None)
+
+    def reset_policy(self) -> None:
+        """Put the policy back to its starting point."""
+        self.policy.model.load_state_dict(self._initial)
+
+    def save_policy(self, folder: Path) -> None:
+        """Write the policy as it is now, in transformers' format with safetensors."""
+        configuration = self.policy.model.config
+        # Switched off for training; whoever loads the policy wants to generate with it.
+        configuration.use_cache = True
+        self.policy.model.save_pretrained(folder)
+        configuration.use_cache = False
+        self.tokenizer.save_pretrained(folder)
+
+    def load(self, folder: ModelFolder) -> LogpPath:
+        """A model on this experiment's device, with the kernel path that suits it."""
+        model = load_model(
+            folder, self.sources.device, trust_remote_code=self.experiment.trust_remote_code
+        )
+        return choose_path(model, self.sources.precision)
+
+    def _tokenised_pairs(
+        self, progress: Progress
+    ) -> tuple[TokenisedPairs, TokenisedPairs, dict[str, Any]]:
+        """Training pairs, held-out pairs and what became of the data; kept in the cache."""
+        content = self.sources.content
+        key = digest({"data": content.data, "tokenizer": content.policy})
+        folder = cache_root() / "pairs" / key
+        if not folder.is_dir():
+            training, heldout, counts = prepare_pairs(
+                self.sources.preferences, self.tokenizer, self.experiment.data, progress
+            )
+            with published_folder(folder) as new:
+                training.save(new / "training.safetensors")
+                heldout.save(new / "heldout.safetensors")
+                write_json(new / "counts.json", counts.as_dict())
+        return (
+            TokenisedPairs.load(folder / "training.safetensors"),
+            TokenisedPairs.load(folder / "heldout.safetensors"),
+            json.loads((folder / "counts.json").read_text(encoding="utf-8")),
+        )
+
+    def _evaluate_reference(self, progress: Progress) -> Path:
+        """The folder of the reference's evaluation, made when the cache lacks it."""
+        options = self.experiment.evaluation
+        key = digest(
+            {
+                "reference": self.sources.content.reference,
+                "tokenizer": self.sources.content.policy,
+                "device": self.sources.content.device,
+                "reward": self.sources.content.reward,
+                "options": options.model_dump(mode="json", exclude={"rows_per_batch"}),
+                "prompts": self.prompts.pairs.digest,
+                "end_tokens": sorted(self.end_tokens),
+            }
+        )
+        folder = cache_root() / "reference-evaluations" / key
+        if not folder.is_dir():
+            evaluate_reference(
+                folder,
+                self.reference,
+                tokenizer=self.tokenizer,
+                end_tokens=self.end_tokens,
+                prompts=self.prompts,
+                reward=find_reward(options.reward),
+                options=options,
+                progress=progress,
+            )
+        return folder
+
+
+def _require_same_vocabulary(policy: Any, reference: Any) -> None:
+    ours, theirs = policy.config.vocab_size, reference.config.vocab_size
+    if ours != theirs:
+        raise ConfigurationError(
+            f"the policy has {ours} tokens and the reference {theirs}: "
+            "the KL needs one vocabulary; give a --reference of the policy's family."
+        )

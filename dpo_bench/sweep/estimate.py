@@ -1,0 +1,161 @@
+"""``--dry-run``: the trials, and how long they may take."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dpo_bench.data.sources import read_rows
+from dpo_bench.errors import DpoBenchError
+from dpo_bench.experiment import Experiment, Trial, plan_trials
+from dpo_bench.training.trainer import number_of_steps
+
+WORLD_PARAMETERS, WORLD_PROMPT, WORLD_RESPONSE = 61_000, 12.0, 16.0
+CHARACTERS_PER_TOKEN = 4.0
+SECONDS_PER_PASS = 0.004
+"""What a forward or backward pass costs on a CPU however small the model is."""
+EFFICIENCY = 0.5
+"""Share of a plain matrix product's speed that a whole pass reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What the time depends on.
+
+    Attributes:
+        parameters: of the model.
+        prompt: mean tokens of a prompt.
+        response: mean tokens of a response.
+        pairs: training pairs.
+    """
+
+    parameters: int
+    prompt: float
+    response: float
+    pairs: int
+
+
+def print_plan(experiment: Experiment, workers: int | None, console: Console) -> None:
+    """Print the table of trials and an estimate of the time they take on this machine."""
+    trials = plan_trials(experiment)
+    table = Table(title=f"{experiment.name}: {len(trials)} trials", title_justify="left")
+    for heading in ("", "loss", "hyperparameters", "seed"):
+        table.add_column(heading)
+    for number, trial in enumerate(trials, start=1):
+        table.add_row(str(number), escape(trial.loss), _values(trial), str(trial.seed))
+    console.print(table)
+    console.print(f"policy {experiment.policy}, preferences {experiment.preferences}", markup=False)
+    size = measure(experiment)
+    if size is None:
+        console.print("No estimate of the time: the model or the data is not on this machine yet.")
+        return
+    seconds = estimate(experiment, size, matrix_speed())
+    count = workers or min(os.cpu_count() or 1, len(trials))
+    total = seconds * math.ceil(len(trials) / count)
+    steps = number_of_steps(experiment.training, size.pairs)
+    console.print(
+        f"{steps} steps of {experiment.training.pairs_per_step} pairs a trial; about "
+        f"{_time(seconds)} a trial and {_time(total)} in all on {count} CPU workers "
+        "(an estimate, good to a factor of two or three)."
+    )
+
+
+def estimate(experiment: Experiment, size: Size, speed: float) -> float:
+    """Seconds of one trial on one CPU core.
+
+    Args:
+        experiment: the configuration.
+        size: of model and data.
+        speed: of a matrix product, floating-point operations per second.
+    """
+    training, evaluation = experiment.training, experiment.evaluation
+    # A pass forward costs 2 operations per parameter and token; training adds 4 backward.
+    cost = 2 * size.parameters / (EFFICIENCY * speed)
+    pair_tokens = 2 * (size.prompt + size.response)
+    step = 3 * cost * pair_tokens * training.pairs_per_step + 4 * SECONDS_PER_PASS
+    responses = evaluation.prompts * evaluation.samples_per_prompt
+    # The longest response of a batch sets its number of passes: nearly always the limit.
+    batches = math.ceil(responses / evaluation.rows_per_batch)
+    sampling = cost * responses * (size.prompt + size.response)
+    sampling += batches * evaluation.max_new_tokens * SECONDS_PER_PASS
+    scoring = 2 * cost * responses * (size.prompt + size.response)
+    heldout = cost * evaluation.prompts * pair_tokens
+    return number_of_steps(training, size.pairs) * step + sampling + scoring + heldout
+
+
+def measure(experiment: Experiment) -> Size | None:
+    """Sizes of model and data, from what is on this machine; None when something is not."""
+    parameters = _parameters(experiment.policy)
+    if experiment.preferences.startswith("world:"):
+        prompt, response, pairs = WORLD_PROMPT, WORLD_RESPONSE, experiment.world.pairs
+    else:
+        source = Path(experiment.preferences).expanduser()
+        if not source.exists():
+            return None
+        try:
+            rows = list(read_rows(str(source), experiment.data.split).records)
+        except DpoBenchError:
+            return None
+        data = experiment.data
+        prompt = _tokens([row.get(data.prompt_column, "") for row in rows])
+        response = _tokens([row.get(data.chosen_column, "") for row in rows])
+        pairs = min(len(rows), data.pairs or len(rows))
+    return None if parameters is None else Size(parameters, prompt, response, pairs)
+
+
+def _parameters(policy: str) -> int | None:
+    if policy.startswith("world:"):
+        return WORLD_PARAMETERS
+    folder = Path(policy).expanduser()
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return sum(_elements(file) for file in files) or None
+
+
+def _elements(file: Path) -> int:
+    """Number of weights, from a safetensors file's header."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return sum(
+        math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
+    )
+
+
+def _tokens(texts: list[object]) -> float:
+    return sum(len(str(text)) for text in texts) / max(1, len(texts)) / CHARACTERS_PER_TOKEN
+
+
+def matrix_speed() -> float:
+    """Floating-point operations per second of one core in a small matrix product."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    left, right = torch.rand(512, 64), torch.rand(64, 512)
+    rounds = 200
+    torch.mm(left, right)
+    started = time.perf_counter()
+    for _ in range(rounds):
+        torch.mm(left, right)
+    spent = time.perf_counter() - started
+    torch.set_num_threads(threads)
+    return rounds * 2 * 512 * 64 * 512 / spent
+
+
+def _values(trial: Trial) -> str:
+    return " ".join(f"{name}={value:g}" for name, value in trial.hyperparameters)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,76 @@
+"""Where a sweep's model and data are, and what identifies them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpo_bench.evaluation.rewards import find_reward
+from dpo_bench.experiment import Content, Experiment
+from dpo_bench.model.source import ModelFolder, resolve_model
+from dpo_bench.progress import Progress, quiet
+
+WORLD = "world:"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Everything outside the configuration that trials are made of.
+
+    Attributes:
+        policy: folder of the policy's starting point.
+        reference: folder of the reference.
+        preferences: path or hub id of the preference data; a world's is the folder made for it.
+        device: ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16``.
+        content: digests of it all.
+    """
+
+    policy: ModelFolder
+    reference: ModelFolder
+    preferences: str
+    device: str
+    precision: str
+    content: Content
+
+
+def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
+    """Find, convert or build what the experiment names.
+
+    Raises:
+        ConfigurationError: a name that means nothing.
+        DataError: preference data that cannot be read.
+        EnvironmentProblem: a model or data set that cannot be had on this machine.
+    """
+    from dpo_bench.data.prepare import source_digest
+    from dpo_bench.model.load import device_of, precision_of
+
+    reward = find_reward(experiment.evaluation.reward)
+    trust = experiment.trust_remote_code
+
+    def model(spec: str) -> ModelFolder:
+        return resolve_model(
+            spec, world=experiment.world, trust_remote_code=trust, progress=progress
+        )
+
+    policy = model(experiment.policy)
+    reference = model(experiment.reference) if experiment.reference else policy
+    preferences = _preferences(experiment, progress)
+    device = device_of(experiment.training.device)
+    precision = precision_of(experiment.training.precision, device)
+    content = Content(
+        policy=policy.digest,
+        reference=reference.digest,
+        data=source_digest(preferences, experiment.data),
+        reward=reward.identity if reward else "none",
+        device=f"{device}/{precision}",
+    )
+    return Sources(policy, reference, preferences, device, precision, content)
+
+
+def _preferences(experiment: Experiment, progress: Progress) -> str:
+    if not experiment.preferences.startswith(WORLD):
+        return experiment.preferences
+    from dpo_bench.data.world import world_preferences
+
+    name = experiment.preferences.removeprefix(WORLD)
+    return str(world_preferences(name, experiment.world, progress))

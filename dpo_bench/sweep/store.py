@@ -1,0 +1,245 @@
+"""A sweep's folder: the only truth about what was planned, what is done and what failed.
+
+```
+experiment.json          what was asked for, versions, hashes, the planned trials
+reference/               the reference evaluated once for all trials
+trials/<id>/             one trial; manifest.json is written last and lists every file's SHA-256
+checkpoints/<id>.pt      of trials that are under way
+results.parquet, .csv    a row per planned trial
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dpo_bench.errors import ConfigurationError, EnvironmentProblem, LockedError
+from dpo_bench.storage import file_digest, published_folder, write_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is known of a finished trial; see the fields of the results table.
+
+    Attributes:
+        trial: its identity.
+        status: ``done`` or ``failed``.
+        loss: name of the loss.
+        strength: name of the loss's own strength, None when it has none.
+        beta: value of that strength.
+        hyperparameters: all of them.
+        seed: of the trial.
+        seconds: time spent, by phase.
+        error: one line, when it failed.
+        cause: class of the error: ``DivergedError`` is a result, anything else is tried again.
+        traceback: where a crash came from.
+        artefacts: SHA-256 of each file of the folder.
+    """
+
+    trial: str
+    status: str
+    loss: str
+    strength: str | None
+    beta: float | None
+    hyperparameters: Mapping[str, float]
+    seed: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    cause: str | None = None
+    traceback: str | None = None
+    artefacts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether running the trial again could not give anything else."""
+        return self.status == "done" or self.cause == "DivergedError"
+
+
+class Store:
+    """Reads and writes a sweep's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def experiment_file(self) -> Path:
+        """The resolved configuration."""
+        return self.folder / "experiment.json"
+
+    @property
+    def reference_folder(self) -> Path:
+        """The reference's own evaluation."""
+        return self.folder / "reference"
+
+    def trial_folder(self, trial: str) -> Path:
+        """Where a trial's artefacts lie once it is finished."""
+        return self.folder / "trials" / trial
+
+    def checkpoint(self, trial: str) -> Path:
+        """Where a trial under way keeps its state."""
+        return self.folder / "checkpoints" / f"{trial}.pt"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; freed by the system however the process ends.
+
+        Raises:
+            LockedError: another process holds it.
+            EnvironmentProblem: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise LockedError(
+                f"{self.folder} is in use by another process; wait for it, or give another --out."
+            ) from None
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"cannot write {self.folder}: {error.strerror}; give another --out."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def open(self, record: Mapping[str, Any]) -> None:
+        """Write the experiment's record, after checking that the folder is free or its own.
+
+        Losses, strengths and seeds may differ from what the folder was made for: its finished
+        trials stay. Anything else would put incomparable trials side by side.
+
+        Raises:
+            ConfigurationError: the folder holds another experiment, or something else entirely.
+        """
+        earlier = self.read_experiment()
+        if earlier is None:
+            strangers = [path.name for path in self.folder.iterdir() if path.name != ".lock"]
+            if strangers and not (self.folder / "trials").is_dir():
+                raise ConfigurationError(
+                    f"{self.folder} is not a sweep's folder (it holds {strangers[0]}); "
+                    "give another --out."
+                )
+        elif earlier["conditions"] != record["conditions"]:
+            where, old, new = _first_difference(earlier["conditions"], record["conditions"])
+            raise ConfigurationError(
+                f"{self.folder} holds another experiment: {where} is {old} there and {new} here; "
+                "give another --out or name."
+            )
+        # What was counted when the data was first read stays true: the conditions are the same.
+        counted = {"data": earlier["data"]} if earlier and "data" in earlier else {}
+        write_json(self.experiment_file, {**record, **counted})
+
+    def add_to_record(self, more: Mapping[str, Any]) -> None:
+        """Add to the experiment's record."""
+        write_json(self.experiment_file, {**(self.read_experiment() or {}), **more})
+
+    def read_experiment(self) -> dict[str, Any] | None:
+        """The record of the folder's experiment, or None."""
+        try:
+            return json.loads(self.experiment_file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise EnvironmentProblem(f"{self.experiment_file} cannot be read: {error}") from error
+
+    def manifest(self, trial: str) -> Manifest | None:
+        """A finished trial's manifest, or None: then the trial is still to be done."""
+        file = self.trial_folder(trial) / MANIFEST
+        try:
+            return Manifest(**json.loads(file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, TypeError):
+            return None  # damaged: done again
+
+    @contextlib.contextmanager
+    def new_trial(self, trial: str) -> Iterator[Path]:
+        """Fill a trial's folder, which appears when the block ends; see `seal`.
+
+        An earlier failure of the same trial is replaced.
+        """
+        final = self.trial_folder(trial)
+        earlier = self.manifest(trial)
+        if final.exists() and not (earlier and earlier.is_final):
+            shutil.rmtree(final)
+        with published_folder(final) as folder:
+            yield folder
+
+    def adopt(self, trial: str) -> bool:
+        """Take a finished trial over from a neighbouring sweep that has done the same one."""
+        if self.manifest(trial) is not None:
+            return False
+        for neighbour in sorted(self.folder.parent.glob(f"*/trials/{trial}")):
+            found = Store(neighbour.parent.parent).manifest(trial)
+            if found and found.status == "done" and not damaged_files(neighbour):
+                with self.new_trial(trial) as folder:
+                    link_files(neighbour, folder)
+                self._adopt_shared(Store(neighbour.parent.parent))
+                return True
+        return False
+
+    def _adopt_shared(self, neighbour: Store) -> None:
+        """Take over the reference: sweeps that share a trial share their conditions."""
+        if self.reference_folder.is_dir() or not neighbour.reference_folder.is_dir():
+            return
+        with published_folder(self.reference_folder) as folder:
+            link_files(neighbour.reference_folder, folder)
+        record = neighbour.read_experiment() or {}
+        if "data" in record:
+            self.add_to_record({"data": record["data"]})
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, last, with the checksum of every other file of the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    artefacts = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    values = {name: getattr(manifest, name) for name in manifest.__slots__}
+    write_json(folder / MANIFEST, {**values, "artefacts": artefacts})
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Files of a finished trial that are missing or differ from their checksum."""
+    artefacts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["artefacts"]
+    return [
+        name
+        for name, checksum in artefacts.items()
+        if not (folder / name).is_file() or file_digest(folder / name) != checksum
+    ]
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Share a folder's files, which are never changed in place; copy them where links fail."""
+    for file in source.rglob("*"):
+        if not file.is_file():
+            continue
+        new = target / file.relative_to(source)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, new)
+        except OSError:
+            shutil.copy2(file, new)
+
+
+def _first_difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: str = ""
+) -> tuple[str, Any, Any]:
+    for key in sorted({*old, *new}):
+        if old.get(key) == new.get(key):
+            continue
+        if isinstance(old.get(key), Mapping) and isinstance(new.get(key), Mapping):
+            return _first_difference(old[key], new[key], f"{path}{key}.")
+        return f"{path}{key}", old.get(key), new.get(key)
+    return path, old, new

@@ -1,0 +1,49 @@
+"""What the terminal shows when a sweep is over."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dpo_bench.sweep.run import Outcome
+
+
+def print_outcome(outcome: Outcome, console: Console) -> None:
+    """Print the results, a row per trial, and where the report is."""
+    results = outcome.results
+    has_reward = bool(results["reward"].notna().any())
+    table = Table(
+        title=f"{len(results)} trials, {outcome.computed} computed now", title_justify="left"
+    )
+    for heading in ("loss", "strength", "seed"):
+        table.add_column(heading)
+    headings = ["KL (nats)", "accuracy"]
+    if has_reward:
+        headings = ["win rate", "reward", *headings]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in results.to_dict("records"):
+        strength = "" if row["beta"] != row["beta"] else f"{row['beta']:g}"
+        cells = [escape(row["loss"]), strength, str(row["seed"])]
+        if row["status"] == "failed":
+            table.add_row(*cells, f"[red]failed: {escape(str(row['error']))}")
+            continue
+        kl, accuracy = _interval(row, "kl", 2), _interval(row, "preference_accuracy", 2)
+        extra = [_interval(row, "win_rate", 2), _interval(row, "reward", 2)] if has_reward else []
+        table.add_row(*cells, *extra, kl, accuracy)
+    console.print(table)
+    if not has_reward:
+        console.print(
+            "No reward was given, so there is no win rate and no mean reward: "
+            "--reward vader or --reward module:function adds them."
+        )
+    console.print(f"report: {outcome.report}", markup=False, soft_wrap=True)
+
+
+def _interval(row: Mapping[Hashable, Any], name: str, digits: int) -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("[", "\\[", 1)

@@ -1,0 +1,133 @@
+"""One trial from its initial weights to its sealed folder."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from dpo_bench.contract import get_loss
+from dpo_bench.errors import DivergedError, DpoBenchError
+from dpo_bench.progress import Control
+from dpo_bench.storage import write_json
+from dpo_bench.sweep.store import Manifest, Store, seal
+from dpo_bench.tables import write_parquet
+from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
+
+if TYPE_CHECKING:
+    from dpo_bench.evaluation.policy import PolicyEvaluation
+    from dpo_bench.experiment import Trial
+    from dpo_bench.sweep.bench import Bench
+
+
+def run_trial(
+    bench: Bench, sweep: Path, trial: Trial, identity: str, control: Control
+) -> str | None:
+    """Train, evaluate and publish one trial.
+
+    Whatever goes wrong in it becomes a failed trial in the folder, so that the others go on.
+
+    Returns:
+        None, or the error in one line.
+
+    Raises:
+        StoppedError: the control said so; the trial is resumed the next time.
+    """
+    store = Store(sweep)
+    trainer: Trainer | None = None
+    try:
+        trainer = _trainer(bench, trial, store.checkpoint(identity), control)
+        result = trainer.run()
+        started = time.monotonic()
+        evaluation = bench.evaluator.evaluate(bench.policy, control.progress)
+        seconds = {"training": result.seconds, "evaluation": time.monotonic() - started}
+        manifest = manifest_of(trial, identity, "done", seconds=seconds)
+        with store.new_trial(identity) as folder:
+            _write(folder, result, evaluation)
+            if bench.experiment.keep_policies:
+                bench.save_policy(folder / "policy")
+            seal(folder, manifest)
+    except StoppedError:
+        raise
+    except Exception as error:
+        _publish_failure(store, trial, identity, error, trainer)
+        return describe(error)
+    store.checkpoint(identity).unlink(missing_ok=True)
+    return None
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line, with its class unless it is one of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, DpoBenchError) else f"{type(error).__name__}: {text}"
+
+
+def _trainer(bench: Bench, trial: Trial, checkpoint: Path, control: Control) -> Trainer:
+    loss = get_loss(trial.loss)
+    hyperparameters = dict(trial.hyperparameters)
+    bench.reset_policy()
+    # Nothing here draws random numbers, but a user's loss may: then by the trial's seed.
+    torch.manual_seed(trial.seed)
+    return Trainer(
+        path=bench.policy,
+        loss=lambda logps: loss(logps, **hyperparameters),
+        pairs=bench.pairs,
+        reference=bench.reference_logps,
+        settings=bench.experiment.training,
+        seed=trial.seed,
+        checkpoint=checkpoint,
+        control=control,
+    )
+
+
+def manifest_of(trial: Trial, identity: str, status: str, **rest: object) -> Manifest:
+    """A manifest with the trial's own fields filled in."""
+    return Manifest(
+        trial=identity,
+        status=status,
+        loss=trial.loss,
+        strength=get_loss(trial.loss).strength,
+        beta=trial.strength,
+        hyperparameters=dict(trial.hyperparameters),
+        seed=trial.seed,
+        **rest,  # type: ignore[arg-type]  # the remaining fields, by name
+    )
+
+
+def _write(folder: Path, result: TrainingResult, evaluation: PolicyEvaluation) -> None:
+    write_parquet(folder / "training.parquet", result.metrics)
+    write_parquet(folder / "samples.parquet", evaluation.samples)
+    write_parquet(folder / "heldout.parquet", evaluation.heldout)
+    metrics = {name: estimate.as_dict() for name, estimate in evaluation.metrics.items()}
+    write_json(
+        folder / "evaluation.json",
+        {
+            "metrics": metrics,
+            "initial_loss": result.initial_loss,
+            "initial_loss_expected": result.initial_loss_expected,
+            "steps": result.steps,
+        },
+    )
+
+
+def _publish_failure(
+    store: Store, trial: Trial, identity: str, error: Exception, trainer: Trainer | None
+) -> None:
+    with store.new_trial(identity) as folder:
+        if trainer is not None:
+            write_parquet(folder / "training.parquet", trainer.metrics())
+        trace = None
+        if not isinstance(error, DivergedError):
+            trace = "".join(traceback.format_exception(error))
+        manifest = manifest_of(
+            trial,
+            identity,
+            "failed",
+            error=describe(error),
+            cause=type(error).__name__,
+            traceback=trace,
+        )
+        seal(folder, manifest)

@@ -1,0 +1,164 @@
+"""A worker process: loads model and data once, then does one trial after another.
+
+It is told what to do, and tells how it goes, through one pipe of its own. Nothing is shared between
+workers, so the death of one harms no other.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpo_bench.errors import DpoBenchError
+from dpo_bench.progress import Control
+
+if TYPE_CHECKING:
+    from dpo_bench.experiment import Experiment
+    from dpo_bench.sweep.bench import Bench
+    from dpo_bench.sweep.sources import Sources
+
+SECONDS_BETWEEN_EVENTS = 0.2
+TRAINING = "training"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker needs to start: the same for all workers of a sweep.
+
+    Attributes:
+        experiment: the resolved configuration.
+        sources: where model and data are.
+        folder: the sweep's folder.
+        plugins: folders of further losses.
+        threads: torch threads of each worker.
+    """
+
+    experiment: Experiment
+    sources: Sources
+    folder: Path
+    plugins: tuple[Path, ...]
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a worker tells.
+
+    Attributes:
+        kind: ``progress`` of a phase, or ``ended`` for a trial.
+        text: the phase, or the trial's error, empty when it went well.
+        done: of the phase.
+        total: of the phase.
+    """
+
+    kind: str
+    text: str = ""
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has loaded or prepared model and data.
+
+    Attributes:
+        counts: what became of the preference data; see `Bench.counts`.
+        reference: folder of the reference's evaluation.
+    """
+
+    counts: dict[str, Any]
+    reference: Path
+
+
+class _Voice:
+    """Sends progress now and then, and ends the process when nobody listens or a stop is asked.
+
+    It ends by SystemExit, which no handler of a trial's errors takes for a failure of the trial.
+    While training, the stop is the trainer's to make: it saves a checkpoint first.
+    """
+
+    def __init__(self, pipe: Connection, should_stop: Callable[[], bool]) -> None:
+        self.pipe = pipe
+        self.should_stop = should_stop
+        self.last = 0.0
+        self.phase = ""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        if self.should_stop():
+            if phase != TRAINING:
+                raise SystemExit
+            return
+        now = time.monotonic()
+        if phase != self.phase or done == total or now - self.last > SECONDS_BETWEEN_EVENTS:
+            self.last, self.phase = now, phase
+            self.say(Event("progress", phase, done, total))
+
+    def say(self, message: object) -> None:
+        try:
+            self.pipe.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            raise SystemExit from None
+
+
+def work(pipe: Connection, job: Job) -> None:
+    """Entry point of a worker process."""
+    stop_asked = False
+
+    def ask_stop(_signal: int, _frame: object) -> None:
+        nonlocal stop_asked
+        stop_asked = True
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep hears Ctrl-C and decides
+    signal.signal(signal.SIGTERM, ask_stop)
+    voice = _Voice(pipe, lambda: stop_asked)
+    bench = _prepare(job, voice)
+    if bench is not None:
+        _serve(bench, job, voice)
+
+
+def _prepare(job: Job, voice: _Voice) -> Bench | None:
+    import torch
+
+    from dpo_bench.contract import load_plugins
+    from dpo_bench.sweep.bench import Bench
+
+    try:
+        torch.set_num_threads(job.threads)
+        for folder in job.plugins:
+            load_plugins(folder)
+        bench = Bench(job.experiment, job.sources, voice.progress)
+    except DpoBenchError as error:
+        voice.say(error)
+        return None
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        voice.say(RuntimeError(f"a worker could not start:\n{trace}"))
+        return None
+    voice.say(Ready(bench.counts, bench.reference_folder))
+    return bench
+
+
+def _serve(bench: Bench, job: Job, voice: _Voice) -> None:
+    from dpo_bench.sweep.trials import run_trial
+    from dpo_bench.training.trainer import StoppedError
+
+    control = Control(voice.progress, voice.should_stop)
+    while not voice.should_stop():
+        try:
+            task = voice.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return  # the sweep is gone
+        if task is None:
+            return
+        trial, identity = task
+        try:
+            error = run_trial(bench, job.folder, trial, identity, control)
+        except StoppedError:
+            return
+        voice.say(Event("ended", error or ""))

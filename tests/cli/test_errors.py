@@ -1,0 +1,132 @@
+"""Bad input: one or two lines, the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpo_bench.__main__ import main
+from tests.cli.command import QUICK
+from tests.conftest import PAIRS
+
+
+@pytest.fixture
+def fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Any]:
+    """Runs the command line in this process; checks exit code and the shape of the message."""
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+
+    def run(code: int, *arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["dpo-bench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        message = capsys.readouterr().err
+        assert ended.value.code == code, message
+        assert "Traceback" not in message
+        said = [line for line in message.splitlines() if line.startswith("dpo-bench:")]
+        assert len(said) == 1, message
+        return message
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def sweep(model: Path, pairs: Path, *more: str | Path) -> list[str | Path]:
+    return ["sweep", "--policy", model, "--preferences", pairs, "--losses", "dpo", *QUICK, *more]
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_wrong_data_is_named_by_file_and_row(
+    fails: Any, llama_folder: Path, tmp_path: Path
+) -> None:
+    renamed = write(tmp_path / "renamed.jsonl", [{"prompt": "a", "good": "b", "bad": "c"}] * 3)
+    assert "chosen" in fails(4, *sweep(llama_folder, renamed))
+
+    empty = write(tmp_path / "empty.jsonl", [*PAIRS[:4], {**PAIRS[4], "chosen": "  "}])
+    assert "line 5" in fails(4, *sweep(llama_folder, empty))
+
+    same = write(
+        tmp_path / "same.jsonl", [*PAIRS[:2], {**PAIRS[4], "chosen": PAIRS[4]["rejected"]}]
+    )
+    assert "line 3" in fails(4, *sweep(llama_folder, same))
+
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(json.dumps(PAIRS[0]) + "\n" + '{"prompt": "x", "cho\n', encoding="utf-8")
+    message = fails(4, *sweep(llama_folder, broken))
+    assert "broken.jsonl" in message
+    assert "line 2" in message
+
+    nothing = tmp_path / "nothing.jsonl"
+    nothing.write_text("")
+    assert "nothing.jsonl" in fails(4, *sweep(llama_folder, nothing))
+    assert "absent.jsonl" in fails(4, *sweep(llama_folder, tmp_path / "absent.jsonl"))
+
+
+def test_a_prompt_over_the_limit_is_an_error_until_told_otherwise(
+    fails: Any, llama_folder: Path, tmp_path: Path
+) -> None:
+    long = write(tmp_path / "long.jsonl", [*PAIRS[:6], {**PAIRS[6], "prompt": "word " * 200}])
+    message = fails(4, *sweep(llama_folder, long, "--set=data.max_prompt_tokens=50"))
+    assert "line 7" in message
+    assert "max_prompt_tokens" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "--beta=-0.1"], "beta = -0.1 is outside"),
+        (["sweep", "--losses", "dppo"], "did you mean 'dpo'"),
+        (["sweep", "--set=training.stepz=3"], "unknown key training.stepz"),
+        (["sweep", "--workers", "many"], "--workers many"),
+        (["sweep", "missing.toml"], "missing.toml"),
+        (["sweep", "--policy", "world:novels"], "novels"),
+        (["sweep", "--reward", "nowhere:score"], "nowhere"),
+        (["losses", "dppo"], "did you mean 'dpo'"),
+        (["sweep", "--plugins", "nowhere"], "nowhere does not exist"),
+        (["status", "nowhere"], "not a sweep's folder"),
+        (["report", "nowhere"], "not a sweep's folder"),
+    ],
+)
+def test_wrong_usage_is_named(fails: Any, arguments: list[str], message: str) -> None:
+    assert message in fails(2, *arguments)
+
+
+def test_a_missing_model_is_an_error_of_the_machine_or_the_name(
+    fails: Any, pairs_file: Path, tmp_path: Path
+) -> None:
+    assert "absent" in fails(2, *sweep(tmp_path / "absent", pairs_file))
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    fails: Any, llama_folder: Path, pairs_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years")
+    message = fails(2, *sweep(llama_folder, pairs_file, "--out", tmp_path / "mine"))
+    assert "thesis.tex" in message
+    assert [path.name for path in (tmp_path / "mine").iterdir()] in (
+        ["thesis.tex"],
+        ["thesis.tex", ".lock"],
+        [".lock", "thesis.tex"],
+    )
+
+
+def test_a_full_disk_or_a_file_in_the_way_is_the_machines_fault(
+    fails: Any, llama_folder: Path, pairs_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    message = fails(3, *sweep(llama_folder, pairs_file, "--out", tmp_path / "file" / "out"))
+    assert "cannot write" in message

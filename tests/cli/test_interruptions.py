@@ -1,0 +1,169 @@
+"""Ctrl-C, kill -9 and two at once: nothing is lost, and the result is the same."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dpo_bench.tables import read_parquet
+from tests.cli.command import COMMAND, QUICK, dpo_bench, results
+
+STEPS = 400
+
+
+@pytest.fixture
+def arguments(llama_folder: Path, pairs_file: Path) -> list[str]:
+    """A sweep of one trial that takes a few seconds."""
+    return [
+        *("sweep", "--policy", str(llama_folder), "--preferences", str(pairs_file)),
+        *("--losses", "dpo", "--beta", "0.1", *QUICK),
+        *(f"--set=training.steps={STEPS}", "--set=training.checkpoint_seconds=0.2"),
+    ]
+
+
+@contextlib.contextmanager
+def running(arguments: list[Any], out: Path) -> Iterator[subprocess.Popen[str]]:
+    """A sweep in a session of its own, as a terminal would start it."""
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments), "--out", str(out)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def checkpoints(out: Path) -> list[Path]:
+    return list(out.glob("checkpoints/*.pt"))
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes started by a process, and by those."""
+    children = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                children.append(int(entry.parent.name))
+    return children + [found for child in children for found in descendants(child)]
+
+
+def training_of(out: Path) -> pd.DataFrame:
+    (file,) = out.glob("trials/*/training.parquet")
+    return read_parquet(file)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    llama_folder: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    dpo_bench(
+        *("sweep", "--policy", llama_folder, "--preferences", pairs_file),
+        *("--losses", "dpo", "--beta", "0.1", *QUICK, f"--set=training.steps={STEPS}"),
+        *("--out", out),
+    )
+    return out
+
+
+def assert_same(out: Path, whole: Path) -> None:
+    """Bit by bit the same training, and the same evaluation."""
+    pd.testing.assert_frame_equal(training_of(out), training_of(whole), check_exact=True)
+    times = ["train_seconds", "evaluation_seconds"]
+    pd.testing.assert_frame_equal(
+        results(out).drop(columns=times), results(whole).drop(columns=times), check_exact=True
+    )
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    arguments: list[str], uninterrupted: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    with running(arguments, out) as process:
+        wait_until(lambda: checkpoints(out))
+        os.killpg(process.pid, stop)  # a terminal sends Ctrl-C to all of them
+        _, message = process.communicate(timeout=60)
+        assert process.returncode == 130, message
+    assert "the same command goes on from here" in message
+    assert "Traceback" not in message
+    (checkpoint,) = checkpoints(out)
+    assert checkpoint.stat().st_size > 0
+    assert not list(out.glob("trials/*/manifest.json"))
+    dpo_bench(*arguments, "--out", out)
+    assert_same(out, uninterrupted)
+    assert checkpoints(out) == []
+
+
+def test_kill_9_of_everything_loses_nothing_that_was_saved(
+    arguments: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with running(arguments, out) as process:
+        wait_until(lambda: checkpoints(out))
+        os.killpg(process.pid, signal.SIGKILL)
+    dpo_bench(*arguments, "--out", out)
+    assert_same(out, uninterrupted)
+
+
+def test_workers_end_when_their_sweep_is_killed(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with running(arguments, out) as process:
+        wait_until(lambda: checkpoints(out))
+        children = descendants(process.pid)
+        assert children
+        process.kill()
+        wait_until(lambda: not any(Path(f"/proc/{child}/exe").exists() for child in children), 20)
+
+
+def test_a_killed_worker_is_a_failed_trial_that_is_tried_again(
+    arguments: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with running(arguments, out) as process:
+        wait_until(lambda: checkpoints(out))
+        leaves = [pid for pid in descendants(process.pid) if not descendants(pid)]
+        workers = [
+            pid for pid in leaves if b"tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        _, message = process.communicate(timeout=60)
+        assert process.returncode == 1, message
+    assert "was killed by SIGKILL" in results(out)["error"][0]
+    dpo_bench(*arguments, "--out", out)
+    assert_same(out, uninterrupted)
+
+
+def test_two_sweeps_in_one_folder_do_not_meet(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with running(arguments, out) as process:
+        wait_until(lambda: checkpoints(out))
+        second = dpo_bench(*arguments, "--out", out, code=5)
+        assert "in use by another process" in second.stderr
+        _, message = process.communicate(timeout=120)
+        assert process.returncode == 0, message

@@ -1,0 +1,88 @@
+"""The results table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from dpo_bench.storage import write_json
+from dpo_bench.sweep.results import COLUMNS, write_results
+from dpo_bench.sweep.store import Manifest, Store, seal
+from dpo_bench.tables import read_parquet
+
+FIXED = [
+    "trial",
+    "loss",
+    "beta",
+    "hyperparameters",
+    "seed",
+    "status",
+    "steps",
+    "train_seconds",
+    "evaluation_seconds",
+    "reward",
+    "reward_low",
+    "reward_high",
+    "win_rate",
+    "win_rate_low",
+    "win_rate_high",
+    "kl",
+    "kl_low",
+    "kl_high",
+    "preference_accuracy",
+    "margin",
+    "chosen_logratio",
+    "rejected_logratio",
+    "response_tokens",
+    "frontier_gap",
+]
+
+
+def fill(store: Store) -> None:
+    def estimate(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 1, "high": value + 1, "n": 7}
+
+    with store.new_trial("good") as folder:
+        write_json(
+            folder / "evaluation.json",
+            {
+                "metrics": {"kl": estimate(2.5), "margin": estimate(0.5)},
+                "initial_loss": 0.69,
+                "initial_loss_expected": 0.69,
+                "steps": 5,
+            },
+        )
+        seal(
+            folder,
+            Manifest("good", "done", "dpo", "beta", 0.1, {"beta": 0.1}, 0, {"training": 1.5}),
+        )
+    with store.new_trial("bad") as folder:
+        error = "=cmd|' /C calc'!A0"
+        seal(folder, Manifest("bad", "failed", "sft", None, None, {}, 1, error=error))
+
+
+def test_the_public_columns_come_first_and_in_order() -> None:
+    assert list(COLUMNS[: len(FIXED)]) == FIXED
+
+
+def test_done_and_failed_trials_are_rows_and_nothing_is_imputed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store)
+    table = write_results(store, ["good", "bad", "not yet"])
+    good, bad = table.to_dict("records")
+    assert (good["kl"], good["kl_low"], good["kl_high"]) == (2.5, 1.5, 3.5)
+    assert (good["margin_low"], good["prompts"], good["steps"]) == (-0.5, 7, 5)
+    assert pd.isna(good["reward"])
+    assert bad["status"] == "failed"
+    assert all(pd.isna(bad[name]) for name in ("beta", "kl", "reward", "steps", "train_seconds"))
+    pd.testing.assert_frame_equal(read_parquet(tmp_path / "results.parquet"), table)
+
+
+def test_the_csv_is_safe_to_open(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store)
+    write_results(store, ["good", "bad"])
+    text = (tmp_path / "results.csv").read_text()
+    assert text.splitlines()[0] == ",".join(COLUMNS)
+    assert "'=cmd" in text

@@ -1,0 +1,149 @@
+"""A sweep's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpo_bench.errors import ConfigurationError, EnvironmentProblem, LockedError
+from dpo_bench.sweep.store import Manifest, Store, damaged_files, seal
+
+RECORD: dict[str, Any] = {
+    "conditions": {"training": {"steps": 5, "learning_rate": 0.1}, "content": {"policy": "p"}},
+    "trials": ["t"],
+}
+
+
+def manifest(status: str = "done", **rest: Any) -> Manifest:
+    return Manifest("t", status, "dpo", "beta", 0.1, {"beta": 0.1}, 0, **rest)
+
+
+def finish(store: Store, **fields: Any) -> None:
+    with store.new_trial("t") as folder:
+        (folder / "data.txt").write_text("result")
+        seal(folder, manifest(**fields))
+
+
+def test_a_trial_appears_whole_with_its_checksums(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.manifest("t") is None
+    finish(store)
+    found = store.manifest("t")
+    assert found is not None
+    assert found.is_final
+    assert list(found.artefacts) == ["data.txt"]
+    assert damaged_files(store.trial_folder("t")) == []
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    finish(store)
+    file = store.trial_folder("t") / "data.txt"
+    file.write_text("resulT")
+    assert damaged_files(store.trial_folder("t")) == ["data.txt"]
+    file.unlink()
+    assert damaged_files(store.trial_folder("t")) == ["data.txt"]
+
+
+def test_a_crash_is_tried_again_and_a_divergence_is_a_result(tmp_path: Path) -> None:
+    assert not manifest("failed", cause="RuntimeError").is_final
+    assert manifest("failed", cause="DivergedError").is_final
+    store = Store(tmp_path)
+    finish(store, status="failed", cause="RuntimeError", error="x")
+    finish(store)
+    found = store.manifest("t")
+    assert found is not None
+    assert found.status == "done"
+
+
+def test_half_a_manifest_counts_as_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    finish(store)
+    (store.trial_folder("t") / "manifest.json").write_text('{"trial": "t", "sta')
+    assert store.manifest("t") is None
+    finish(store)
+    assert store.manifest("t") is not None
+
+
+def test_a_neighbours_trial_is_taken_over(tmp_path: Path) -> None:
+    finish(Store(tmp_path / "first"))
+    second = Store(tmp_path / "second")
+    assert second.adopt("t")
+    assert (second.trial_folder("t") / "data.txt").read_text() == "result"
+    assert damaged_files(second.trial_folder("t")) == []
+    assert not Store(tmp_path / "third").adopt("other")
+
+
+def test_a_damaged_or_failed_neighbour_is_left_alone(tmp_path: Path) -> None:
+    first = Store(tmp_path / "first")
+    finish(first)
+    (first.trial_folder("t") / "data.txt").write_text("damaged")
+    finish(Store(tmp_path / "second"), status="failed", cause="DivergedError")
+    assert not Store(tmp_path / "third").adopt("t")
+
+
+def test_the_same_experiment_may_grow(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.open(RECORD)
+    store.add_to_record({"data": {"training_pairs": 3}})
+    store.open({**RECORD, "trials": ["t", "u"]})
+    record = store.read_experiment()
+    assert record is not None
+    assert record["trials"] == ["t", "u"]
+    assert record["data"] == {"training_pairs": 3}
+
+
+def test_another_experiments_folder_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.open(RECORD)
+    other = json.loads(json.dumps(RECORD))
+    other["conditions"]["training"]["steps"] = 6
+    with pytest.raises(ConfigurationError, match=r"training\.steps is 5 there and 6 here"):
+        store.open(other)
+    assert store.read_experiment() == RECORD
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigurationError, match=r"not a sweep's folder \(it holds thesis\.tex\)"):
+        Store(tmp_path).open(RECORD)
+
+
+def test_a_second_process_is_locked_out_until_the_first_dies(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from dpo_bench.sweep.store import Store\n"
+        "with Store(Path(sys.argv[1])).locked():\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(LockedError, match="in use by another process"), Store(tmp_path).locked():
+        pass
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with Store(tmp_path).locked():
+        assert (tmp_path / ".lock").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "sweep"
+    with pytest.raises(EnvironmentProblem, match="cannot write"), Store(target).locked():
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(EnvironmentProblem, match="cannot write"), Store(tmp_path / "x").locked():
+        pass
