@@ -1,0 +1,163 @@
+"""Series compared at equal KL: `dpo_bench.evaluation.matched` applied to a sweep's samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import pandas as pd
+
+from dpo_bench.evaluation import matched
+from dpo_bench.evaluation.statistics import Array, Estimate, resample_weights
+from dpo_bench.report.read import SweepResults, Trial
+from dpo_bench.report.series import Series, Setting
+
+DEFAULT_RESAMPLES = 2000
+NO_COMMON_RANGE = (
+    "There is no KL that the losses cover together with at least two strengths each: nothing is"
+    " compared, because nothing is extrapolated."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PairAtLevel:
+    """Two series at one KL.
+
+    Attributes:
+        first: index of a series.
+        second: index of the other.
+        difference: reward of the first minus the second; missing when they cannot be compared.
+        separated: whether its interval excludes 0.
+        prompts: how many prompts would separate them, were the difference right; None when they
+            are separated or when it cannot be said.
+        reason: why they cannot be compared at this KL; empty when they can.
+    """
+
+    first: int
+    second: int
+    difference: Estimate
+    separated: bool
+    prompts: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """All series at one KL.
+
+    Attributes:
+        kl: nats.
+        rewards: by index of series; those that cannot be read off at this KL are absent.
+        reasons: why, by index of series.
+        pairs: every pair of series.
+        groups: the largest sets of which no two are separated, best first.
+    """
+
+    kl: float
+    rewards: Mapping[int, Estimate]
+    reasons: Mapping[int, str]
+    pairs: tuple[PairAtLevel, ...]
+    groups: tuple[tuple[int, ...], ...]
+
+    @property
+    def compared(self) -> tuple[PairAtLevel, ...]:
+        """The pairs that have a difference."""
+        return tuple(pair for pair in self.pairs if not pair.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedComparison:
+    """The comparison of a sweep's series.
+
+    Attributes:
+        low: smallest KL (nats) that all compared series cover.
+        high: largest.
+        levels: by ascending KL, strictly inside.
+        prompts: number of prompts behind every figure.
+    """
+
+    low: float
+    high: float
+    levels: tuple[Level, ...]
+    prompts: int
+
+    @property
+    def middle(self) -> Level:
+        """The level that summaries speak of."""
+        return self.levels[len(self.levels) // 2]
+
+
+def compare_series(results: SweepResults, series: Sequence[Series]) -> MatchedComparison | str:
+    """Compare mean rewards at matched KL; a sentence instead where that cannot be done."""
+    if not results.has_reward:
+        return "Without a reward there is nothing to compare at matched KL."
+    settings = {one.index: [s for s in one.settings if s.done] for one in series}
+    usable = {index: found for index, found in settings.items() if found}
+    if len(usable) < 2:
+        return "A comparison needs at least two losses with finished trials."
+    prompts = _shared_prompts([t for found in usable.values() for s in found for t in s.done])
+    if not len(prompts):
+        return "The trials share no prompt on which all of them were scored."
+    curves = {
+        str(index): [_point(setting, prompts) for setting in found]
+        for index, found in usable.items()
+    }
+    span = matched.common_range(curves)
+    if span is None:
+        return NO_COMMON_RANGE
+    resamples = int(results.evaluation.get("resamples") or DEFAULT_RESAMPLES)
+    seed = int(results.evaluation.get("seed") or 0)
+    weights = resample_weights(len(prompts), resamples, seed)
+    levels = tuple(_level(curves, kl, weights) for kl in matched.default_levels(*span))
+    if not any(level.compared for level in levels):
+        return NO_COMMON_RANGE
+    return MatchedComparison(*span, levels, len(prompts))
+
+
+def _level(curves: matched.Curves, kl: float, weights: Array) -> Level:
+    rewards = matched.rewards_at(curves, kl, weights)
+    comparisons = matched.compare(curves, kl, weights)
+    return Level(
+        kl=kl,
+        rewards={int(name): estimate for name, estimate in rewards.items()},
+        reasons={int(name): why for name, why in matched.not_comparable(curves, kl).items()},
+        pairs=tuple(map(_pair, comparisons)),
+        groups=tuple(tuple(map(int, group)) for group in matched.groups(rewards, comparisons)),
+    )
+
+
+def _pair(comparison: matched.Comparison) -> PairAtLevel:
+    needed = None
+    if not comparison.separated and not comparison.reason:
+        needed = matched.prompts_to_separate(comparison.difference)
+    return PairAtLevel(
+        first=int(comparison.first),
+        second=int(comparison.second),
+        difference=comparison.difference,
+        separated=comparison.separated,
+        prompts=needed,
+        reason="not covered by both" if comparison.reason else "",
+    )
+
+
+def _shared_prompts(trials: Sequence[Trial]) -> pd.Index:
+    """Prompts that every trial answered and that were scored, sorted."""
+    indices = [_by_prompt(trial).index for trial in trials]
+    return reduce(lambda left, right: left.intersection(right), indices).sort_values()
+
+
+def _point(setting: Setting, prompts: pd.Index) -> matched.Point:
+    """Seeds are kept apart; the comparison averages over them prompt by prompt."""
+    tables = [_by_prompt(trial).loc[prompts] for trial in setting.done]
+    return matched.Point(
+        np.stack([table["kl"].to_numpy(float) for table in tables]),
+        np.stack([table["reward"].to_numpy(float) for table in tables]),
+    )
+
+
+def _by_prompt(trial: Trial) -> pd.DataFrame:
+    """Mean KL and reward of each prompt that has both."""
+    columns = trial.samples[["prompt_id", "kl", "reward"]]
+    return columns.groupby("prompt_id").mean().dropna()

@@ -1,0 +1,153 @@
+"""The matched-KL comparison laid out: rewards by loss and level, differences by pair and level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dpo_bench.report.compare import Level, MatchedComparison, PairAtLevel
+from dpo_bench.report.measures import KL, REWARD
+from dpo_bench.report.series import Series
+from dpo_bench.report.tables import Cell
+from dpo_bench.report.text import MISSING, interval, listing, number
+
+
+@dataclass(frozen=True, slots=True)
+class DifferenceCell:
+    """One pair at one level.
+
+    Attributes:
+        cell: the difference and its interval.
+        separated: whether its interval excludes 0.
+        verdict: in words.
+        needed: what would separate the pair; empty when separated.
+        strip: low, value and high as shares (0 to 1) of an axis with 0 in its middle, the same
+            for all cells; None when the pair was not compared.
+    """
+
+    cell: Cell
+    separated: bool
+    verdict: str
+    needed: str
+    strip: tuple[float, float, float] | None
+
+
+DifferenceRow = tuple[str, tuple[DifferenceCell, ...]]
+"""A pair's label and its cells, one per level."""
+
+_ROOM = 66
+"""pairs that are shown at once: twelve losses"""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedTables:
+    """What page and Markdown show of the comparison.
+
+    Attributes:
+        levels: heading of each level.
+        rewards: a row per series, a cell per level.
+        differences: a row per pair (label, cells), a cell per level.
+        shown: those of them that a picture or a page has room for: all, or where there are very
+            many the ones with the loss that is best at the middle level.
+        groups: for each level the sets that are not separated, best first, as text.
+        reach: half the width of the differences' common axis.
+    """
+
+    levels: tuple[str, ...]
+    rewards: tuple[tuple[Series, tuple[Cell, ...]], ...]
+    differences: tuple[DifferenceRow, ...]
+    shown: tuple[DifferenceRow, ...]
+    groups: tuple[tuple[str, ...], ...]
+    reach: float
+
+
+def matched_tables(comparison: MatchedComparison, series: Sequence[Series]) -> MatchedTables:
+    """Lay out a comparison."""
+    shown = {one.index: one for one in series}
+    reach = comparison_reach(comparison)
+    columns = [
+        [difference_cell(pair, reach) for pair in level.pairs] for level in comparison.levels
+    ]
+    titles = [
+        f"{shown[pair.first].label} \u2212 {shown[pair.second].label}"
+        for pair in comparison.levels[0].pairs
+    ]
+    differences = tuple(zip(titles, zip(*columns, strict=True), strict=True))
+    indices = sorted(
+        {index for pair in comparison.levels[0].pairs for index in (pair.first, pair.second)}
+    )
+    return MatchedTables(
+        levels=tuple(f"KL {number(level.kl, KL.decimals)}" for level in comparison.levels),
+        rewards=tuple(
+            (shown[index], tuple(_reward_cell(level, index) for level in comparison.levels))
+            for index in indices
+        ),
+        differences=differences,
+        shown=_shown(comparison, differences),
+        groups=tuple(tuple(_groups(level, shown)) for level in comparison.levels),
+        reach=reach,
+    )
+
+
+def _shown(
+    comparison: MatchedComparison, differences: tuple[DifferenceRow, ...]
+) -> tuple[DifferenceRow, ...]:
+    if len(differences) <= _ROOM:
+        return differences
+    rewards = comparison.middle.rewards
+    best = max(rewards, key=lambda index: rewards[index].value)
+    pairs = comparison.levels[0].pairs
+    return tuple(
+        row
+        for pair, row in zip(pairs, differences, strict=True)
+        if best in (pair.first, pair.second)
+    )
+
+
+def comparison_reach(comparison: MatchedComparison) -> float:
+    """The largest absolute end of any difference's interval."""
+    ends = [
+        abs(end)
+        for level in comparison.levels
+        for pair in level.compared
+        for end in (pair.difference.low, pair.difference.high)
+    ]
+    return max(ends, default=0.0) or 1.0
+
+
+def difference_cell(pair: PairAtLevel, reach: float) -> DifferenceCell:
+    """One pair at one level, with its place on an axis from ``-reach`` to ``reach``."""
+    if pair.reason:
+        return DifferenceCell(Cell(MISSING), False, pair.reason, "", None)
+    found = pair.difference
+    needed = (
+        "" if pair.prompts is None else f"about {_round_up(pair.prompts):,} prompts would separate"
+    )
+    strip = tuple(0.5 + 0.5 * end / reach for end in (found.low, found.value, found.high))
+    brackets = interval(found.low, found.high, REWARD.decimals)
+    return DifferenceCell(
+        Cell(number(found.value, REWARD.decimals), brackets, found.value),
+        pair.separated,
+        "separated" if pair.separated else "not separated",
+        needed,
+        (strip[0], strip[1], strip[2]),
+    )
+
+
+def _round_up(count: int) -> int:
+    """Two significant digits, upwards: the extrapolation is no better than that."""
+    step = int(10 ** max(len(str(count)) - 2, 0))
+    return -(-count // step) * step
+
+
+def _reward_cell(level: Level, index: int) -> Cell:
+    if index not in level.rewards:
+        return Cell(MISSING, level.reasons.get(index, ""))
+    found = level.rewards[index]
+    brackets = interval(found.low, found.high, REWARD.decimals)
+    return Cell(number(found.value, REWARD.decimals), f"{brackets}, n = {found.n:,}", found.value)
+
+
+def _groups(level: Level, shown: dict[int, Series]) -> Iterator[str]:
+    for group in level.groups:
+        yield listing([shown[index].label for index in group])

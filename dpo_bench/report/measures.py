@@ -1,0 +1,169 @@
+"""What is measured of a policy: titles, units and digits, the same wherever a figure appears."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import chain
+
+from dpo_bench.report.measured import Measured
+from dpo_bench.report.read import SweepResults
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A figure of the results table.
+
+    Attributes:
+        name: its column.
+        title: as a heading or an axis.
+        unit: in words; empty for shares and rewards.
+        decimals: shown after the point.
+        about: what it means, in a sentence.
+        needs_reward: whether it exists only where responses are scored.
+    """
+
+    name: str
+    title: str
+    unit: str
+    decimals: int
+    about: str
+    needs_reward: bool = False
+
+    @property
+    def axis(self) -> str:
+        """Title with unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def digits(self, measured: Measured) -> int:
+        """Decimals for one figure: more than usual where its interval is narrow."""
+        if measured.low is None or measured.high is None or measured.high <= measured.low:
+            return self.decimals
+        needed = math.ceil(-math.log10((measured.high - measured.low) / 2))
+        return min(max(self.decimals, needed), self.decimals + 2)
+
+
+REWARD = Measure(
+    "reward",
+    "Mean reward",
+    "",
+    3,
+    "Mean reward of the policy's responses.",
+    needs_reward=True,
+)
+WIN_RATE = Measure(
+    "win_rate",
+    "Win rate against the reference",
+    "",
+    3,
+    (
+        "Share of the reference's responses to the same prompt that the policy's response"
+        " beats, ties a half."
+    ),
+    needs_reward=True,
+)
+WIN_RATE_CHOSEN = Measure(
+    "win_rate_chosen",
+    "Win rate against the chosen response",
+    "",
+    3,
+    "The same against the dataset's chosen response.",
+    needs_reward=True,
+)
+KL = Measure(
+    "kl",
+    "KL to the reference",
+    "nats",
+    2,
+    "KL(policy || reference) per response, Rao-Blackwellised.",
+)
+KL_MONTE_CARLO = Measure(
+    "kl_monte_carlo",
+    "KL, plain Monte Carlo",
+    "nats",
+    2,
+    "The same from the sampled log-ratios alone: noisier, printed as a check.",
+)
+FRONTIER_GAP = Measure(
+    "frontier_gap",
+    "Gap to the optimum",
+    "",
+    3,
+    (
+        "Optimal reward at this KL minus the policy's reward; missing where the frontier is"
+        " not known."
+    ),
+    needs_reward=True,
+)
+ACCURACY = Measure(
+    "preference_accuracy",
+    "Preference accuracy",
+    "",
+    3,
+    "Share of held-out pairs whose margin is above 0, half where it is 0.",
+)
+MARGIN = Measure(
+    "margin",
+    "Margin",
+    "nats",
+    2,
+    "Chosen minus rejected log-ratio on held-out pairs.",
+)
+CHOSEN = Measure(
+    "chosen_logratio",
+    "Chosen log-ratio",
+    "nats",
+    2,
+    (
+        "Log-probability of the chosen response under the policy minus under the reference,"
+        " held-out pairs."
+    ),
+)
+REJECTED = Measure(
+    "rejected_logratio",
+    "Rejected log-ratio",
+    "nats",
+    2,
+    "The same for the rejected response.",
+)
+TOKENS = Measure(
+    "response_tokens",
+    "Response length",
+    "tokens",
+    1,
+    "Mean length of the policy's responses.",
+)
+
+IN_TABLE = (
+    WIN_RATE,
+    REWARD,
+    KL,
+    FRONTIER_GAP,
+    ACCURACY,
+    MARGIN,
+    CHOSEN,
+    REJECTED,
+    TOKENS,
+    WIN_RATE_CHOSEN,
+    KL_MONTE_CARLO,
+)
+IN_HEAT_MAP = (WIN_RATE, REWARD, KL, ACCURACY, CHOSEN, TOKENS)
+
+
+def present(results: SweepResults, measures: tuple[Measure, ...]) -> tuple[Measure, ...]:
+    """Those of the measures that some trial has."""
+    return tuple(
+        measure
+        for measure in measures
+        if any(trial.measured(measure.name).value is not None for trial in results.done)
+    )
+
+
+def headline(results: SweepResults) -> tuple[Measure, ...]:
+    """What is drawn against KL: reward and win rate, or accuracy where nothing is scored."""
+    return present(results, (REWARD, WIN_RATE) if results.has_reward else (ACCURACY,))
+
+
+def all_measures() -> tuple[Measure, ...]:
+    """Every measure once."""
+    return tuple(dict.fromkeys(chain(IN_TABLE, IN_HEAT_MAP)))

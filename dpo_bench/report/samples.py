@@ -1,0 +1,210 @@
+"""Which responses the report shows side by side: picked by position, never by content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dpo_bench.report.measures import ACCURACY, KL, REWARD
+from dpo_bench.report.read import SweepResults, Trial
+from dpo_bench.report.scale import position
+from dpo_bench.report.series import Series, Setting, trial_label
+from dpo_bench.report.text import clipped, counted, number, visible
+
+LIMITS = ((12, 2000), (8, 1200), (6, 800), (4, 600), (2, 400), (1, 300))
+"""Numbers of prompts and of characters per response, tried in turn until the budget holds."""
+
+BUDGET = 250_000
+"""characters that all responses with their markup may take in the page"""
+
+_MARKUP = 420
+"""characters of markup around one response"""
+
+MATCHED, BEST, ALL = "matched", "best", "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One response.
+
+    Attributes:
+        title: who gave it.
+        facts: its figures, in words.
+        text: the response, visible characters only.
+        series: index of its series; None for reference and dataset.
+        views: selections in which it is shown; empty for always.
+    """
+
+    title: str
+    facts: tuple[str, ...]
+    text: str
+    series: int | None = None
+    views: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCards:
+    """One held-out prompt with the responses to it."""
+
+    prompt: str
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBrowser:
+    """What the page shows.
+
+    Attributes:
+        prompts: evenly spaced over the held-out prompts.
+        total: number of held-out prompts.
+        views: key and title of each selection, the default first.
+        limit: responses are cut after so many characters.
+    """
+
+    prompts: tuple[PromptCards, ...]
+    total: int
+    views: tuple[tuple[str, str], ...]
+    limit: int
+
+
+def sample_browser(results: SweepResults, series: Sequence[Series]) -> SampleBrowser | None:
+    """Pick prompts and responses; None when no trial finished."""
+    if not results.done:
+        return None
+    prompts = results.reference.prompts
+    chosen = list(_chosen(results, series))
+    views = [
+        (MATCHED, _matched_title(series)),
+        (BEST, f"each loss where its {_best_of(results)} is highest"),
+    ]
+    views += [(f"series-{one.index}", f"{one.label}, all strengths") for one in series if one.done]
+    views += [(ALL, "every policy")]
+    count, limit = _affordable(len(prompts), len(chosen) + 2, _longest(results))
+    rows = prompts.iloc[_spread(len(prompts), count)]
+    keys = set(rows["prompt_id"])
+    pools = [_by_prompt(trial.samples, keys) for _, trial, _ in chosen]
+    reference = _by_prompt(results.reference.samples, keys)
+    shown = tuple(
+        PromptCards(
+            clipped(visible(str(row["prompt"])), limit),
+            tuple(_cards(row, reference, list(zip(chosen, pools, strict=True)), results, limit)),
+        )
+        for row in rows.to_dict("records")
+    )
+    return SampleBrowser(shown, len(prompts), tuple(views), limit)
+
+
+def _cards(
+    row: Any,
+    reference: dict[Any, Any],
+    policies: Sequence[tuple[tuple[Series, Trial, tuple[str, ...]], dict[Any, Any]]],
+    results: SweepResults,
+    limit: int,
+) -> Iterator[Card]:
+    key = row["prompt_id"]
+    text = clipped(visible(str(row["chosen"])), limit)
+    yield Card("dataset's chosen", _facts(row.get("chosen_reward"), None), text)
+    if key in reference:
+        own = reference[key]
+        about = _facts(own.get("reward"), own.get("tokens"))
+        yield Card("reference", about, clipped(visible(str(own["response"])), limit))
+    for (series, trial, views), pool in policies:
+        if key not in pool:
+            continue
+        own = pool[key]
+        facts = [f"policy's KL {number(trial.measured(KL.name).value, KL.decimals)} nats"]
+        facts += _facts(own.get("reward"), own.get("tokens"))
+        if _known(own.get("win_reference")):
+            facts.append(f"beats {100 * float(own['win_reference']):.0f}% of the reference's")
+        if not bool(own.get("finished", True)):
+            facts.append("cut at the token limit")
+        title = trial_label(series, trial, results.seeds)
+        response = clipped(visible(str(own["response"])), limit)
+        yield Card(title, tuple(facts), response, series.index, views)
+
+
+def _facts(reward: Any, tokens: Any) -> tuple[str, ...]:
+    facts = []
+    if _known(reward):
+        facts.append(f"reward {number(float(reward), REWARD.decimals)}")
+    if _known(tokens):
+        facts.append(counted(int(tokens), "token"))
+    return tuple(facts)
+
+
+def _known(value: Any) -> bool:
+    return value is not None and not pd.isna(value)
+
+
+def _chosen(
+    results: SweepResults, series: Sequence[Series]
+) -> Iterator[tuple[Series, Trial, tuple[str, ...]]]:
+    """One finished trial per setting, with the selections that show it."""
+    target = common_kl(series)
+    best = REWARD.name if results.has_reward else ACCURACY.name
+    for one in series:
+        settings = [setting for setting in one.settings if setting.done]
+        if not settings:
+            continue
+        nearest = min(settings, key=lambda setting: _distance(setting, target))
+        highest = max(settings, key=lambda setting: setting.mean(best) or float("-inf"))
+        for setting in settings:
+            views = [f"series-{one.index}", ALL]
+            views += [MATCHED] if setting is nearest else []
+            views += [BEST] if setting is highest else []
+            yield one, setting.done[0], tuple(views)
+
+
+def common_kl(series: Sequence[Series]) -> float:
+    """The middle (nats) of the KLs that all series cover, or of those that any covers."""
+    ranges = []
+    for one in series:
+        kls = [kl for setting in one.settings if (kl := setting.mean(KL.name)) is not None]
+        if kls:
+            ranges.append((min(kls), max(kls)))
+    if not ranges:
+        return 0.0
+    low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
+    if low > high:
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    return ((position(low) + position(high)) / 2) ** 2
+
+
+def _distance(setting: Setting, target: float) -> float:
+    return abs(position(setting.mean(KL.name) or 0.0) - position(target))
+
+
+def _matched_title(series: Sequence[Series]) -> str:
+    return f"each loss nearest to KL {number(common_kl(series), 1)}"
+
+
+def _best_of(results: SweepResults) -> str:
+    return "mean reward" if results.has_reward else "preference accuracy"
+
+
+def _by_prompt(samples: pd.DataFrame, keys: set[Any]) -> dict[Any, Any]:
+    """The first sample of each of these prompts."""
+    wanted = samples[samples["prompt_id"].isin(keys)]
+    first = wanted.sort_values(["prompt_id", "sample"]).drop_duplicates("prompt_id")
+    return {row["prompt_id"]: row for row in first.to_dict("records")}
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """Positions of ``count`` items, evenly over ``total``, the first included."""
+    return [index * total // count for index in range(min(count, total))]
+
+
+def _longest(results: SweepResults) -> float:
+    """Mean characters of the responses, the largest over trials."""
+    return max(float(trial.samples["response"].str.len().mean()) for trial in results.done)
+
+
+def _affordable(total: int, cards: int, characters: float) -> tuple[int, int]:
+    for count, limit in LIMITS:
+        size = min(count, total) * cards * (_MARKUP + min(limit, 2 * characters))
+        if size <= BUDGET:
+            return min(count, total), limit
+    return LIMITS[-1]

@@ -1,0 +1,187 @@
+"""What the sweep varied, tuned and held fixed, in the sense of Google's tuning playbook.
+
+The loss is the scientific hyperparameter, its strength the nuisance hyperparameter that each loss
+sweeps over a grid of its own; all others are fixed, and each of those is a caveat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dpo_bench.experiment.plan import COSMETIC
+from dpo_bench.experiment.read import documented_keys
+from dpo_bench.report.read import SweepResults
+from dpo_bench.report.series import Series
+from dpo_bench.report.text import counted, listing, plain_number
+
+_VARIED = ("name", "losses", "training.seeds")
+"""settings that are no fixed condition"""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSetting:
+    """One condition that was the same for every trial."""
+
+    key: str
+    value: str
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The header's three lists and the details under them.
+
+    Attributes:
+        varied: what the sweep asks about.
+        tuned: what each loss sweeps for itself.
+        fixed: the conditions worth reading first.
+        caveats: what the fixed conditions mean for the conclusions, in sentences.
+        settings: every fixed condition.
+    """
+
+    varied: tuple[tuple[str, str], ...]
+    tuned: tuple[tuple[str, str], ...]
+    fixed: tuple[tuple[str, str], ...]
+    caveats: tuple[str, ...]
+    settings: tuple[FixedSetting, ...]
+
+
+def describe_setup(results: SweepResults, series: Sequence[Series]) -> Setup:
+    """Sort the experiment's settings into varied, tuned and fixed."""
+    losses = list(dict.fromkeys(one.loss for one in series))
+    varied = [(counted(len(losses), "loss", "losses"), listing(losses))]
+    if len(series) > len(losses):
+        varied.append(("Variants", listing([one.label for one in series])))
+    seeds = results.seeds
+    repeated = ("Training seeds", ", ".join(map(str, seeds)))
+    varied += [repeated] if len(seeds) > 1 else []
+    return Setup(
+        varied=tuple(varied),
+        tuned=tuple(_grids(series)),
+        fixed=tuple(_essentials(results)) + ((repeated,) if len(seeds) == 1 else ()),
+        caveats=tuple(_caveats(results)),
+        settings=tuple(_fixed_settings(results.experiment)),
+    )
+
+
+def _grids(series: Sequence[Series]) -> Iterator[tuple[str, str]]:
+    """Each grid once, with the losses that have it."""
+    grids: dict[tuple[str, str], list[str]] = {}
+    for one in series:
+        values = [s.strength for s in one.settings if s.strength is not None]
+        if values:
+            key = (one.strength_name, ", ".join(map(plain_number, values)))
+            grids.setdefault(key, []).append(one.label)
+    for (name, values_text), labels in grids.items():
+        yield f"{name} of {listing(labels)}", values_text
+
+
+def _essentials(results: SweepResults) -> Iterator[tuple[str, str]]:
+    experiment, training, evaluation = results.experiment, results.training, results.evaluation
+    yield "Policy", str(experiment.get("policy", ""))
+    yield "Reference", str(experiment.get("reference") or "the policy's starting point")
+    yield "Preferences", _preferences(results)
+    optimiser = [
+        f"{training.get('optimiser', '')}, learning rate {_value(training.get('learning_rate'))}"
+    ]
+    optimiser.append(f"{training.get('schedule', '')} schedule")
+    yield "Optimiser", ", ".join(optimiser)
+    yield "Length", f"{_length(training)}, {_value(training.get('pairs_per_step'))} pairs per step"
+    yield "Reward", str(evaluation.get("reward", "none"))
+    prompts = f"{_value(evaluation.get('prompts'))} held-out prompts"
+    samples = counted(int(evaluation.get("samples_per_prompt", 1)), "response")
+    tokens = f"at most {_value(evaluation.get('max_new_tokens'))} tokens"
+    yield (
+        "Evaluation",
+        f"{prompts}, {samples} each, {tokens}, temperature {_value(evaluation.get('temperature'))}",
+    )
+
+
+def _preferences(results: SweepResults) -> str:
+    source = str(results.experiment.get("preferences", ""))
+    pairs = results.counts.get("training_pairs")
+    return source if pairs is None else f"{source}, {counted(int(pairs), 'training pair')}"
+
+
+def _length(training: Mapping[str, Any]) -> str:
+    if steps := training.get("steps"):
+        return counted(int(steps), "step")
+    epochs = float(training.get("epochs") or 1)
+    return f"{plain_number(epochs)} {'epoch' if epochs == 1 else 'epochs'}"
+
+
+def _caveats(results: SweepResults) -> Iterator[str]:
+    yield (
+        "The fixed settings were tuned for no loss: another learning rate or number of steps could"
+        " order the losses differently."
+    )
+    seeds = results.seeds
+    if len(seeds) == 1:
+        yield (
+            f"One training seed ({seeds[0]}): the variance between seeds is unknown, and no"
+            " interval here contains it."
+        )
+    elif seeds:
+        yield (
+            f"{len(seeds)} training seeds: their spread is printed apart; the intervals cover the"
+            " choice of prompts, not of seeds."
+        )
+    yield from _data_caveats(results.counts)
+    if float(results.evaluation.get("temperature") or 1.0) != 1.0:
+        yield (
+            "Responses were sampled at a temperature other than 1: reward and win rate describe"
+            " that sampling, the KL the policy at temperature 1."
+        )
+
+
+def _data_caveats(counts: Mapping[str, Any]) -> Iterator[str]:
+    prompts, responses = counts.get("truncated_prompts"), counts.get("truncated_responses")
+    cut = ((prompts, "prompt"), (responses, "response"))
+    parts = [counted(int(count), noun) for count, noun in cut if count]
+    if parts:
+        yield f"Truncated to the token limits: {listing(parts)} of the data."
+    dropped = counts.get("dropped") or {}
+    if total := sum(int(count) for count in dropped.values()):
+        reasons = listing([f"{reason}: {count}" for reason, count in sorted(dropped.items())])
+        yield f"Left out of the data: {counted(total, 'row')} ({reasons})."
+
+
+def _fixed_settings(experiment: Mapping[str, Any]) -> Iterator[FixedSetting]:
+    meanings = {key: about for key, _, about in documented_keys()}
+    for key, value in _flat(experiment, _unused(experiment)):
+        if key in _VARIED:
+            continue
+        section, _, name = key.partition(".")
+        about = meanings.get(key, "").replace("``", "")
+        if name in COSMETIC.get(section, ()):
+            about = f"{about}; cannot change a result" if about else "cannot change a result"
+        yield FixedSetting(key, _value(value), about)
+
+
+def _flat(experiment: Mapping[str, Any], unused: set[str]) -> Iterator[tuple[str, Any]]:
+    for key, value in experiment.items():
+        if isinstance(value, dict):
+            if key not in unused:
+                yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            yield key, value
+
+
+def _unused(experiment: Mapping[str, Any]) -> set[str]:
+    """The world's section, where nothing comes from an embedded world."""
+    sources = (experiment.get("policy"), experiment.get("reference"), experiment.get("preferences"))
+    return set() if any(str(one).startswith("world:") for one in sources) else {"world"}
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return plain_number(value)
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    return str(value)

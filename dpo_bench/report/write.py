@@ -1,0 +1,120 @@
+"""Write a sweep's report into its folder, and only when something has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from importlib import metadata, resources
+from pathlib import Path
+
+from dpo_bench.progress import Progress, quiet
+from dpo_bench.report.figures import FORMATS, NAMES, draw_figures, figure_names
+from dpo_bench.report.markdown import render_markdown
+from dpo_bench.report.page import render_page
+from dpo_bench.report.read import EXPERIMENT, RESULTS, read_sweep
+from dpo_bench.report.view import build_view
+from dpo_bench.storage import digest, file_digest, write_atomic
+
+PAGE, TEXT, FIGURES = "report.html", "report.md", "figures"
+_TRIAL_FILES = ("manifest.json", "evaluation.json", "training.parquet", "samples.parquet")
+_REFERENCE_FILES = (
+    "evaluation.json",
+    "samples.parquet",
+    "prompts.parquet",
+    "frontier.parquet",
+    "best_of_n.parquet",
+)
+_SOURCES = ("dpo_bench.report", "dpo_bench.evaluation")
+"""packages whose code decides what a report says"""
+_LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "plotly", "scipy")
+_HEAD = 4096
+"""the page's own record stands in its first so many bytes"""
+
+
+def write_report(folder: Path, progress: Progress = quiet) -> Path:
+    """Write ``report.html``, ``report.md`` and ``figures/`` of a sweep's folder.
+
+    Reads only the results table, the experiment and the folders of trials and reference. The same
+    inputs give the same bytes; where the report of these inputs is there already, nothing is done.
+
+    Args:
+        folder: of a sweep.
+        progress: told of the phase "report".
+
+    Returns:
+        the path of ``report.html``.
+
+    Raises:
+        ConfigurationError: the folder holds no sweep.
+        EnvironmentProblem: one of its files is missing or damaged.
+    """
+    page = folder / PAGE
+    inputs = inputs_digest(folder)
+    if _is_current(page, inputs):
+        return page
+    progress("report", 0, 3)
+    view = build_view(read_sweep(folder))
+    names = figure_names(view)
+    progress("report", 1, 3)
+    for name, files in draw_figures(view):
+        for kind, content in files.items():
+            write_atomic(folder / FIGURES / f"{name}.{kind}", content)
+    for path in _figure_paths(set(NAMES) - set(names)):
+        (folder / path).unlink(missing_ok=True)  # of an earlier state of this sweep
+    write_atomic(folder / TEXT, _encoded(render_markdown(view, names)))
+    progress("report", 2, 3)
+    written = [TEXT, *_figure_paths(names)]
+    write_atomic(page, _encoded(render_page(view, inputs, names, written)))  # last: it vouches
+    progress("report", 3, 3)
+    return page
+
+
+def inputs_digest(folder: Path) -> str:
+    """SHA-256 over everything that a report depends on: tables, settings, this program's source."""
+    files = {
+        path.relative_to(folder).as_posix(): file_digest(path) for path in _input_files(folder)
+    }
+    versions = {name: metadata.version(name) for name in _LIBRARIES}
+    return digest({"files": files, "source": _source_digest(), "versions": versions})
+
+
+def _input_files(folder: Path) -> Iterator[Path]:
+    candidates = [folder / EXPERIMENT, folder / RESULTS]
+    candidates += [folder / "reference" / name for name in _REFERENCE_FILES]
+    for trial in sorted((folder / "trials").glob("*/")):
+        candidates += [trial / name for name in _TRIAL_FILES]
+    return (path for path in candidates if path.is_file())
+
+
+def _source_digest() -> str:
+    hasher = hashlib.sha256()
+    for package in _SOURCES:
+        root = resources.files(package)
+        for place in (root, root / "templates"):
+            for file in sorted(place.iterdir(), key=lambda one: one.name) if place.is_dir() else ():
+                if file.is_file() and file.name.endswith((".py", ".html", ".css", ".js")):
+                    hasher.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return hasher.hexdigest()
+
+
+def _is_current(page: Path, inputs: str) -> bool:
+    """Whether the page was made from these inputs and the files that it names are there."""
+    if not page.is_file():
+        return False
+    with page.open("rb") as stream:
+        head = stream.read(_HEAD).decode("utf-8", "replace")
+    made_from = re.search(r'<meta name="dpo-bench-inputs" content="([0-9a-f]*)">', head)
+    written = re.search(r'<meta name="dpo-bench-files" content="([^"]*)">', head)
+    if not made_from or not written or made_from[1] != inputs:
+        return False
+    return all((page.parent / name).is_file() for name in written[1].split())
+
+
+def _figure_paths(names: Iterable[str]) -> list[str]:
+    return [f"{FIGURES}/{name}.{kind}" for name in sorted(names) for kind in FORMATS]
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; what cannot be encoded (a lone surrogate) becomes a question mark."""
+    return text.encode("utf-8", "replace")

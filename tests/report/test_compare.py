@@ -1,0 +1,178 @@
+"""Losses at matched KL: from the samples, paired by prompt, never extrapolated."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpo_bench.report import matched_table
+from dpo_bench.report.compare import MatchedComparison, compare_series
+from dpo_bench.report.matched_table import difference_cell, matched_tables
+from dpo_bench.report.read import read_sweep
+from dpo_bench.report.series import group_series
+from tests.report.conftest import ByName, ViewOf
+from tests.report.sweep_folder import build
+from tests.report.sweep_world import Sweep
+
+
+def compared(folder: Path) -> MatchedComparison:
+    results = read_sweep(folder)
+    comparison = compare_series(results, group_series(results))
+    assert isinstance(comparison, MatchedComparison)
+    return comparison
+
+
+def by_hand(folder: Path, loss: str, kl: float) -> float:
+    """Reward of a loss at a KL: a straight line in sqrt(KL) between the two nearest policies."""
+    points = []
+    for trial in read_sweep(folder).done:
+        if trial.loss == loss:
+            means = trial.samples.groupby("prompt_id")[["kl", "reward"]].mean().mean()
+            points.append((means["kl"] ** 0.5, means["reward"]))
+    x, y = zip(*sorted(points), strict=True)
+    return float(np.interp(kl**0.5, x, y))
+
+
+def test_rewards_are_read_off_between_neighbouring_policies(folder_of: ByName) -> None:
+    folder = folder_of("clean")
+    for level in compared(folder).levels:
+        for index, loss in enumerate(("dpo", "cdpo", "hinge", "ipo")):
+            assert level.rewards[index].value == pytest.approx(by_hand(folder, loss, level.kl))
+            assert level.rewards[index].n == 256
+
+
+def test_the_weaker_loss_is_separated_and_the_alike_are_not(view_of: ViewOf) -> None:
+    comparison = view_of("clean").comparison
+    assert isinstance(comparison, MatchedComparison)
+    pairs = {(pair.first, pair.second): pair for pair in comparison.middle.pairs}
+    assert pairs[0, 3].separated
+    assert pairs[0, 3].difference.low > 0
+    assert pairs[0, 3].prompts is None
+    assert not pairs[0, 1].separated
+    assert pairs[0, 1].difference.low < 0 < pairs[0, 1].difference.high
+    assert (pairs[0, 1].prompts or 0) > 256
+    assert any({0, 1} <= set(group) for group in comparison.middle.groups)
+
+
+def test_levels_lie_inside_what_all_losses_cover(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    assert isinstance(view.comparison, MatchedComparison)
+    kls = [[s.mean("kl") or 0 for s in one.settings if s.done] for one in view.series]
+    assert view.comparison.low == pytest.approx(max(min(one) for one in kls))
+    assert view.comparison.high == pytest.approx(min(max(one) for one in kls))
+    assert all(
+        view.comparison.low < level.kl < view.comparison.high for level in view.comparison.levels
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "reason"),
+    [
+        ("no_reward", "Without a reward"),
+        ("single", "at least two losses"),
+        ("all_failed", "at least two losses"),
+    ],
+)
+def test_what_cannot_be_compared_says_why(view_of: ViewOf, variant: str, reason: str) -> None:
+    view = view_of(variant)
+    assert isinstance(view.comparison, str)
+    assert reason in view.comparison
+    assert view.matched is None
+
+
+def test_losses_that_share_no_kl_are_not_compared(tmp_path: Path) -> None:
+    folder = build(
+        tmp_path,
+        Sweep(losses=("dpo", "ipo"), prompts=16, reference_samples=8, strengths=1, failed=()),
+    )
+    results = read_sweep(folder)
+    assert "nothing is extrapolated" in str(compare_series(results, group_series(results)))
+
+
+def test_a_prompt_without_reward_in_one_trial_is_left_out_of_all(
+    folder_of: ByName, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folder_of("hostile"), tmp_path / "copy"))
+    file = min(folder.glob("trials/*/samples.parquet"))
+    table = pd.read_parquet(file)
+    table.loc[table["prompt_id"] == "p0003", "reward"] = np.nan
+    table.to_parquet(file)
+    assert compared(folder_of("hostile")).prompts == 64
+    assert compared(folder).prompts == 63
+
+
+def test_the_comparison_is_the_same_every_time(folder_of: ByName) -> None:
+    assert compared(folder_of("hostile")) == compared(folder_of("hostile"))
+
+
+def test_seeds_are_averaged_not_counted_as_prompts(folder_of: ByName) -> None:
+    assert compared(folder_of("two_seeds")).prompts == 64
+
+
+def test_tables_show_every_loss_and_pair_at_every_level(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    assert isinstance(view.comparison, MatchedComparison)
+    assert view.matched is not None
+    assert len(view.matched.rewards) == 4
+    assert len(view.matched.differences) == 6
+    for column, level in enumerate(view.comparison.levels):
+        for row, pair in enumerate(level.pairs):
+            title, cells = view.matched.differences[row]
+            assert (
+                title == f"{view.series[pair.first].label} \u2212 {view.series[pair.second].label}"
+            )
+            assert cells[column].cell.value == pair.difference.value
+            assert cells[column].verdict == ("separated" if pair.separated else "not separated")
+            low, value, high = cells[column].strip or (0, 0, 0)
+            assert 0 <= low <= value <= high <= 1
+            assert (low > 0.5 or high < 0.5) == pair.separated
+
+
+def test_a_loss_outside_the_range_has_a_dash_and_the_reason(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    assert isinstance(view.comparison, MatchedComparison)
+    level = view.comparison.middle
+    rewards = {index: found for index, found in level.rewards.items() if index != 3}
+    pairs = tuple(
+        dataclasses.replace(pair, reason="not covered by both") if pair.second == 3 else pair
+        for pair in level.pairs
+    )
+    partial = dataclasses.replace(
+        level, rewards=rewards, reasons={3: "spans KL 5 to 6"}, pairs=pairs
+    )
+    tables = matched_tables(dataclasses.replace(view.comparison, levels=(partial,)), view.series)
+    assert tables.rewards[3][1][0].text == "\u2013"
+    assert tables.rewards[3][1][0].detail == "spans KL 5 to 6"
+    last = tables.differences[-1][1][0]
+    assert (last.strip, last.verdict, last.separated) == (None, "not covered by both", False)
+
+
+def test_the_number_of_prompts_is_rounded_upwards(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    assert isinstance(view.comparison, MatchedComparison)
+    pair = next(pair for pair in view.comparison.middle.pairs if pair.prompts)
+    needed = difference_cell(dataclasses.replace(pair, prompts=1234), 1.0).needed
+    assert needed == "about 1,300 prompts would separate"
+
+
+def test_very_many_pairs_leave_room_for_those_with_the_best_loss(
+    view_of: ViewOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = view_of("clean")
+    assert isinstance(view.comparison, MatchedComparison)
+    assert view.matched is not None
+    assert view.matched.shown == view.matched.differences
+    monkeypatch.setattr(matched_table, "_ROOM", 5)
+    tables = matched_tables(view.comparison, view.series)
+    rewards = view.comparison.middle.rewards
+    best = view.series[max(rewards, key=lambda index: rewards[index].value)].label
+    assert len(tables.differences) == 6
+    assert [title for title, _ in tables.shown] == [
+        title for title, _ in tables.differences if best in title.split(" \u2212 ")
+    ]
+    assert len(tables.shown) == 3
