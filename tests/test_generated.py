@@ -1,0 +1,42 @@
+"""Documentation that is written from the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dpo_bench.errors import ConfigurationError
+from dpo_bench.generated import GENERATED, keys_table, refresh
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- x: begin -->", "<!-- x: end -->"
+
+
+def test_refresh_replaces_what_is_between_the_markers(tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    assert refresh(file, "x", "new")
+    assert file.read_text(encoding="utf-8") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    assert not refresh(file, "x", "new")
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, f"{END} {BEGIN}"])
+def test_refresh_needs_both_markers(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "README.md"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="has no <!-- x: begin -->"):
+        refresh(file, "x", "new")
+    assert file.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_every_generated_part_is_current(name: str) -> None:
+    markers, content = GENERATED[name]
+    text = (ROOT / name).read_text(encoding="utf-8")
+    part = text.partition(f"<!-- {markers}: begin -->")[2].partition(f"<!-- {markers}: end -->")[0]
+    assert part.strip() == content(), "run `python -m dpo_bench.generated`"
+
+
+def test_the_keys_say_default_and_meaning() -> None:
+    assert "| `training.learning_rate` | 1e-06 | peak learning rate |" in keys_table()
