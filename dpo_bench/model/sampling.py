@@ -148,11 +148,13 @@ class _Rows:
     def forward(self, model: Any, accepted: Container[str]) -> Tensor:
         """Logits of the next token, fp32, shape [row, vocabulary]."""
         optional = {"position_ids": self.positions, "logits_to_keep": 1}
+        # transformers 5.24 renamed the argument.
+        cache = "cache" if "cache" in accepted else "past_key_values"
         output = model(
             input_ids=self.tokens,
             attention_mask=self.mask,
-            past_key_values=self.cache,
             use_cache=True,
+            **{cache: self.cache},
             **{name: value for name, value in optional.items() if name in accepted},
         )
         return output.logits[:, -1].float()  # type: ignore[no-any-return]

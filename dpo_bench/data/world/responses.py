@@ -24,7 +24,7 @@ from dpo_bench.data.world.tokenizer import BOS, EOS, PAD, UNKNOWN, token_list
 from dpo_bench.progress import Progress
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 HELDOUT_PAIRS = 512
 """Number of held-out prompts, each with a pair."""
@@ -126,7 +126,7 @@ class PairSampler:
         model, tokenizer = self._loaded
         inputs = tokenizer(list(prompts), padding=True, return_tensors="pt")
         with private_randomness(seed):
-            ids = model.generate(  # type: ignore[misc]
+            ids = model.generate(
                 **inputs,
                 do_sample=True,
                 temperature=1.0,
@@ -139,7 +139,7 @@ class PairSampler:
         return [_spelled(row, tokenizer) for row in rows]
 
     @functools.cached_property
-    def _loaded(self) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    def _loaded(self) -> tuple[Any, PreTrainedTokenizerFast]:
         return load_reference(self._reference)
 
 
