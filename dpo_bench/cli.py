@@ -213,6 +213,28 @@ def losses(
         _console().print(catalogue.render_table(filter_text))
 
 
+@app.command()
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="What to reproduce; without it: the list.")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="All that need no model; exit 1 if a verdict fails.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Rows for programs.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write report, figures and CSV into this folder.")
+    ] = None,
+) -> None:
+    """Published results beside what the registry's losses give."""
+    from dpo_bench.papers.command import Wanted
+    from dpo_bench.papers.command import reproduce as run
+
+    command = shlex.join(["dpo-bench", *sys.argv[1:]])
+    if not run(Wanted(name, exact, as_json, out, command), _console()):
+        raise typer.Exit(1)
+
+
 def _run(
     experiment: Any, out: Path | None, workers: int | None, plugins: list[Path] | None
 ) -> None:

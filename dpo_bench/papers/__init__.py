@@ -1,0 +1,1 @@
+"""Published results, held against what the registry's own losses give."""
