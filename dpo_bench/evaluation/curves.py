@@ -163,14 +163,19 @@ def cells(curves: Curves) -> Array:
 
 def read(curves: Curves, means: Array, level: float) -> Array:
     """The reward [rows, losses] of each curve at a KL (nats), from means [rows, 2 points]."""
+    return read_levels(curves, means, [level])[0]
+
+
+def read_levels(curves: Curves, means: Array, levels: Sequence[float]) -> Array:
+    """`read` at several KLs at once: [levels, rows, losses]."""
     ends = list(itertools.accumulate(len(points) for points in curves.values()))
     kl, reward = means[:, : ends[-1]], means[:, ends[-1] :]
     columns = []
     for end, points in zip(ends, curves.values(), strict=True):
         own = [[end - len(points) + index for index in one] for one in knots(points)]
         at = [np.stack([part[:, one].mean(axis=1) for one in own], axis=1) for part in (kl, reward)]
-        columns.append(_along(at[0], at[1], level))
-    return np.stack(columns, axis=1)
+        columns.append(_along(at[0], at[1], levels))
+    return np.stack(columns, axis=2)
 
 
 def _reason(points: Sequence[Point], level: float) -> str:
@@ -185,15 +190,20 @@ def _reason(points: Sequence[Point], level: float) -> str:
     return f"spans KL {low:.3g} to {high:.3g}"
 
 
-def _along(kl: Array, reward: Array, level: float) -> Array:
-    """The reward [rows] at the level, of curves [rows, knots] in any order."""
+def _along(kl: Array, reward: Array, levels: Sequence[float]) -> Array:
+    """The reward [levels, rows] of curves [rows, knots] in any order."""
     if kl.shape[1] == 1:
-        return reward[:, 0]
+        return np.repeat(reward.T, len(levels), axis=0)
     order = np.argsort(kl, axis=1, kind="stable")
     root = np.sqrt(np.maximum(np.take_along_axis(kl, order, axis=1), 0))
     reward = np.take_along_axis(reward, order, axis=1)
-    wanted, rows = math.sqrt(max(level, 0.0)), np.arange(len(kl))
-    left = np.clip((root < wanted).sum(axis=1) - 1, 0, kl.shape[1] - 2)
+    return np.stack([_between(root, reward, math.sqrt(max(level, 0.0))) for level in levels])
+
+
+def _between(root: Array, reward: Array, wanted: float) -> Array:
+    """The reward [rows] at one sqrt(KL), of curves [rows, knots] in order."""
+    rows = np.arange(len(root))
+    left = np.clip((root < wanted).sum(axis=1) - 1, 0, root.shape[1] - 2)
     width = root[rows, left + 1] - root[rows, left]
     share = np.divide(
         wanted - root[rows, left], width, out=np.full_like(width, 0.5), where=width > 0

@@ -96,7 +96,8 @@ def _fitted(won: Array, longer: Array, rows: Array) -> tuple[Array, Array]:
     for _ in range(_STEPS):
         chance = 1 / (1 + np.exp(-(theta[:, None] + phi[:, None] * x)))
         miss, curve = counts * (y - chance), counts * chance * (1 - chance)
-        bend = [(curve * x**power).sum(axis=1) for power in range(3)]
+        tilted = curve * x
+        bend = [curve.sum(axis=1), tilted.sum(axis=1), (tilted * x).sum(axis=1)]
         slope = [miss.sum(axis=1), (miss * x).sum(axis=1)]
         determinant = bend[0] * bend[2] - bend[1] ** 2
         steps = np.stack(

@@ -22,6 +22,7 @@ from dpo_bench.evaluation.curves import (
     default_levels,
     not_comparable,
     read,
+    read_levels,
     span,
 )
 from dpo_bench.evaluation.frontier import Frontier
@@ -239,9 +240,7 @@ def _differences(
         left, right = ([place[pair[side]] for pair in part] for side in (0, 1))
 
         def differences(means: Array) -> Array:
-            total = np.zeros((len(means), len(place)))
-            for level, share in zip(levels, shares, strict=True):
-                total += share * read(curves, means, level)
+            total: Array = np.einsum("l,lrc->rc", shares, read_levels(curves, means, levels))
             return total[:, left] - total[:, right]
 
         return differences

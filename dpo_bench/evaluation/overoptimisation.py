@@ -113,7 +113,7 @@ def _least_squares(first: Array, second: Array, gain: Array) -> tuple[Array, Arr
 
 
 def _log_peak(alpha: Array, beta: Array, low: float, high: float) -> Array:
-    """KL of the fit's maximum between two distances, as ln KL [rows]; an end where it lies there."""
+    """Where the fit is largest between two distances, as ln KL [rows]; an end where it is there."""
 
     def value(distance: float) -> Array:
         return np.asarray(distance * (alpha - beta * math.log(distance)))
