@@ -163,7 +163,7 @@ def cells(curves: Curves) -> Array:
 
 def read(curves: Curves, means: Array, level: float) -> Array:
     """The reward [rows, losses] of each curve at a KL (nats), from means [rows, 2 points]."""
-    return read_levels(curves, means, [level])[0]
+    return np.asarray(read_levels(curves, means, [level])[0])
 
 
 def read_levels(curves: Curves, means: Array, levels: Sequence[float]) -> Array:

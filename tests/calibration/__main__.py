@@ -23,7 +23,7 @@ _BIAS = """## Bias of the estimated optimal frontier
 Against an enumerable world where it is exact (128 prompts with 400 responses each), in standard
 deviations of the reward within a prompt. Blank: beyond the range in which the estimate is given.
 
-| rewards | samples per prompt | KL .5 | KL 1 | KL 2 | end, KL | there | standard error | frontiers |
+| rewards | samples per prompt | KL .5 | KL 1 | KL 2 | end | bias there | standard error | n |
 |---|---|---|---|---|---|---|---|---|"""
 
 _OPENING = """# Do the intervals hold the truth as often as they say?
@@ -31,11 +31,11 @@ _OPENING = """# Do the intervals hold the truth as often as they say?
 Written by `{command}` in {seconds:.0f} s on one core ({machine}, numpy {numpy}, scipy {scipy}).
 Every line draws experiments in which the truth is known and counts how many of the 95% intervals
 hold it. Accepted is 93 to 97%, or at most 5% for false separations, give or take two standard
-errors of the simulation. The last figures of a line, "resampled", are the plain two-way bootstrap's,
-which draws prompts and seeds anew: with few seeds it understates their spread, which is why it is
-not used (see `dpo_bench/evaluation/clustered.py`). Deviations between seeds are in units of reward;
-prompts and responses alone have an error of about .03 in a difference. With one seed the seeds do
-not differ here: no interval can hold what was not measured.
+errors of the simulation. "Resampled" are the shares of the plain two-way bootstrap, which draws
+prompts and seeds anew: with few seeds it understates their spread, which is why it is not used (see
+`dpo_bench/evaluation/clustered.py`). Deviations between seeds are in units of reward; prompts and
+responses alone have an error of about .03 in a difference. With one seed the seeds do not differ
+here: no interval can hold what was not measured.
 """
 
 

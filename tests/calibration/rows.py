@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Row:
     @property
     def error(self) -> float:
         """Standard error of the share at its nominal value of 95% (or 5%)."""
-        return (0.95 * 0.05 / self.simulations) ** 0.5
+        return math.sqrt(0.95 * 0.05 / self.simulations)
 
     @property
     def holds(self) -> bool:
