@@ -28,6 +28,8 @@ LABEL = "length-controlled win rate (tanh + constant)"
 
 _STEPS = 60
 _TIE = float(np.tanh(1.0))
+_AT_ONCE = 2**20
+"""comparisons, over all resamples, that are held in memory together: 8 MB a table"""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,13 @@ def length_controlled(
     if not ((won >= 0) & (won <= 1)).all() or not np.isfinite(longer).all():
         raise ValueError("a share of wins or a length difference is missing or out of range")
 
+    everyone = np.full((1, len(won)), 1 / len(won))
+    start = _fitted(won, longer, everyone, np.zeros((2, 1)))
+    size = max(1, _AT_ONCE // won.size)
+
     def fit(rows: Array) -> Array:
-        theta, phi = _fitted(won, longer, rows)
+        parts = [rows[first : first + size] for first in range(0, len(rows), size)]
+        theta, phi = np.concatenate([_fitted(won, longer, part, start) for part in parts], axis=1)
         raw = np.einsum("bp,p->b", rows, won.mean(axis=1))
         extra = np.einsum("bp,p->b", rows, longer.mean(axis=1))
         return np.stack([1 / (1 + np.exp(-theta)), raw, phi, extra], axis=1)
@@ -78,8 +85,11 @@ def length_controlled(
     return LengthControlled(*bootstrap_weighted(fit, weights))
 
 
-def _fitted(won: Array, longer: Array, rows: Array) -> tuple[Array, Array]:
-    """Theta and phi of each row of weights [rows, prompts], by Newton's method."""
+def _fitted(won: Array, longer: Array, rows: Array, start: Array) -> Array:
+    """Theta and phi [2, rows] of each row of weights [rows, prompts], by Newton's method.
+
+    The likelihood is concave; a step that would be longer than one log-odds is shortened.
+    """
     prompts, each = won.shape
     mean = np.einsum("bp,p->b", rows, longer.mean(axis=1))
     square = np.einsum("bp,p->b", rows, (longer**2).mean(axis=1))
@@ -92,7 +102,7 @@ def _fitted(won: Array, longer: Array, rows: Array) -> tuple[Array, Array]:
     y = np.append(won.ravel(), [0.5, 0.5])
     counts = np.repeat(rows * prompts / each, each, axis=1)
     counts = np.concatenate([counts, np.full((len(rows), 2), 0.5)], axis=1)
-    theta, phi = np.zeros((2, len(rows)))
+    theta, phi = np.repeat(start, len(rows), axis=1)
     for _ in range(_STEPS):
         chance = 1 / (1 + np.exp(-(theta[:, None] + phi[:, None] * x)))
         miss, curve = counts * (y - chance), counts * chance * (1 - chance)
@@ -110,4 +120,4 @@ def _fitted(won: Array, longer: Array, rows: Array) -> tuple[Array, Array]:
         theta, phi = np.stack([theta, phi]) + steps / np.maximum(longest, 1)
         if longest.max() < 1e-10:
             break
-    return theta, phi
+    return np.stack([theta, phi])
