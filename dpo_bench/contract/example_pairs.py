@@ -52,14 +52,17 @@ def extreme_pairs(dtype: torch.dtype = torch.float64) -> PairLogps:
 def supplied(logps: PairLogps, needs: Collection[str] = tuple(NEEDS)) -> PairLogps:
     """The pairs with plausible values for what a loss needs beyond them, no two alike."""
     like = logps.policy_chosen
-    count, kind = len(like), {"dtype": like.dtype, "device": like.device}
+
+    def spread(first: float, last: float) -> Tensor:
+        return torch.linspace(first, last, len(like)).to(like)
+
     known = {
-        "preference_margin": torch.linspace(-0.4, 1.9, count, **kind),
-        "chosen_confidence": torch.linspace(-1.7, 0.3, count, **kind),
-        "rejected_confidence": torch.linspace(0.1, -2.3, count, **kind),
+        "preference_margin": spread(-0.4, 1.9),
+        "chosen_confidence": spread(-1.7, 0.3),
+        "rejected_confidence": spread(0.1, -2.3),
         "chosen_kl": 0.3 + 0.7 * logps.chosen_logratio.detach().abs(),
         "rejected_kl": 0.2 + 0.9 * logps.rejected_logratio.detach().abs(),
-        "mismatched_logratio": torch.linspace(-0.9, 2.8, count, **kind),
+        "mismatched_logratio": spread(-0.9, 2.8),
         "mean_logratio": torch.full_like(like, 0.37).detach(),
         **_shared(logps),
     }

@@ -92,12 +92,11 @@ class PairLogps:
             policy_rejected=self.reference_rejected,
             policy_chosen_shared=self.reference_chosen_shared,
             policy_rejected_shared=self.reference_rejected_shared,
-            **{name: _zeros(getattr(self, name)) for name in VANISHING},
+            chosen_kl=_zeros(self.chosen_kl),
+            rejected_kl=_zeros(self.rejected_kl),
+            mismatched_logratio=_zeros(self.mismatched_logratio),
+            mean_logratio=_zeros(self.mean_logratio),
         )
-
-
-VANISHING = ("chosen_kl", "rejected_kl", "mismatched_logratio", "mean_logratio")
-"""Fields that are zero where the policy equals the reference."""
 
 
 def _zeros(field: Tensor | None) -> Tensor | None:
