@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_bench.contract import Loss, get_loss, list_losses
+from dpo_bench.contract import NEEDS, Loss, get_loss, list_losses
 from dpo_bench.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -23,7 +23,11 @@ FAMILIES: Mapping[str, str] = {
     "pairwise": "of the margin alone: chosen minus rejected log-ratio",
     "length-aware": "of the margin and of the responses' lengths",
     "anchored": "of each log-ratio by itself: also pulls on where the chosen response goes",
+    "graded": "of the margin and of how much better the data says the chosen response is",
+    "token-level": "of the margin and of the policy's distribution along the responses",
+    "batch-coupled": "of all pairs of a batch together",
     "reference-free": "of the policy alone",
+    "composed": "of other losses",
 }
 """Headings in the order in which lists show them, each with what its losses are functions of."""
 
@@ -37,7 +41,8 @@ def shipped_losses() -> list[str]:
 def catalogue(names: Iterable[str] | None = None) -> list[Card]:
     """One JSON-able card per loss, by family and name; all losses unless names are given.
 
-    A card's keys: name, aliases, family, paper, normalisation, needs_reference, strength (the
+    A card's keys: name, aliases, family, paper, normalisation, needs_reference, needs,
+    batch_coupled, strength (the
     hyperparameter that the grid varies, or None), hyperparameters (name -> default and range),
     grid, summary, documentation, file.
 
@@ -62,6 +67,8 @@ def _card(loss: Loss) -> Card:
         "paper": loss.paper,
         "normalisation": loss.normalisation,
         "needs_reference": loss.needs_reference,
+        "needs": list(loss.needs),
+        "batch_coupled": loss.batch_coupled,
         "strength": loss.strength,
         "hyperparameters": {
             name: {"default": default, "range": str(loss.ranges[name])}
@@ -150,6 +157,8 @@ def _facts(card: Card) -> list[tuple[str, str]]:
         ("paper", card["paper"]),
         ("log-probs", {"sum": "summed over tokens", "mean": "per token"}[card["normalisation"]]),
         ("reference", "needed" if card["needs_reference"] else "not used"),
+        ("needs", "\n".join(f"{n}: {NEEDS[n].meaning}" for n in card["needs"]) or "nothing more"),
+        ("batch", "whole: its pairs are coupled" if card["batch_coupled"] else "any part of it"),
         ("hyperparameters", "\n".join(knobs) or "none"),
         ("grid", f"{card['strength']}: {_numbers(card['grid'])}" if card["grid"] else "none"),
         ("file", card["file"]),

@@ -31,7 +31,7 @@ def check_loss(
     *,
     expected: float | None = None,
     hyperparameters: Mapping[str, float] | None = None,
-    batch_coupled: bool = False,
+    batch_coupled: bool | None = None,
     skip: Collection[str] = (),
 ) -> None:
     """Check that a loss keeps the contract; each check is described in `CHECKS`.
@@ -43,7 +43,8 @@ def check_loss(
         expected: its value where the policy equals the reference, at ``hyperparameters``, or at
             the defaults.
         hyperparameters: check at these values only.
-        batch_coupled: the loss of a pair may depend on the other pairs of the batch.
+        batch_coupled: whether the loss of a pair may depend on the other pairs of the batch; None:
+            as the loss declares.
         skip: names of checks to leave out, for a loss that departs from one on purpose (a detached
             term, say, has no gradient that finite differences could find).
 
@@ -55,13 +56,17 @@ def check_loss(
     if unknown := set(skip) - set(CHECKS):
         raise ValueError(f"no such check: {sorted(unknown)}; there are {list(CHECKS)}.")
     loss = get_loss(loss) if isinstance(loss, str) else loss
+    coupled = loss.batch_coupled if batch_coupled is None else batch_coupled
     failures: dict[str, str] = {}
     for number, setting in enumerate(_settings(loss, hyperparameters)):
-        subject = Subject(loss, setting, None if number else expected, batch_coupled)
+        subject = Subject(loss, setting, None if number else expected, coupled)
         for name, check in CHECKS.items():
             if name not in skip and name not in failures and (finding := _first(check, subject)):
                 failures[name] = f"{finding} ({_spell(setting)})"
-            if "shape" in failures:  # the other checks would only repeat it in other words
+            if failures.keys() & {
+                "needs",
+                "shape",
+            }:  # the other checks would only repeat it in other words
                 raise ContractError(loss, failures)
     if failures:
         raise ContractError(loss, failures)

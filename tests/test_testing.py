@@ -25,7 +25,9 @@ def _registry() -> Iterator[None]:
         yield
 
 
-def enter(function: Callable[..., Any], *, needs_reference: bool = True) -> str:
+def enter(
+    function: Callable[..., Any], *, needs_reference: bool = True, needs: tuple[str, ...] = ()
+) -> str:
     """Register a function of this file, as a plug-in's author would."""
     function.__doc__ = "A loss."
     register(
@@ -34,6 +36,7 @@ def enter(function: Callable[..., Any], *, needs_reference: bool = True) -> str:
         normalisation="sum",
         grid=(0.1, 1.0),
         needs_reference=needs_reference,
+        needs=needs,
     )(function)
     return function.__name__
 
@@ -195,8 +198,34 @@ def test_reference_free_loss_that_reads_the_reference_is_caught() -> None:
     assert set(e.value.failures) == {"reference"}
 
 
+def secretly_graded(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
+    return -logsigmoid(beta * logps.margin - logps.preference_margin)  # type: ignore[operator]
+
+
+def graded_if_it_can(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
+    offset = 0.0 if logps.preference_margin is None else logps.preference_margin
+    return -logsigmoid(beta * logps.margin - offset)
+
+
+@pytest.mark.parametrize("function", [secretly_graded, graded_if_it_can])
+def test_need_that_is_not_declared_is_caught(function: Callable[..., Any]) -> None:
+    with pytest.raises(ContractError, match=r"without needs=\('preference_margin',\)") as caught:
+        check_loss(enter(function))
+    assert set(caught.value.failures) == {"needs"}
+
+
+def test_need_that_is_declared_in_vain_is_caught() -> None:
+    with pytest.raises(ContractError, match=r"needs=\('confidence',\) but never reads") as caught:
+        check_loss(enter(sound, needs=("confidence",)))
+    assert set(caught.value.failures) == {"needs"}
+
+
+def test_declared_need_passes() -> None:
+    check_loss(enter(secretly_graded, needs=("preference_margin",)))
+
+
 def test_every_check_is_proven_by_a_wrong_loss() -> None:
-    assert {check for _, check, _ in WRONG} | {"reference"} == set(CHECKS)
+    assert {check for _, check, _ in WRONG} | {"needs", "reference"} == set(CHECKS)
 
 
 def test_sound_loss_passes() -> None:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dpo_bench.contract.example_pairs import extreme_pairs, ordinary_pairs
+from dpo_bench.contract.example_pairs import extreme_pairs, ordinary_pairs, supplied
 from dpo_bench.contract.loss import Loss
+from dpo_bench.contract.needs import NEEDS
 from dpo_bench.contract.record import PairLogps
 
 POLICY_FIELDS = ("policy_chosen", "policy_rejected")
-REFERENCE_FIELDS = ("reference_chosen", "reference_rejected")
+SHARED_FIELDS = ("policy_chosen_shared", "policy_rejected_shared")
+KL_FIELDS = ("chosen_kl", "rejected_kl")
+REFERENCE_FIELDS = (
+    "reference_chosen",
+    "reference_rejected",
+    "reference_chosen_shared",
+    "reference_rejected_shared",
+)
+COUNTS = ("chosen_tokens", "rejected_tokens")
 STEP = 1e-5  # nats, of the finite differences
 TOLERANCE = 1e-6  # of the finite differences, relative; theirs is the error, not the loss's
 
@@ -28,19 +37,37 @@ class Subject:
     expected: float | None
     batch_coupled: bool
 
+    def pairs(self, dtype: torch.dtype = torch.float64) -> PairLogps:
+        """Ordinary pairs with what the loss needs."""
+        return supplied(ordinary_pairs(dtype), self.loss.needs)
+
+    def extremes(self, dtype: torch.dtype) -> PairLogps:
+        """Extreme pairs with what the loss needs."""
+        return supplied(extreme_pairs(dtype), self.loss.needs)
+
     def values(self, logps: PairLogps) -> Tensor:
         """Loss of each pair, without a gradient."""
         with torch.no_grad():
             return self.loss(logps, **self.hyperparameters)
 
-    def gradients(self, logps: PairLogps) -> tuple[Tensor, Tensor]:
+    def gradients(self, logps: PairLogps) -> dict[str, Tensor]:
         """Gradient of the weighted sum of the losses with respect to each policy field."""
-        leaves = [getattr(logps, name).clone().requires_grad_() for name in POLICY_FIELDS]
-        values = self.loss(_with(logps, POLICY_FIELDS, leaves), **self.hyperparameters)
-        chosen, rejected = torch.autograd.grad(
-            (values * _weights(values)).sum(), leaves, materialize_grads=True
+        leaves = self.leaves(logps)
+        values = self.loss(replace(logps, **leaves), **self.hyperparameters)
+        found = torch.autograd.grad(
+            (values * _weights(values)).sum(), list(leaves.values()), materialize_grads=True
         )
-        return chosen, rejected
+        return dict(zip(leaves, found, strict=True))
+
+    def leaves(self, logps: PairLogps) -> dict[str, Tensor]:
+        """Copies of the fields that carry a gradient, as leaves of one."""
+        names = (*POLICY_FIELDS, *SHARED_FIELDS, *KL_FIELDS)
+        given = {name: getattr(logps, name) for name in names}
+        return {
+            name: field.clone().requires_grad_()
+            for name, field in given.items()
+            if field is not None
+        }
 
 
 Check = Callable[[Subject], Iterator[str]]
@@ -51,12 +78,9 @@ def _weights(values: Tensor) -> Tensor:
     return torch.linspace(0.5, 1.5, len(values), dtype=values.dtype)
 
 
-def _with(logps: PairLogps, names: Collection[str], tensors: Collection[Tensor]) -> PairLogps:
-    return replace(logps, **dict(zip(names, tensors, strict=True)))
-
-
 def _map(logps: PairLogps, change: Callable[[Tensor], Tensor]) -> PairLogps:
-    return PairLogps(**{f.name: change(getattr(logps, f.name)) for f in fields(logps)})
+    known = {f.name: getattr(logps, f.name) for f in fields(logps)}
+    return replace(logps, **{n: change(field) for n, field in known.items() if field is not None})
 
 
 def _describe(logps: PairLogps, pair: int) -> str:
@@ -71,9 +95,37 @@ def _close(left: Tensor, right: Tensor) -> bool:
     return torch.allclose(left, right, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
+def _needs(subject: Subject) -> Iterator[str]:
+    """Every field beyond the first six that it reads is declared in ``needs``, and no other."""
+    for name in NEEDS:
+        if name not in subject.loss.needs and _reads(subject, name):
+            yield f"it reads {' or '.join(NEEDS[name].fields)} without needs=({name!r},)"
+    for name in subject.loss.needs:
+        pairs = subject.pairs()
+        moved = {field: getattr(pairs, field) * 1.3 + 0.4 for field in NEEDS[name].fields}
+        if torch.equal(subject.values(pairs), subject.values(replace(pairs, **moved))):
+            yield f"it declares needs=({name!r},) but never reads it"
+
+
+def _reads(subject: Subject, need: str) -> bool:
+    """Whether a loss works, or works otherwise, when it is given what it does not declare."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.manual_seed(0)
+            given = subject.values(supplied(subject.pairs(), (*subject.loss.needs, need)))
+        except Exception:
+            return False  # it fails with the field as well: another check says how
+        try:
+            torch.manual_seed(0)
+            without = subject.values(subject.pairs())
+        except Exception:
+            return True
+    return isinstance(without, Tensor) and not torch.equal(given, without)
+
+
 def _shape(subject: Subject) -> Iterator[str]:
     """A tensor with one value per pair, also for a single pair."""
-    for pairs in (ordinary_pairs(), _map(ordinary_pairs(), lambda field: field[:1])):
+    for pairs in (subject.pairs(), _map(subject.pairs(), lambda field: field[:1])):
         values: Any = subject.values(pairs)
         wanted = list(pairs.policy_chosen.shape)
         if not isinstance(values, Tensor):
@@ -85,9 +137,9 @@ def _shape(subject: Subject) -> Iterator[str]:
 def _dtype(subject: Subject) -> Iterator[str]:
     """The dtype of the log-probs, whether counts are integers or floating-point numbers."""
     for dtype in (torch.float32, torch.float64):
-        pairs = ordinary_pairs(dtype)
-        counts = (pairs.chosen_tokens.to(dtype), pairs.rejected_tokens.to(dtype))
-        for given in (pairs, _with(pairs, ("chosen_tokens", "rejected_tokens"), counts)):
+        pairs = subject.pairs(dtype)
+        counts = {name: getattr(pairs, name).to(dtype) for name in COUNTS}
+        for given in (pairs, replace(pairs, **counts)):
             values = subject.values(given)
             if values.dtype != dtype:
                 yield (
@@ -99,13 +151,9 @@ def _dtype(subject: Subject) -> Iterator[str]:
 def _finite(subject: Subject) -> Iterator[str]:
     """Finite values and gradients at log-ratios of ± 1e4, probability 1 and 10,000 tokens."""
     for dtype in (torch.float64, torch.float32):
-        for pairs in (
-            ordinary_pairs(dtype),
-            extreme_pairs(dtype),
-            extreme_pairs(dtype).at_reference(),
-        ):
-            results = {"value": subject.values(pairs)}
-            results |= dict(zip(POLICY_FIELDS, subject.gradients(pairs), strict=True))
+        far = subject.extremes(dtype)
+        for pairs in (subject.pairs(dtype), far, far.at_reference()):
+            results = {"value": subject.values(pairs)} | subject.gradients(pairs)
             for name, result in results.items():
                 if bad := (~result.isfinite()).nonzero().flatten().tolist():
                     what = name if name == "value" else f"gradient with respect to {name}"
@@ -113,9 +161,14 @@ def _finite(subject: Subject) -> Iterator[str]:
 
 
 def _gradient(subject: Subject) -> Iterator[str]:
-    """Autograd agrees with finite differences in fp64; at a kink, with either side's slope."""
-    for pairs in (ordinary_pairs(), ordinary_pairs().at_reference()):
-        for name, gradient in zip(POLICY_FIELDS, subject.gradients(pairs), strict=True):
+    """Autograd agrees with finite differences in fp64; at a kink, with either side's slope.
+
+    Only a KL may be detached.
+    """
+    for pairs in (subject.pairs(), subject.pairs().at_reference()):
+        for name, gradient in subject.gradients(pairs).items():
+            if name in KL_FIELDS and not gradient.any():
+                continue
             for pair, found in enumerate(gradient.tolist()):
                 left, right = _slopes(subject, pairs, name, pair)
                 slack = TOLERANCE * (1 + abs(left) + abs(right))
@@ -132,7 +185,7 @@ def _slopes(subject: Subject, pairs: PairLogps, name: str, pair: int) -> tuple[f
     def total(shift: float) -> float:
         moved = getattr(pairs, name).clone()
         moved[pair] += shift
-        values = subject.values(_with(pairs, (name,), (moved,)))
+        values = subject.values(replace(pairs, **{name: moved}))
         return float((values * _weights(values)).sum())
 
     below, here, above = total(-STEP), total(0.0), total(STEP)
@@ -141,15 +194,15 @@ def _slopes(subject: Subject, pairs: PairLogps, name: str, pair: int) -> tuple[f
 
 def _flow(subject: Subject) -> Iterator[str]:
     """The gradient reaches the policy's log-probs and nothing else."""
-    pairs = ordinary_pairs()
-    leaves = [getattr(pairs, name).clone().requires_grad_() for name in POLICY_FIELDS]
-    values = subject.loss(_with(pairs, POLICY_FIELDS, leaves), **subject.hyperparameters)
+    pairs = subject.pairs()
+    leaves = subject.leaves(pairs)
+    values = subject.loss(replace(pairs, **leaves), **subject.hyperparameters)
     if not values.requires_grad:
         yield "the loss is cut off from the policy: no gradient flows"
         return
-    if any(all(leaf is not known for known in leaves) for leaf in _leaves(values)):
+    if any(all(leaf is not known for known in leaves.values()) for leaf in _leaves(values)):
         yield "a gradient flows into a tensor that is no log-prob of the policy"
-    if not any(gradient.any() for gradient in subject.gradients(pairs)):
+    if not any(gradient.any() for gradient in subject.gradients(pairs).values()):
         yield "the gradient is zero at every ordinary pair: nothing would be learnt"
 
 
@@ -168,7 +221,7 @@ def _leaves(values: Tensor) -> Iterator[Tensor]:
 
 def _start(subject: Subject) -> Iterator[str]:
     """Where the policy equals the reference: finite, and the expected value if one is given."""
-    values = subject.values(ordinary_pairs().at_reference())
+    values = subject.values(subject.pairs().at_reference())
     if not values.isfinite().all():
         yield f"where the policy equals the reference it is {values.tolist()}"
     expected = subject.expected
@@ -182,22 +235,27 @@ def _start(subject: Subject) -> Iterator[str]:
 
 
 def _constant_start(subject: Subject) -> Iterator[str]:
-    """Where the policy equals the reference, pairs of the same lengths have the same loss."""
+    """Where the policy equals the reference, pairs that are alike in the rest have the same loss.
+
+    The rest: lengths, the data's margin, the policy's confidence.
+    """
     if not subject.loss.needs_reference:
         return
-    pairs = ordinary_pairs().at_reference()
-    same = torch.full_like(pairs.chosen_tokens, 8)
-    values = subject.values(_with(pairs, ("chosen_tokens", "rejected_tokens"), (same, same)))
+    pairs = subject.pairs().at_reference()
+    rest = (*COUNTS, "preference_margin", "chosen_confidence", "rejected_confidence")
+    known = {name: field for name in rest if (field := getattr(pairs, name)) is not None}
+    same = {name: field[:1].expand_as(field) for name, field in known.items()}
+    values = subject.values(replace(pairs, **same))
     if not _close(values, values[:1].expand_as(values)):
         yield (
-            "where the policy equals the reference, pairs of the same lengths have different "
-            f"losses: {values.min():g} to {values.max():g}"
+            "where the policy equals the reference, alike pairs have different losses"
+            f": {values.min():g} to {values.max():g}"
         )
 
 
 def _permutation(subject: Subject) -> Iterator[str]:
     """Pairs in another order have their losses in that order."""
-    pairs = ordinary_pairs()
+    pairs = subject.pairs()
     order = torch.tensor([3, 0, 6, 2, 5, 1, 4])
     before = subject.values(pairs)
     after = subject.values(_map(pairs, lambda field: field[order]))
@@ -211,7 +269,7 @@ def _independence(subject: Subject) -> Iterator[str]:
     """A pair's loss depends on no other pair, unless the loss is batch-coupled."""
     if subject.batch_coupled:
         return
-    pairs = ordinary_pairs()
+    pairs = subject.pairs()
     together = subject.values(pairs)
     alone = [subject.values(_map(pairs, lambda f, i=i: f[i : i + 1])) for i in range(len(together))]  # type: ignore[misc]
     for pair, value in enumerate(alone):
@@ -226,19 +284,21 @@ def _determinism(subject: Subject) -> Iterator[str]:
     """The same input gives the same loss, whatever was computed or drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        first = subject.values(ordinary_pairs())
+        first = subject.values(subject.pairs())
         torch.manual_seed(1)
-        second = subject.values(ordinary_pairs())
+        second = subject.values(subject.pairs())
     if not torch.equal(first, second):
         yield f"two calls with the same input differ, by up to {(first - second).abs().max():g}"
 
 
 def _purity(subject: Subject) -> Iterator[str]:
     """The log-probs and counts that it is given stay as they were."""
-    given, kept = ordinary_pairs(), ordinary_pairs()
+    given, kept = subject.pairs(), subject.pairs()
     subject.values(given)
     for field in fields(given):
         tensor = getattr(given, field.name)
+        if tensor is None:
+            continue
         if not torch.equal(tensor, getattr(kept, field.name)) or tensor.requires_grad:
             yield f"it changes {field.name} of its input in place"
 
@@ -247,15 +307,18 @@ def _reference(subject: Subject) -> Iterator[str]:
     """A loss that is declared reference-free does not move with the reference."""
     if subject.loss.needs_reference:
         return
-    pairs = ordinary_pairs()
+    pairs = subject.pairs()
     before = subject.values(pairs)
     for name in REFERENCE_FIELDS:
-        moved = _with(pairs, (name,), (getattr(pairs, name) * 1.7 - 3,))
+        if (field := getattr(pairs, name)) is None:
+            continue
+        moved = replace(pairs, **{name: field * 1.7 - 3})
         if not torch.equal(before, subject.values(moved)):
             yield f"it declares needs_reference=False but moves with {name}"
 
 
 CHECKS: Mapping[str, Check] = {
+    "needs": _needs,
     "shape": _shape,
     "dtype": _dtype,
     "finite": _finite,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Collection
+from dataclasses import replace
 
+import torch
+from torch import Tensor
+
+from dpo_bench.contract.needs import NEEDS
 from dpo_bench.contract.record import PairLogps
 
 EXTREME = 1e4  # nats: further than any log-ratio of a training run that is worth going on with
@@ -42,3 +47,37 @@ def extreme_pairs(dtype: torch.dtype = torch.float64) -> PairLogps:
         chosen_tokens=chosen_tokens.long(),
         rejected_tokens=rejected_tokens.long(),
     )
+
+
+def supplied(logps: PairLogps, needs: Collection[str] = tuple(NEEDS)) -> PairLogps:
+    """The pairs with plausible values for what a loss needs beyond them, no two alike."""
+    like = logps.policy_chosen
+
+    def spread(first: float, last: float) -> Tensor:
+        return torch.linspace(first, last, len(like)).to(like)
+
+    known = {
+        "preference_margin": spread(-0.4, 1.9),
+        "chosen_confidence": spread(-1.7, 0.3),
+        "rejected_confidence": spread(0.1, -2.3),
+        "chosen_kl": 0.3 + 0.7 * logps.chosen_logratio.detach().abs(),
+        "rejected_kl": 0.2 + 0.9 * logps.rejected_logratio.detach().abs(),
+        "mismatched_logratio": spread(-0.9, 2.8),
+        "mean_logratio": torch.full_like(like, 0.37).detach(),
+        **_shared(logps),
+    }
+    wanted = [field for need in needs for field in NEEDS[need].fields]
+    return replace(logps, **{field: known[field] for field in wanted})
+
+
+def _shared(logps: PairLogps) -> dict[str, Tensor]:
+    """Sums over the shared part: everything of a shorter response, some of a longer one."""
+    fields: dict[str, Tensor] = {}
+    for side, other in (("chosen", "rejected"), ("rejected", "chosen")):
+        longer = getattr(logps, f"{side}_tokens") > getattr(logps, f"{other}_tokens")
+        policy = getattr(logps, f"policy_{side}").detach()
+        part = torch.where(longer, torch.linspace(0.3, 0.9, len(policy)).to(policy), 1.0)
+        ratio = getattr(logps, f"{side}_logratio").detach()
+        fields[f"policy_{side}_shared"] = part * policy
+        fields[f"reference_{side}_shared"] = part * policy - part.square() * ratio
+    return fields

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
+from dpo_bench.contract.needs import completed
 from dpo_bench.contract.record import PairLogps
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
@@ -41,6 +42,12 @@ class Range:
         above = value >= self.low if self.closed_low else value > self.low
         below = value <= self.high if self.closed_high else value < self.high
         return above and below and math.isfinite(value)
+
+    def __and__(self, other: Range) -> Range:
+        """The values that are in both."""
+        low, open_low = max((self.low, not self.closed_low), (other.low, not other.closed_low))
+        high, closed_high = min((self.high, self.closed_high), (other.high, other.closed_high))
+        return Range(low, high, not open_low, closed_high)
 
     def __str__(self) -> str:
         left, right = "(["[self.closed_low], ")]"[self.closed_high]
@@ -75,6 +82,11 @@ class Loss:
         needs_reference: False when its value does not depend on the reference.
         hyperparameters: names and defaults, the strength first.
         ranges: the values that each hyperparameter may take.
+        needs: names of what it reads beyond sums and counts; see `NEEDS`.
+        batch_coupled: whether a pair's loss depends on the batch's other pairs; it is then taken
+            on the whole batch of an optimiser step, in however many passes that is computed.
+        parts: the losses that it was composed of; none for a loss of the registry.
+        modifiers: names of the modifiers that were laid over it.
     """
 
     name: str
@@ -87,14 +99,35 @@ class Loss:
     needs_reference: bool
     hyperparameters: Mapping[str, float]
     ranges: Mapping[str, Range]
+    needs: tuple[str, ...] = ()
+    batch_coupled: bool = False
+    parts: tuple[Loss, ...] = ()
+    modifiers: tuple[str, ...] = ()
 
     def __call__(self, logps: PairLogps, **hyperparameters: float) -> Tensor:
         """Loss of each pair, shape [pair].
 
         Raises:
+            ConfigurationError: an unknown or out-of-range hyperparameter, or a record without
+                something that the loss needs.
+        """
+        known = completed(self.name, self.needs, logps)
+        return self.function(known, **self.resolve(hyperparameters))
+
+    def at(self, hyperparameters: Mapping[str, float]) -> Objective:
+        """The loss at these hyperparameters, ready to be minimised.
+
+        Raises:
             ConfigurationError: an unknown or out-of-range hyperparameter.
         """
-        return self.function(logps, **self.resolve(hyperparameters))
+        values = self.resolve(hyperparameters)
+        return Objective(
+            lambda logps: self(logps, **values),
+            name=self.name,
+            needs=self.needs,
+            batch_coupled=self.batch_coupled,
+            needs_reference=self.needs_reference,
+        )
 
     @property
     def strength(self) -> str | None:
@@ -108,7 +141,9 @@ class Loss:
 
     @property
     def source_file(self) -> Path:
-        """The file that defines it."""
+        """The file that defines it; of a composed loss, its first part's."""
+        if self.parts:
+            return self.parts[0].source_file
         return Path(inspect.getsourcefile(self.function) or "").resolve()
 
     @property
@@ -141,25 +176,48 @@ class Loss:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a trainer minimises: the mean of a function of each pair, and what that needs.
+
+    Attributes:
+        function: the loss of each pair, its hyperparameters bound.
+        name: for messages.
+        needs: see `Loss`.
+        batch_coupled: see `Loss`.
+        needs_reference: see `Loss`.
+    """
+
+    function: Callable[[PairLogps], Tensor]
+    name: str = "the loss"
+    needs: tuple[str, ...] = ()
+    batch_coupled: bool = False
+    needs_reference: bool = True
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        """Loss of each pair, shape [pair]."""
+        return self.function(logps)
+
+
 def read_hyperparameters(
-    function: LossFunction,
+    function: LossFunction, inputs: int = 1
 ) -> tuple[Mapping[str, float], Mapping[str, Range]]:
     """Defaults and ranges of a loss function's hyperparameters, from its signature.
 
     `beta` is positive in every loss; any other hyperparameter is a finite number unless its
-    annotation carries a `Range`.
+    annotation carries a `Range`. The first ``inputs`` parameters are none.
 
     Raises:
         ConfigurationError: no ``logps`` first parameter, a parameter without numeric default, or
             an annotation that cannot be read.
     """
     parameters = list(inspect.signature(function).parameters.values())
-    if not parameters:
+    if len(parameters) < inputs:
         raise ConfigurationError(f"{function.__name__}: its first parameter must be the PairLogps.")
     hints = _hints(function)
     defaults: dict[str, float] = {}
     ranges: dict[str, Range] = {}
-    for parameter in parameters[1:]:
+    for parameter in parameters[inputs:]:
         if isinstance(parameter.default, bool) or not isinstance(parameter.default, int | float):
             raise ConfigurationError(
                 f"{function.__name__}: give {parameter.name} a number as its default."

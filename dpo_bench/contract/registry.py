@@ -12,7 +12,10 @@ import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from dpo_bench.contract import composition
+from dpo_bench.contract.composition import compose, list_modifiers
 from dpo_bench.contract.loss import Loss, LossFunction, Normalisation, read_hyperparameters
+from dpo_bench.contract.needs import NEEDS, require_known
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.mount import mount_folder
@@ -34,6 +37,8 @@ def register(
     aliases: Sequence[str] = (),
     family: str = "other",
     needs_reference: bool = True,
+    needs: Sequence[str] = (),
+    batch_coupled: bool = False,
 ) -> Callable[[LossFunction], LossFunction]:
     """Decorator that puts a loss function into the registry; see `Loss` for the fields.
 
@@ -42,7 +47,8 @@ def register(
 
     Raises:
         ConfigurationError: a name is taken by another function or is no identifier, a default or
-            the grid is out of range, or the function has no docstring.
+            the grid is out of range, the function has no docstring, a need does not exist, or one
+            that only the whole batch determines is declared without ``batch_coupled``.
     """
 
     def enter(function: LossFunction) -> LossFunction:
@@ -67,16 +73,27 @@ def register(
             needs_reference=needs_reference,
             hyperparameters=defaults,
             ranges=ranges,
+            needs=tuple(needs),
+            batch_coupled=batch_coupled,
         )
-        if loss.grid and not loss.strength:
-            raise ConfigurationError(f"{name} has a grid but no hyperparameter for it to vary.")
-        loss.resolve(defaults)
-        for value in loss.grid:
-            loss.resolve({loss.strength or "": value})
+        _require_consistent(loss)
         _claim(loss)
         return function
 
     return enter
+
+
+def _require_consistent(loss: Loss) -> None:
+    require_known(loss.name, loss.needs)
+    if not loss.batch_coupled and any(NEEDS[need].of_batch for need in loss.needs):
+        raise ConfigurationError(
+            f"{loss.name} needs what only the whole batch tells: say batch_coupled=True."
+        )
+    if loss.grid and not loss.strength:
+        raise ConfigurationError(f"{loss.name} has a grid but no hyperparameter for it to vary.")
+    loss.resolve(loss.hyperparameters)
+    for value in loss.grid:
+        loss.resolve({loss.strength or "": value})
 
 
 def _claim(loss: Loss) -> None:
@@ -143,12 +160,23 @@ def _load_own() -> None:
 
 
 def get_loss(name: str) -> Loss:
-    """The loss of this name or alias.
+    """The loss of this name or alias, or composed as an expression of names says.
+
+    ``js(dpo)`` is a loss under a modifier, ``0.8*dpo + 1.0*sft`` a weighted sum.
 
     Raises:
         UnknownLossError: there is none; the message suggests the nearest name.
+        ConfigurationError: an expression that spells no loss, or a modifier that cannot take one.
     """
     _load_own()
+    return _named(name) if _looks_like_name(name) else compose(name, _named)
+
+
+def _looks_like_name(name: str) -> bool:
+    return not any(mark in name for mark in "()*+")
+
+
+def _named(name: str) -> Loss:
     try:
         return _losses[_aliases.get(name, name)]
     except KeyError:
@@ -167,15 +195,34 @@ def list_losses() -> list[str]:
 def source_digest(loss: Loss) -> str:
     """SHA-256 (hex) of a loss's source: its file and the sibling files that it imports.
 
+    Of a composed loss: the sources of its parts and of the modifiers.
+
     Raises:
         ConfigurationError: the loss was typed into an interpreter, so that no file tells two
             versions of it apart.
     """
+    if loss.parts:
+        return _composed_digest(loss)
     files = sorted(_source_closure(loss.source_file), key=lambda file: file.name)
     if not files:
         raise ConfigurationError(f"{loss.name} has no source file: put it into one.")
     hasher = hashlib.sha256()
     for file in files:
+        hasher.update(file.read_bytes())
+    return hasher.hexdigest()
+
+
+def _composed_digest(loss: Loss) -> str:
+    sources = {
+        Path(inspect.getsourcefile(m.function) or "").resolve()
+        for m in list_modifiers()
+        if m.name in loss.modifiers
+    }
+    files = set().union(*map(_source_closure, sources))
+    hasher = hashlib.sha256(Path(composition.__file__).read_bytes())
+    for part in loss.parts:
+        hasher.update(source_digest(part).encode())
+    for file in sorted(files, key=lambda file: file.name):
         hasher.update(file.read_bytes())
     return hasher.hexdigest()
 

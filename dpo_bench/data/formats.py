@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dpo_bench.contract.suggestions import nearest
@@ -15,6 +16,7 @@ from dpo_bench.data.templates import Template
 from dpo_bench.errors import DataError
 from dpo_bench.experiment.config import Data
 
+DEFAULT_MARGIN_COLUMN: str = Data.model_fields["margin_column"].default
 DEFAULT_PROMPT_COLUMN: str = Data.model_fields["prompt_column"].default
 COLUMNS_IN_A_MESSAGE = 20
 
@@ -29,11 +31,13 @@ class PreferencePair:
         prompt: what precedes the responses.
         chosen: the preferred response.
         rejected: the other one.
+        margin: how much better the preferred response is; None where the data has no number.
     """
 
     prompt: str | list[Message]
     chosen: str | list[Message]
     rejected: str | list[Message]
+    margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class RowFormat:
         prompt_column: None where the responses' common prefix is the prompt.
         chosen_column: column of the preferred response.
         rejected_column: column of the other response.
+        margin_column: column of how much better the preferred response is; it may be absent.
         prompt_template: of a plain prompt.
         response_template: of a plain response.
     """
@@ -51,6 +56,7 @@ class RowFormat:
     prompt_column: str | None
     chosen_column: str
     rejected_column: str
+    margin_column: str
     prompt_template: Template
     response_template: Template
 
@@ -70,10 +76,13 @@ class RowFormat:
             prompt = None
         if prompt is not None:
             _require_column(rows.source, columns, "prompt_column", prompt)
+        if options.margin_column not in {"", DEFAULT_MARGIN_COLUMN}:
+            _require_column(rows.source, columns, "margin_column", options.margin_column)
         return cls(
             prompt_column=prompt,
             chosen_column=options.chosen_column,
             rejected_column=options.rejected_column,
+            margin_column=options.margin_column,
             prompt_template=Template.parse(
                 options.prompt_template, "prompt_template", {"prompt"}, columns
             ),
@@ -103,7 +112,7 @@ class RowFormat:
         else:
             pair = self._plain(row, prompt, chosen, rejected)
         _require_difference(pair)
-        return pair
+        return replace(pair, margin=_number(row.get(self.margin_column)))
 
     def _plain(
         self, row: Mapping[str, Any], prompt: str | None, chosen: str, rejected: str
@@ -152,6 +161,13 @@ class RowFormat:
         _require_text(names[1], first[0]["content"])
         _require_text(names[2], second[0]["content"])
         return PreferencePair(shared, first, second)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None: whether a pair needs one is for a loss to say."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def _as_messages(value: str | list[Any], column: str) -> list[Message]:

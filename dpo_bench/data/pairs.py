@@ -45,7 +45,8 @@ class LoadedPairs:
         """SHA-256 (hex) of the pairs and their order: not of paths, formats or column names."""
         total = hashlib.sha256()
         for pair in self.pairs:
-            spelling = canonical_json([pair.prompt, pair.chosen, pair.rejected])
+            margin = [] if pair.margin is None else [pair.margin]
+            spelling = canonical_json([pair.prompt, pair.chosen, pair.rejected, *margin])
             total.update(spelling.encode() + b"\n")
         return total.hexdigest()
 

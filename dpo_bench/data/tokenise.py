@@ -64,7 +64,7 @@ class _Run:
         self.dropped: Counter[str] = Counter()
 
     def tokenise(self, pairs: LoadedPairs, keep_texts: bool) -> TokenisedPairs:
-        texts, places = self._render(pairs)
+        texts, places, margins = self._render(pairs)
         raw = self._encode(texts)
         kept, sides = self._fit_all(raw, places)
         require_some(len(sides), self.dropped, pairs.source)
@@ -79,7 +79,14 @@ class _Run:
             dropped=dict(self.dropped),
         )
         prompt, chosen, rejected = (Ragged.of(list(side)) for side in zip(*sides, strict=True))
-        tokenised = TokenisedPairs(prompt, chosen, rejected, tally=tally)
+        kept_margins = np.array([margins[row] for row in kept], np.float64)  # None becomes NaN
+        tokenised = TokenisedPairs(
+            prompt,
+            chosen,
+            rejected,
+            tally=tally,
+            margins=None if np.isnan(kept_margins).all() else kept_margins,
+        )
         if not keep_texts:
             return tokenised
         return self._with_texts(tokenised, [texts[row].prompt for row in kept], cut_prompts)
@@ -93,9 +100,12 @@ class _Run:
         chosen = self.encoder.decode([pairs.chosen[index] for index in range(len(pairs))])
         return replace(pairs, prompt_texts=tuple(prompts), chosen_texts=tuple(chosen))
 
-    def _render(self, pairs: LoadedPairs) -> tuple[list[PairTexts], list[Place]]:
+    def _render(
+        self, pairs: LoadedPairs
+    ) -> tuple[list[PairTexts], list[Place], list[float | None]]:
         texts: list[PairTexts] = []
         places: list[Place] = []
+        margins: list[float | None] = []
         for pair, place in zip(pairs.pairs, pairs.places, strict=True):
             try:
                 texts.append(self.renderer.render(pair))
@@ -103,7 +113,8 @@ class _Run:
                 self._drop(problem, place)
             else:
                 places.append(place)
-        return texts, places
+                margins.append(pair.margin)
+        return texts, places, margins
 
     def _encode(self, texts: Sequence[PairTexts]) -> list[Sides]:
         prompts = self.encoder.encode(

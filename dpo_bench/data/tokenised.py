@@ -86,6 +86,8 @@ class TokenisedPairs:
         prompt_texts: what the model reads as each prompt, as text; empty when not kept.
         chosen_texts: the preferred responses, decoded as sampled ones are; empty when not kept.
         tally: what was cut or left out to make them.
+        margins: how much better each preferred response is, shape [pair], NaN where the data has no
+            number; None where it has none at all.
     """
 
     prompt: Ragged
@@ -94,6 +96,7 @@ class TokenisedPairs:
     prompt_texts: Sequence[str] = ()
     chosen_texts: Sequence[str] = ()
     tally: Tally = Tally()
+    margins: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -114,7 +117,7 @@ class TokenisedPairs:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of the token ids and their order; the texts are no part of it."""
+        """SHA-256 (hex) of the token ids and their order; texts and margins are no part of it."""
         total = hashlib.sha256(b"pairs 1")
         for side in (self.prompt, self.chosen, self.rejected):
             total.update(side.lengths.astype("<i8").tobytes())
@@ -129,6 +132,7 @@ class TokenisedPairs:
             self.rejected.take(indices),
             _select(self.prompt_texts, indices),
             _select(self.chosen_texts, indices),
+            margins=None if self.margins is None else self.margins[list(indices)],
         )
 
     def save(self, path: Path) -> None:
@@ -141,6 +145,8 @@ class TokenisedPairs:
             tensors |= {f"{name}.flat": side.flat, f"{name}.offsets": side.offsets}
         for name in ("prompt_texts", "chosen_texts"):
             tensors[name] = _to_bytes(getattr(self, name))
+        if self.margins is not None:
+            tensors["margins"] = self.margins
         tally = {
             "truncated_prompts": self.tally.truncated_prompts,
             "truncated_responses": self.tally.truncated_responses,
@@ -174,6 +180,7 @@ class TokenisedPairs:
             pairs,
             prompt_texts=_to_texts(tensors["prompt_texts"]),
             chosen_texts=_to_texts(tensors["chosen_texts"]),
+            margins=tensors.get("margins"),
         )
 
 

@@ -54,6 +54,8 @@ class Data(Section):
     """column of the preferred response"""
     rejected_column: str = "rejected"
     """column of the other response"""
+    margin_column: str = "margin"
+    """column of how much better the preferred response is, for losses that need it"""
     prompt_template: str = "{prompt}"
     """text of a plain prompt; ``{column}`` is replaced by the row's value"""
     response_template: str = "{response}"
@@ -87,6 +89,10 @@ class Training(Section):
     """pairs whose mean loss makes one optimiser step"""
     pairs_per_pass: Annotated[int, Field(ge=0)] = 0
     """pairs per forward pass, smaller to save memory; never changes the result; 0 means all"""
+    reference_sync_steps: Annotated[int, Field(ge=0)] = 0
+    """steps after which the reference follows the policy (TR-DPO); 0: never; else no cache of it"""
+    reference_sync_rate: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """share of the policy in the reference that follows it; the rest is the old reference"""
     steps: Count | None = None
     """optimiser steps"""
     epochs: Positive | None = None

@@ -20,6 +20,7 @@ from torch import Tensor
 from dpo_bench.data.batches import pad_batch
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
+from dpo_bench.model.statistics import sum_shared
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest, write_atomic
 
@@ -67,6 +68,30 @@ def reference_logps(
     Raises:
         EnvironmentProblem: the reference gives a value that is not finite.
     """
+    chosen, rejected = _tokens(path, pairs, model_digest, device, progress)
+    return ReferenceLogps(
+        _sums(chosen, pairs.chosen_lengths), _sums(rejected, pairs.rejected_lengths)
+    )
+
+
+def shared_reference_logps(
+    path: LogpPath,
+    pairs: TokenisedPairs,
+    model_digest: str,
+    device: str,
+    progress: Progress = quiet,
+) -> ReferenceLogps:
+    """Like `reference_logps`, over the first min(chosen, rejected) tokens of each response."""
+    chosen, rejected = _tokens(path, pairs, model_digest, device, progress)
+    lengths = np.concatenate([pairs.chosen_lengths, pairs.rejected_lengths])
+    both = torch.from_numpy(np.concatenate([chosen, rejected]))
+    return ReferenceLogps(*sum_shared(both, torch.from_numpy(lengths)).chunk(2))
+
+
+def _tokens(
+    path: LogpPath, pairs: TokenisedPairs, model_digest: str, device: str, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Log-probs of all tokens of chosen and rejected responses."""
     key = digest(
         {"model": model_digest, "pairs": pairs.digest, "device": device, "path": path.name}
     )
@@ -77,10 +102,7 @@ def reference_logps(
         buffer = io.BytesIO()
         np.savez(buffer, chosen=tokens[0], rejected=tokens[1])
         write_atomic(file, buffer.getvalue())
-    chosen, rejected = tokens
-    return ReferenceLogps(
-        _sums(chosen, pairs.chosen_lengths), _sums(rejected, pairs.rejected_lengths)
-    )
+    return tokens
 
 
 def _read(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpo_bench.contract import get_loss
 from dpo_bench.data.prepare import prepare_pairs
 from dpo_bench.data.tokenised import TokenisedPairs
 from dpo_bench.errors import ConfigurationError
@@ -18,6 +19,8 @@ from dpo_bench.model.logps import LogpPath, choose_path
 from dpo_bench.model.reference_cache import reference_logps
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest, published_folder, write_json
+from dpo_bench.training.needs import require_margins
+from dpo_bench.training.reference import CachedReference
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment
@@ -52,9 +55,7 @@ class Bench:
         self.reference.model.requires_grad_(requires_grad=False)
         _require_same_vocabulary(self.policy.model, self.reference.model)
         self.prompts = choose_prompts(heldout, experiment.evaluation.prompts)
-        self.reference_logps = reference_logps(
-            self.reference, self.pairs, sources.reference.digest, sources.content.device, progress
-        )
+        self.training_reference = self._training_reference(progress)
         self.reference_folder = self._evaluate_reference(progress)
         self.evaluator = Evaluator(
             reference=self.reference,
@@ -94,6 +95,19 @@ class Bench:
         self.policy.model.save_pretrained(folder)
         configuration.use_cache = False
         self.tokenizer.save_pretrained(folder)
+
+    def _training_reference(self, progress: Progress) -> CachedReference | None:
+        """The reference for the training pairs; None when no loss of the experiment reads it."""
+        losses = [get_loss(grid.name) for grid in self.experiment.losses]
+        for loss in losses:
+            if "preference_margin" in loss.needs:
+                require_margins(loss.name, self.pairs, self.experiment.data.margin_column)
+        if not any(loss.needs_reference for loss in losses):
+            return None
+        content = self.sources.content
+        return CachedReference(
+            self.reference, self.pairs, self.sources.reference.digest, content.device, progress
+        )
 
     def load(self, folder: ModelFolder) -> LogpPath:
         """A model on this experiment's device, with the kernel path that suits it."""

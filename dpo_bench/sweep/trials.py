@@ -67,15 +67,14 @@ def describe(error: BaseException) -> str:
 
 def _trainer(bench: Bench, trial: Trial, checkpoint: Path, control: Control) -> Trainer:
     loss = get_loss(trial.loss)
-    hyperparameters = dict(trial.hyperparameters)
     bench.reset_policy()
     # Nothing here draws random numbers, but a user's loss may: then by the trial's seed.
     torch.manual_seed(trial.seed)
     return Trainer(
         path=bench.policy,
-        loss=lambda logps: loss(logps, **hyperparameters),
+        loss=loss.at(dict(trial.hyperparameters)),
         pairs=bench.pairs,
-        reference=bench.reference_logps,
+        reference=bench.training_reference,
         settings=bench.experiment.training,
         seed=trial.seed,
         checkpoint=checkpoint,

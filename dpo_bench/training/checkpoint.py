@@ -23,6 +23,9 @@ class Checkpoint:
         optimiser: the optimiser's own state.
         metrics: the metrics of the steps made so far, shape [step, metric].
         seconds: training time so far.
+        expected: what the first step's loss had to be at the reference; None where unknown.
+        needs: running state behind what the loss needs, by need.
+        reference: weights of a reference that follows the policy; else nothing.
     """
 
     step: int
@@ -30,6 +33,9 @@ class Checkpoint:
     optimiser: dict[str, Any]
     metrics: Tensor
     seconds: float
+    expected: float | None
+    needs: dict[str, dict[str, Tensor]]
+    reference: dict[str, Tensor]
 
     def save(self, file: Path) -> None:
         """Write it atomically: a checkpoint is there whole or is the one before."""

@@ -13,14 +13,19 @@ if TYPE_CHECKING:
     from dpo_bench.contract import PairLogps
 
 PAIR_METRICS = ("loss", "margin", "chosen_logratio", "rejected_logratio", "accuracy")
+REFERENCE_METRICS = ("margin", "chosen_logratio", "rejected_logratio", "accuracy")
+"""Those that are relative to the reference."""
 METRICS = (*PAIR_METRICS, "gradient_norm")
 
 
 def pair_sums(losses: Tensor, logps: PairLogps) -> Tensor:
-    """Sums over the pairs of a pass, in the order of `PAIR_METRICS`; shape [5], no gradient."""
+    """Sums over the pairs of a pass, in the order of `PAIR_METRICS`; shape [5], no gradient.
+
+    What is relative to a reference that is not known (NaN) is NaN.
+    """
     with torch.no_grad():
         margin = logps.margin
-        won = (margin > 0) + 0.5 * (margin == 0)
+        won = torch.where(margin.isnan(), margin, (margin > 0) + 0.5 * (margin == 0))
         return torch.stack(
             [
                 losses.sum(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,23 +12,34 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dpo_bench.contract import PairLogps
-from dpo_bench.data.batches import pad_batch, split_passes, step_order
+from dpo_bench.contract import Loss, Objective, PairLogps
+from dpo_bench.data.batches import step_order
 from dpo_bench.errors import DivergedError
-from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
+from dpo_bench.model.logps import LogpPath
 from dpo_bench.progress import Control
 from dpo_bench.training.checkpoint import Checkpoint
-from dpo_bench.training.metrics import METRICS, MetricLog, pair_sums
+from dpo_bench.training.distributed import Ranks
+from dpo_bench.training.measure import Measurer
+from dpo_bench.training.metrics import (
+    METRICS,
+    PAIR_METRICS,
+    REFERENCE_METRICS,
+    MetricLog,
+    pair_sums,
+)
 from dpo_bench.training.optimiser import build_optimiser, learning_rate
+from dpo_bench.training.reference import CachedReference, SyncedReference
+from dpo_bench.training.steps import StepGradient
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from dpo_bench.data.tokenised import TokenisedPairs
     from dpo_bench.experiment.config import Training
-    from dpo_bench.model.reference_cache import ReferenceLogps
 
 PairLoss = Callable[[PairLogps], Tensor]
+
+log = logging.getLogger(__name__)
 
 
 class StoppedError(Exception):
@@ -42,14 +54,15 @@ class TrainingResult:
         metrics: a row per step; see `MetricLog.table`.
         initial_loss: mean loss of the first step's pairs before any update.
         initial_loss_expected: the same with the policy's log-probs replaced by the reference's:
-            what ``initial_loss`` must be when the policy starts at the reference.
+            what ``initial_loss`` must be when the policy starts at the reference. None where the
+            reference's log-probs were not computed.
         steps: optimiser steps made.
         seconds: training time, interruptions left out.
     """
 
     metrics: pd.DataFrame
     initial_loss: float
-    initial_loss_expected: float
+    initial_loss_expected: float | None
     steps: int
     seconds: float
 
@@ -66,9 +79,11 @@ class Trainer:
 
     Args:
         path: the policy with its kernel path; its weights are changed in place.
-        loss: the loss of each pair, shape [pair], its hyperparameters already bound.
-        pairs: the training pairs.
-        reference: the reference's log-probs of the same pairs.
+        loss: what is minimised: a loss at its defaults, an `Objective`, or a plain function of a
+            record that needs nothing beyond it.
+        pairs: the training pairs; the processes of a distributed run have the same ones.
+        reference: the reference, for the same pairs. None, for a loss that does not read it, saves
+            its forward passes; the metrics that are relative to it are then left out.
         settings: the trainer's settings.
         seed: sets the order of the pairs.
         checkpoint: file that a run resumes from and is saved to.
@@ -79,23 +94,32 @@ class Trainer:
     def __init__(
         self,
         path: LogpPath,
-        loss: PairLoss,
+        loss: Objective | Loss | PairLoss,
         *,
         pairs: TokenisedPairs,
-        reference: ReferenceLogps,
+        reference: CachedReference | None,
         settings: Training,
         seed: int,
         checkpoint: Path,
         control: Control | None = None,
     ) -> None:
         self.path = path
-        self.loss = loss
-        self.pairs = pairs
-        self.reference = reference.to(path.device)
-        self.chosen_tokens = torch.as_tensor(pairs.chosen_lengths, device=path.device)
-        self.rejected_tokens = torch.as_tensor(pairs.rejected_lengths, device=path.device)
+        self.objective = _objective(loss)
+        self.ranks = Ranks.current()
         self.settings = settings
         self.steps = number_of_steps(settings, len(pairs))
+        if self.objective.needs_reference and reference is None:
+            raise ValueError(f"{self.objective.name} reads the reference, and there is none")
+        if reference is not None and settings.reference_sync_steps:
+            reference = SyncedReference(reference, settings)
+            log.info(
+                "the reference follows the policy every %d steps: its log-probs are not cached",
+                settings.reference_sync_steps,
+            )
+        self.reference = reference
+        measurer = Measurer(path, pairs, reference, self.objective)
+        self.measurer = measurer
+        self.gradient = StepGradient(self.objective, measurer, self.ranks, settings.pairs_per_pass)
         self.order = step_order(len(pairs), settings.pairs_per_step, self.steps, seed)
         self.checkpoint = checkpoint
         self.control = control or Control()
@@ -103,6 +127,7 @@ class Trainer:
         self.log = MetricLog()
         self.first_step = 0
         self.seconds = 0.0
+        self.expected: float | None = None
         self._resume()
 
     def run(self) -> TrainingResult:
@@ -112,17 +137,16 @@ class Trainer:
             DivergedError: a loss or gradient norm stopped being finite.
             StoppedError: the control said so.
         """
-        expected = self._expected_initial_loss()
         started = saved = time.monotonic()
         before = self.seconds
         for step in range(self.first_step, self.steps):
-            self.log.add(self._step(step, self.order[step]))
+            self.log.add(self._step(step))
             self.control.progress("training", step + 1, self.steps)
             if (step + 1) % self.settings.log_every == 0:
                 self._require_finite()
             now = time.monotonic()
             self.seconds = before + now - started
-            stop = self.control.should_stop()
+            stop = self.ranks.any(self.control.should_stop())
             if stop or now - saved >= self.settings.checkpoint_seconds:
                 self._save(step + 1)
                 saved = now
@@ -133,63 +157,48 @@ class Trainer:
             self._save(self.steps)  # so that an interrupted evaluation does not cost the training
         metrics = self.metrics()
         return TrainingResult(
-            metrics, float(metrics["loss"].iloc[0]), expected, self.steps, self.seconds
+            metrics, float(metrics["loss"].iloc[0]), self.expected, self.steps, self.seconds
         )
 
     def metrics(self) -> pd.DataFrame:
-        """A row per step made so far: ``step`` from 0, each value as it was before the update."""
+        """A row per step made so far: ``step`` from 0, each value as it was before the update.
+
+        Columns that are relative to the reference are left out where there was none.
+        """
         table = self.log.table()
+        if self.reference is None:
+            table = table.drop(columns=list(REFERENCE_METRICS))
         table["learning_rate"] = [self._rate(step) for step in table["step"]]
         return table
 
-    def _step(self, step: int, indices: Sequence[int]) -> Tensor:
+    def _step(self, step: int) -> Tensor:
         """One optimiser step; returns its metrics, shape [metric], on the device."""
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate(step)
         self.optimiser.zero_grad(set_to_none=True)
-        passes = []
-        for part in split_passes(self.pairs, indices, self.settings.pairs_per_pass):
-            logps = self._pair_logps(part, self._policy_logps(part))
-            losses = self.loss(logps)
-            # The mean is over the step's pairs, however many passes they take.
-            (losses.sum() / len(indices)).backward()
-            passes.append(pair_sums(losses, logps))
+        means = self.gradient(self.order[step], self._tell_first if step == 0 else pair_sums)
         norm = torch.nn.utils.clip_grad_norm_(
             self.path.model.parameters(), self.settings.max_gradient_norm
         )
         self.optimiser.step()
-        sums = torch.stack(passes).sum(0) / len(indices)
-        return torch.cat([sums, norm.detach().float()[None]])
+        if self.reference is not None:
+            self.reference.after_step(step, self.path)
+            if step == 0:
+                self.expected = float(means[len(PAIR_METRICS)])
+        return torch.cat([means[: len(PAIR_METRICS)], norm.detach().float()[None]])
 
-    def _policy_logps(self, indices: Sequence[int]) -> Tensor:
-        """Log-probs of the chosen, then of the rejected responses, shape [2 x pair]."""
-        batch = pad_batch(self.pairs, indices).to(self.path.device)
-        return sum_by_row(token_logps(self.path, batch), batch.lengths)
-
-    def _pair_logps(self, indices: Sequence[int], policy: Tensor) -> PairLogps:
-        index = torch.as_tensor(indices, device=self.path.device)
-        chosen, rejected = policy.chunk(2)
-        return PairLogps(
-            policy_chosen=chosen,
-            policy_rejected=rejected,
-            reference_chosen=self.reference.chosen[index],
-            reference_rejected=self.reference.rejected[index],
-            chosen_tokens=self.chosen_tokens[index],
-            rejected_tokens=self.rejected_tokens[index],
-        )
-
-    def _expected_initial_loss(self) -> float:
-        indices = self.order[0]
-        index = torch.as_tensor(indices, device=self.path.device)
-        reference = torch.cat([self.reference.chosen[index], self.reference.rejected[index]])
-        return float(self.loss(self._pair_logps(indices, reference)).mean())
+    def _tell_first(self, losses: Tensor, record: PairLogps) -> Tensor:
+        """The metrics and, behind them, the loss at the reference: what the first one must be."""
+        with torch.no_grad():
+            at_reference = self.objective(record.at_reference()).sum().float()
+        return torch.cat([pair_sums(losses, record), at_reference[None]])
 
     def _rate(self, step: int) -> float:
         return learning_rate(step, self.steps, self.settings)
 
     def _require_finite(self) -> None:
         metrics = self.log.read()
-        bad = (~metrics.isfinite()).nonzero()
+        bad = (~metrics.isfinite() & self._measured()).nonzero()
         if len(bad):
             step, column = bad[0].tolist()
             before = f", {metrics[step - 1, 0]:.4g} one step earlier" if step else ""
@@ -199,6 +208,11 @@ class Trainer:
                 "lower training.learning_rate or raise the loss's strength."
             )
 
+    def _measured(self) -> Tensor:
+        """Which metrics are measured, shape [metric]."""
+        missing = () if self.reference is not None else REFERENCE_METRICS
+        return torch.tensor([name not in missing for name in METRICS])
+
     def _resume(self) -> None:
         state = Checkpoint.load(self.checkpoint)
         if state is None:
@@ -207,13 +221,28 @@ class Trainer:
         self.optimiser.load_state_dict(state.optimiser)
         self.log = MetricLog(state.metrics)
         self.first_step, self.seconds = state.step, state.seconds
+        self.expected = state.expected
+        self.measurer.restore(state.needs)
+        if self.reference is not None:
+            self.reference.restore(state.reference)
 
     def _save(self, step: int) -> None:
         self._require_finite()
+        if not self.ranks.leads:
+            return
         Checkpoint(
             step=step,
             model=self.path.model.state_dict(),
             optimiser=self.optimiser.state_dict(),
             metrics=self.log.read(),
             seconds=self.seconds,
+            expected=self.expected,
+            needs=self.measurer.state(),
+            reference=self.reference.state() if self.reference is not None else {},
         ).save(self.checkpoint)
+
+
+def _objective(loss: Objective | Loss | PairLoss) -> Objective:
+    if isinstance(loss, Objective):
+        return loss
+    return loss.at({}) if isinstance(loss, Loss) else Objective(loss)

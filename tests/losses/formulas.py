@@ -19,7 +19,11 @@ Formula = Callable[..., Number]
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair in losses.md's letters: policy p, reference r, tokens n; winner w, loser l."""
+    """One pair in losses.md's letters: policy p, reference r, tokens n; winner w, loser l.
+
+    Beyond that: m the data's margin; sp and sr the sums over the shared part; c the confidence;
+    k the sequential KL; z the mismatched log-ratio; mean the running mean log-ratio.
+    """
 
     p_w: Number
     p_l: Number
@@ -27,6 +31,17 @@ class Pair:
     r_l: Number
     n_w: Number
     n_l: Number
+    m: Number
+    sp_w: Number
+    sp_l: Number
+    sr_w: Number
+    sr_l: Number
+    c_w: Number
+    c_l: Number
+    k_w: Number
+    k_l: Number
+    z: Number
+    mean: Number
 
     @property
     def a(self) -> Number:
@@ -42,7 +57,7 @@ class Pair:
 
 
 def pairs_of(logps: PairLogps) -> list[Pair]:
-    """The pairs of a record, their floating-point numbers taken as exact."""
+    """The pairs of a full record, their floating-point numbers taken as exact."""
     columns = [getattr(logps, field.name).tolist() for field in fields(logps)]
     return [Pair(*map(mp.mpf, row)) for row in zip(*columns, strict=True)]
 
@@ -196,12 +211,84 @@ def unlikelihood(pair: Pair, alpha: Number) -> Number:
     return -pair.p_w + alpha * pair.p_l
 
 
+def simper(pair: Pair) -> Number:
+    return mp.exp(pair.p_l / pair.n_l) - mp.exp(pair.p_w / pair.n_w)
+
+
+def dpo_shift(pair: Pair, beta: Number, lam: Number) -> Number:
+    return -log_sigmoid(beta * (pair.a - lam * pair.b))
+
+
+def odpo(pair: Pair, beta: Number, alpha: Number) -> Number:
+    return -log_sigmoid(beta * pair.margin - alpha * pair.m)
+
+
+def reward_distillation(pair: Pair, beta: Number) -> Number:
+    return (beta * pair.margin - pair.m) ** 2
+
+
+def ld_dpo(pair: Pair, beta: Number, alpha: Number) -> Number:
+    """Modified likelihoods first, as the paper has it: shared part + alpha x the rest."""
+
+    def likelihood(whole: Number, shared: Number) -> Number:
+        return shared + alpha * (whole - shared)
+
+    a = likelihood(pair.p_w, pair.sp_w) - likelihood(pair.r_w, pair.sr_w)
+    b = likelihood(pair.p_l, pair.sp_l) - likelihood(pair.r_l, pair.sr_l)
+    return -log_sigmoid(beta * (a - b))
+
+
+def tdpo1(pair: Pair, beta: Number) -> Number:
+    delta = beta * pair.k_l - beta * pair.k_w
+    return -log_sigmoid(beta * pair.margin - delta)
+
+
+def tdpo2(pair: Pair, beta: Number, alpha: Number) -> Number:
+    delta = beta * pair.k_l - beta * pair.k_w
+    return -log_sigmoid(beta * pair.margin - alpha * delta)
+
+
+def bco(pair: Pair, beta: Number) -> Number:
+    shift = beta * pair.mean
+    return -log_sigmoid(beta * pair.a - shift) - log_sigmoid(-(beta * pair.b - shift))
+
+
+def kto(pairs: list[Pair], beta: Number, lam: Number) -> list[Number]:
+    z0 = max(mp.mpf(0), sum(pair.z for pair in pairs) / len(pairs))
+    return [
+        1 - sigmoid(beta * (pair.a - z0)) + lam * (1 - sigmoid(beta * (z0 - pair.b)))
+        for pair in pairs
+    ]
+
+
+def aot(pairs: list[Pair], beta: Number, label_smoothing: Number) -> list[Number]:
+    policy = sorted(pair.p_w - pair.p_l for pair in pairs)
+    reference = sorted(pair.r_w - pair.r_l for pair in pairs)
+    return [
+        _smoothed(beta * (p - r), label_smoothing) for p, r in zip(policy, reference, strict=True)
+    ]
+
+
+def aot_unpaired(pairs: list[Pair], beta: Number, label_smoothing: Number) -> list[Number]:
+    chosen, rejected = sorted(pair.a for pair in pairs), sorted(pair.b for pair in pairs)
+    return [
+        _smoothed(beta * (a - b), label_smoothing) for a, b in zip(chosen, rejected, strict=True)
+    ]
+
+
+def _smoothed(z: Number, e: Number) -> Number:
+    return -(1 - e) * log_sigmoid(z) - e * log_sigmoid(-z)
+
+
 LN2 = 0.6931471805599453
 
 AT_REFERENCE: Mapping[Formula, float | None] = {
     alpha_po: None,
     apo_down: 1.0,
+    aot: LN2,
+    aot_unpaired: LN2,
     apo_zero: 1.0,
+    bco: 2 * LN2,
     cal_dpo: LN2 + 50,
     cdpo: LN2,
     chi_po: LN2,
@@ -209,6 +296,7 @@ AT_REFERENCE: Mapping[Formula, float | None] = {
     discopop: (LN2 + 1) / 2,
     dpo: LN2,
     dpo_norm: LN2,
+    dpo_shift: LN2,
     dpop: LN2,
     exo: 2.7612305,  # -ln 2 - (ln .999 + ln .001) / 2
     gpo_exp: 1.0,
@@ -218,14 +306,21 @@ AT_REFERENCE: Mapping[Formula, float | None] = {
     hinge: 1.0,
     ipo: 25.0,
     ipo_sum: 25.0,
+    kto: 1.0,
+    ld_dpo: LN2,
     length_dpo: None,
     nca: 2 * LN2,
+    odpo: None,
     orpo: None,
+    reward_distillation: None,
     robust_dpo: LN2,
     rrhf: None,
     sft: None,
+    simper: None,
     simpo: None,
     slic: None,
+    tdpo1: LN2,
+    tdpo2: LN2,
     sppo: 500_000.0,  # 2 x 500^2 at the paper's beta of .001
     unlikelihood: None,
 }
@@ -233,3 +328,6 @@ AT_REFERENCE: Mapping[Formula, float | None] = {
 
 FORMULAS: Mapping[str, Formula] = {formula.__name__: formula for formula in AT_REFERENCE}
 """By name of the loss."""
+
+OF_THE_BATCH = {"aot", "aot_unpaired", "kto"}
+"""Formulas that take all pairs of a batch and give the loss of each."""

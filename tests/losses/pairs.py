@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -19,14 +21,7 @@ def gradients(name: str, logps: PairLogps, **hyperparameters: float) -> tuple[Te
     """Gradient of each pair's loss in its chosen and its rejected policy log-prob."""
     chosen = logps.policy_chosen.clone().requires_grad_()
     rejected = logps.policy_rejected.clone().requires_grad_()
-    moved = PairLogps(
-        chosen,
-        rejected,
-        logps.reference_chosen,
-        logps.reference_rejected,
-        logps.chosen_tokens,
-        logps.rejected_tokens,
-    )
+    moved = replace(logps, policy_chosen=chosen, policy_rejected=rejected)
     total = get_loss(name)(moved, **hyperparameters).sum()
     first, second = torch.autograd.grad(total, (chosen, rejected), materialize_grads=True)
     return first, second

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, sigmoid
 
 from dpo_bench import PairLogps, get_loss
 from dpo_bench.catalogue import shipped_losses
-from dpo_bench.contract.example_pairs import ordinary_pairs
+from dpo_bench.contract.example_pairs import ordinary_pairs, supplied
 from tests.losses.pairs import gradients, margins
 
 OfMargin = Callable[[Tensor], Tensor]
@@ -178,6 +179,83 @@ def unlikelihood(x: PairLogps) -> tuple[Tensor, Tensor]:
     return torch.full_like(x.policy_chosen, -1), torch.full_like(x.policy_rejected, 0.3)
 
 
+def simper(x: PairLogps) -> tuple[Tensor, Tensor]:
+    chosen, rejected = (torch.exp(p) for p in per_token(x))
+    return -chosen / x.chosen_tokens, rejected / x.rejected_tokens
+
+
+def dpo_shift(x: PairLogps) -> tuple[Tensor, Tensor]:
+    weight = 0.3 * sigmoid(-0.3 * (x.chosen_logratio - 0.9 * x.rejected_logratio))
+    return -weight, 0.9 * weight
+
+
+def odpo(x: PairLogps) -> tuple[Tensor, Tensor]:
+    weight = 0.3 * sigmoid(2 * given(x.preference_margin) - 0.3 * x.margin)
+    return -weight, weight
+
+
+def reward_distillation(x: PairLogps) -> tuple[Tensor, Tensor]:
+    distance = 0.6 * (0.3 * x.margin - given(x.preference_margin))
+    return distance, -distance
+
+
+def ld_dpo(x: PairLogps) -> tuple[Tensor, Tensor]:
+    shared = given(x.policy_chosen_shared) - given(x.reference_chosen_shared)
+    shared = shared - given(x.policy_rejected_shared) + given(x.reference_rejected_shared)
+    weight = 0.3 * sigmoid(-0.3 * (0.4 * x.margin + 0.6 * shared))
+    return -0.4 * weight, 0.4 * weight  # in the whole sum at a fixed shared part
+
+
+def tdpo1(x: PairLogps) -> tuple[Tensor, Tensor]:
+    weight = 0.3 * sigmoid(-0.3 * (x.margin - given(x.rejected_kl) + given(x.chosen_kl)))
+    return -weight, weight
+
+
+def tdpo2(x: PairLogps) -> tuple[Tensor, Tensor]:
+    correction = 0.7 * (given(x.rejected_kl) - given(x.chosen_kl))
+    weight = 0.3 * sigmoid(-0.3 * (x.margin - correction))
+    return -weight, weight
+
+
+def bco(x: PairLogps) -> tuple[Tensor, Tensor]:
+    shift = 0.3 * given(x.mean_logratio)
+    chosen, rejected = 0.3 * x.chosen_logratio, 0.3 * x.rejected_logratio
+    return -0.3 * sigmoid(shift - chosen), 0.3 * sigmoid(rejected - shift)
+
+
+def kto(x: PairLogps) -> tuple[Tensor, Tensor]:
+    point = given(x.mismatched_logratio).mean().clamp(min=0)
+    chosen = -0.3 * slope(0.3 * (x.chosen_logratio - point))
+    return chosen, 2 * 0.3 * slope(0.3 * (point - x.rejected_logratio))
+
+
+def sorted_slopes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope in each entry of two columns that are matched by rank: sigmoid of minus z, times b."""
+    order, other = left.argsort(), right.argsort()
+    weight = 0.3 * sigmoid(-0.3 * (left[order] - right[other]))
+    first, second = torch.empty_like(left), torch.empty_like(right)
+    first[order], second[other] = -weight, weight
+    return first, second
+
+
+def aot(x: PairLogps) -> tuple[Tensor, Tensor]:
+    policy, reference = (
+        x.policy_chosen - x.policy_rejected,
+        x.reference_chosen - x.reference_rejected,
+    )
+    of_margin, _ = sorted_slopes(policy, reference)
+    return of_margin, -of_margin
+
+
+def aot_unpaired(x: PairLogps) -> tuple[Tensor, Tensor]:
+    return sorted_slopes(x.chosen_logratio, x.rejected_logratio)
+
+
+def given(field: Tensor | None) -> Tensor:
+    assert field is not None
+    return field
+
+
 IN_BOTH: list[tuple[OfPairs, dict[str, float]]] = [
     (ipo, {"beta": 0.3}),
     (dpo_norm, {"beta": 5}),
@@ -197,12 +275,23 @@ IN_BOTH: list[tuple[OfPairs, dict[str, float]]] = [
     (rrhf, {"lam": 0.5}),
     (sft, {}),
     (unlikelihood, {"alpha": 0.3}),
+    (simper, {}),
+    (dpo_shift, {"beta": 0.3, "lam": 0.9}),
+    (odpo, {"beta": 0.3, "alpha": 2}),
+    (reward_distillation, {"beta": 0.3}),
+    (ld_dpo, {"beta": 0.3, "alpha": 0.4}),
+    (tdpo1, {"beta": 0.3}),
+    (tdpo2, {"beta": 0.3, "alpha": 0.7}),
+    (bco, {"beta": 0.3}),
+    (kto, {"beta": 0.3, "lam": 2}),
+    (aot, {"beta": 0.3}),
+    (aot_unpaired, {"beta": 0.3}),
 ]
 
 
 @pytest.mark.parametrize(("statement", "hyperparameters"), IN_BOTH)
 def test_gradient_in_both_responses(statement: OfPairs, hyperparameters: dict[str, float]) -> None:
-    logps = ordinary_pairs()
+    logps = supplied(ordinary_pairs())
     found = gradients(statement.__name__, logps, **hyperparameters)
     for gradient, wanted in zip(found, statement(logps), strict=True):
         torch.testing.assert_close(gradient, wanted)
@@ -211,6 +300,23 @@ def test_gradient_in_both_responses(statement: OfPairs, hyperparameters: dict[st
 def test_every_loss_has_its_gradient_stated() -> None:
     stated = [name for name, _, _ in IN_THE_MARGIN] + [f.__name__ for f, _ in IN_BOTH]
     assert sorted(stated) == shipped_losses()
+
+
+@pytest.mark.parametrize(("name", "stopped"), [("tdpo1", False), ("tdpo2", True)])
+def test_gradient_in_the_sequential_kls(name: str, stopped: bool) -> None:
+    """Only TDPO2 cuts the chosen response's KL off."""
+    logps = supplied(ordinary_pairs())
+    chosen, rejected = (
+        given(k).clone().requires_grad_() for k in (logps.chosen_kl, logps.rejected_kl)
+    )
+    moved = replace(logps, chosen_kl=chosen, rejected_kl=rejected)
+    total = get_loss(name)(moved, beta=0.3).sum()
+    of_chosen, of_rejected = torch.autograd.grad(total, (chosen, rejected), materialize_grads=True)
+    weight = 0.5 if stopped else 1.0
+    margin = logps.margin - weight * (rejected.detach() - chosen.detach())
+    wanted = weight * 0.3 * sigmoid(-0.3 * margin)
+    torch.testing.assert_close(of_rejected, wanted)
+    torch.testing.assert_close(of_chosen, torch.zeros_like(wanted) if stopped else -wanted)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ def checkpoint() -> Checkpoint:
         optimiser=optimiser.state_dict(),
         metrics=torch.rand(7, 6),
         seconds=1.5,
+        expected=0.25,
+        needs={"mean_logratio": {"total": torch.rand(())}},
+        reference={"w": torch.rand(3)},
     )
 
 
@@ -31,6 +34,11 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
     assert (loaded.step, loaded.seconds) == (7, 1.5)
     assert torch.equal(loaded.model["w"], saved.model["w"])
     assert torch.equal(loaded.metrics, saved.metrics)
+    assert loaded.expected == 0.25
+    assert torch.equal(
+        loaded.needs["mean_logratio"]["total"], saved.needs["mean_logratio"]["total"]
+    )
+    assert torch.equal(loaded.reference["w"], saved.reference["w"])
     moments = loaded.optimiser["state"][0]["exp_avg"]
     assert torch.equal(moments, saved.optimiser["state"][0]["exp_avg"])
 

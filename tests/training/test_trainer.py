@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor
 
 from dpo_bench import PairLogps, get_loss, list_losses
+from dpo_bench.contract import NEEDS, Objective
 from dpo_bench.data.tokenised import Ragged, TokenisedPairs
-from dpo_bench.errors import DivergedError
+from dpo_bench.errors import DataError, DivergedError
 from dpo_bench.experiment.config import Training
 from dpo_bench.model.load import load_model
 from dpo_bench.model.logps import LogpPath, choose_path
-from dpo_bench.model.reference_cache import ReferenceLogps, reference_logps
 from dpo_bench.progress import Control
+from dpo_bench.training.measure import present
+from dpo_bench.training.needs import PROVIDERS
+from dpo_bench.training.reference import CachedReference
 from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
 
 SETTINGS = Training(learning_rate=1e-3, steps=6, pairs_per_step=8, checkpoint_seconds=1e9)
@@ -33,10 +37,13 @@ def random_pairs(count: int = 24) -> TokenisedPairs:
         lengths = generator.integers(low, high, count)
         return Ragged.of([generator.integers(3, 300, n).astype(np.int32) for n in lengths])
 
-    return TokenisedPairs(side(2, 9), side(1, 12), side(1, 12))
+    return TokenisedPairs(
+        side(2, 9), side(1, 12), side(1, 12), margins=generator.normal(0.4, 0.5, count)
+    )
 
 
 PAIRS = random_pairs()
+SIX = {field.name for field in fields(PairLogps)[:6]}
 
 
 class Setup:
@@ -45,7 +52,9 @@ class Setup:
     def __init__(self, folder: Path) -> None:
         self.path: LogpPath = choose_path(load_model(folder, "cpu"), "fp32")
         self.initial = {name: value.clone() for name, value in self.weights().items()}
-        self.reference: ReferenceLogps = reference_logps(self.path, PAIRS, "tiny", "cpu/fp32")
+        frozen = choose_path(load_model(folder, "cpu"), "fp32")
+        frozen.model.requires_grad_(requires_grad=False)
+        self.reference = CachedReference(frozen, PAIRS, "tiny", "cpu/fp32")
 
     def weights(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.path.model.state_dict()
@@ -62,7 +71,7 @@ class Setup:
             self.path,
             loss or get_loss("dpo"),
             pairs=PAIRS,
-            reference=self.reference,
+            reference=options.pop("reference", self.reference),
             settings=settings,
             seed=options.pop("seed", 0),
             checkpoint=tmp_path / "checkpoint.pt",
@@ -83,6 +92,7 @@ def test_the_first_loss_is_its_value_at_the_reference(
     setup: Setup, tmp_path: Path, name: str
 ) -> None:
     result = setup.run(tmp_path, get_loss(name), settings={"steps": 1})
+    assert result.initial_loss_expected is not None
     scale = max(1.0, abs(result.initial_loss_expected))
     assert abs(result.initial_loss - result.initial_loss_expected) < 1e-5 * scale
 
@@ -123,6 +133,133 @@ def test_accumulation_changes_nothing(setup: Setup, tmp_path: Path, pairs_per_pa
     pd.testing.assert_frame_equal(split.metrics, whole.metrics, rtol=1e-3, atol=1e-4)
 
 
+NEEDY = ["odpo", "ld_dpo", "wpo(dpo)", "tdpo1", "tdpo2", "kto", "bco", "aot", "0.5*kto + 0.5*bco"]
+"""At least one loss per need, and every way to couple a batch."""
+
+
+@pytest.mark.parametrize("name", NEEDY)
+def test_accumulation_changes_nothing_whatever_a_loss_needs(
+    setup: Setup, tmp_path: Path, name: str
+) -> None:
+    whole = setup.run(tmp_path, get_loss(name))
+    weights = setup.snapshot()
+    split = setup.run(tmp_path, get_loss(name), settings={"pairs_per_pass": 1})
+    assert torch.allclose(setup.snapshot(), weights, atol=1e-5)
+    pd.testing.assert_frame_equal(split.metrics, whole.metrics, rtol=1e-3, atol=1e-4)
+
+
+def test_coupled_loss_sees_the_whole_step_and_hands_back_exact_slopes(
+    setup: Setup, tmp_path: Path
+) -> None:
+    """A loss whose gradient is far from the mean of the passes' own."""
+    seen = []
+
+    def spread(logps: PairLogps) -> Tensor:
+        seen.append(len(logps.policy_chosen))
+        likely = (logps.policy_chosen - logps.policy_chosen.mean()).sigmoid()
+        return -logps.margin * likely - 10 * likely
+
+    objective = Objective(spread, batch_coupled=True)
+    setup.run(tmp_path, objective, settings={"steps": 2, "max_gradient_norm": 1e9})
+    weights = setup.snapshot()
+    for pairs_per_pass in (1, 3):
+        settings = {"steps": 2, "pairs_per_pass": pairs_per_pass, "max_gradient_norm": 1e9}
+        setup.run(tmp_path, objective, settings=settings)
+        assert torch.allclose(setup.snapshot(), weights, atol=1e-5)
+    assert set(seen) == {8}
+
+
+def test_running_mean_is_that_of_all_pairs_seen(setup: Setup, tmp_path: Path) -> None:
+    seen: list[PairLogps] = []
+
+    def spy(logps: PairLogps) -> Tensor:
+        if logps.policy_chosen.requires_grad:
+            seen.append(logps)
+        return get_loss("bco")(logps)
+
+    needs = ("mean_logratio",)
+    setup.run(tmp_path, Objective(spy, needs=needs, batch_coupled=True))
+    ratios: list[float] = []
+    for record in seen:
+        ratios += [*record.chosen_logratio.tolist(), *record.rejected_logratio.tolist()]
+        assert record.mean_logratio is not None
+        assert record.mean_logratio[0].item() == pytest.approx(np.mean(ratios), abs=1e-6)
+    assert len(ratios) == 6 * 16
+
+
+def test_loss_is_supplied_what_it_needs_and_nothing_else(setup: Setup, tmp_path: Path) -> None:
+    seen: list[PairLogps] = []
+
+    def spy(logps: PairLogps) -> Tensor:
+        seen.append(logps)
+        return logps.margin
+
+    for need in NEEDS:
+        seen.clear()
+        objective = Objective(spy, needs=(need,), batch_coupled=NEEDS[need].of_batch)
+        setup.run(tmp_path, objective, settings={"steps": 1})
+        given = set(present(seen[0]))
+        assert given == SIX | set(NEEDS[need].fields)
+
+
+def test_each_need_has_its_provider() -> None:
+    assert set(PROVIDERS) == set(NEEDS)
+
+
+def test_margins_must_be_there(setup: Setup, tmp_path: Path) -> None:
+    without = replace(PAIRS, margins=None)
+    with pytest.raises(DataError, match=r"odpo needs a margin for each pair, and 24 of 24"):
+        Trainer(
+            setup.path,
+            get_loss("odpo"),
+            pairs=without,
+            reference=setup.reference,
+            settings=SETTINGS,
+            seed=0,
+            checkpoint=tmp_path / "c.pt",
+        )
+
+
+def test_reference_free_loss_trains_the_same_without_a_reference(
+    setup: Setup, tmp_path: Path
+) -> None:
+    with_one = setup.run(tmp_path, get_loss("simpo"))
+    weights = setup.snapshot()
+    without = setup.run(tmp_path, get_loss("simpo"), reference=None)
+    assert torch.equal(setup.snapshot(), weights)
+    assert without.initial_loss_expected is None
+    kept = ["step", "loss", "gradient_norm", "learning_rate"]
+    assert list(without.metrics.columns) == kept
+    pd.testing.assert_frame_equal(without.metrics, with_one.metrics[kept], check_exact=True)
+
+
+def test_loss_that_reads_the_reference_must_have_one(setup: Setup, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="dpo reads the reference"):
+        setup.trainer(tmp_path, get_loss("dpo"), reference=None)
+
+
+def test_synced_reference_takes_over_the_policy(setup: Setup, tmp_path: Path) -> None:
+    """At rate 1 after every step, each step begins with log-ratios of zero."""
+    frozen = setup.reference.path.model.state_dict()
+    before = {name: value.clone() for name, value in frozen.items()}
+    settings = {"reference_sync_steps": 1, "reference_sync_rate": 1.0}
+    metrics = setup.run(tmp_path, settings=settings).metrics
+    assert metrics["margin"].abs().max() < 1e-4
+    assert metrics["loss"].to_numpy() == pytest.approx(math.log(2), abs=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in frozen.items())
+
+
+def test_synced_reference_is_the_weighted_mean(setup: Setup, tmp_path: Path) -> None:
+    settings = {"reference_sync_steps": 3, "reference_sync_rate": 0.6, "steps": 3}
+    trainer = setup.trainer(tmp_path, settings=settings)
+    trainer.run()
+    assert trainer.reference is not None
+    after = trainer.reference.state()
+    for name, value in setup.weights().items():
+        expected = 0.6 * value + 0.4 * setup.initial[name]
+        torch.testing.assert_close(after[name], expected, rtol=1e-5, atol=1e-7)
+
+
 def stop_after(steps: int) -> Control:
     asked = iter(range(1, 1000))
     return Control(should_stop=lambda: next(asked) >= steps)
@@ -143,6 +280,30 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(
     assert torch.equal(setup.snapshot(), weights)
     pd.testing.assert_frame_equal(result.metrics, whole.metrics, check_exact=True)
     assert result.initial_loss == whole.initial_loss
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("0.3*odpo + 0.3*ld_dpo", {}),
+        ("wpo(tdpo2)", {}),
+        ("bco", {"pairs_per_pass": 3}),
+        ("kto", {}),
+        ("dpo", {"reference_sync_steps": 2}),
+    ],
+)
+def test_resumed_run_equals_an_uninterrupted_one_whatever_a_loss_needs(
+    setup: Setup, tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    loss = get_loss(name)
+    whole = setup.run(tmp_path / "whole", loss, settings=settings)
+    weights = setup.snapshot()
+    with pytest.raises(StoppedError):
+        setup.run(tmp_path / "parts", loss, settings=settings, control=stop_after(4))
+    result = setup.run(tmp_path / "parts", loss, settings=settings)
+    assert torch.equal(setup.snapshot(), weights)
+    pd.testing.assert_frame_equal(result.metrics, whole.metrics, check_exact=True)
+    assert result.initial_loss_expected == whole.initial_loss_expected
 
 
 def test_checkpoints_come_as_often_as_asked(setup: Setup, tmp_path: Path) -> None:

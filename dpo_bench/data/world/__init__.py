@@ -58,8 +58,9 @@ def world_preferences(name: str, options: World, progress: Progress = quiet) -> 
 
     Returns:
         A folder with ``train.jsonl`` and ``heldout.jsonl``, whose lines are
-        ``{"prompt": str, "chosen": str, "rejected": str}``. A response begins with the space that
-        joins it to its prompt.
+        ``{"prompt": str, "chosen": str, "rejected": str, "margin": float}``. A response begins with
+        the space that joins it to its prompt; the margin is the chosen response's gold reward minus
+        the rejected one's, negative where a label is wrong.
 
     Raises:
         ConfigurationError: There is no world of that name.

@@ -68,11 +68,17 @@ def _label(
 
 def _write(path: Path, pairs: Sequence[ResponsePair], first_is_chosen: NDArray[np.bool_]) -> None:
     lines = []
-    for pair, first in zip(pairs, first_is_chosen, strict=True):
+    gold = [
+        gold_scores([pair.first for pair in pairs]),
+        gold_scores([pair.second for pair in pairs]),
+    ]
+    for pair, first, (one, two) in zip(
+        pairs, first_is_chosen, zip(*gold, strict=True), strict=True
+    ):
         chosen, rejected = (pair.first, pair.second) if first else (pair.second, pair.first)
-        lines.append(
-            json.dumps({"prompt": pair.prompt, "chosen": chosen, "rejected": rejected}) + "\n"
-        )
+        margin = round(one - two if first else two - one, 4)  # VADER gives four digits
+        row = {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected, "margin": margin}
+        lines.append(json.dumps(row) + "\n")
     path.write_text("".join(lines), "utf-8")
 
 

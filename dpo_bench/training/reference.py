@@ -1,0 +1,191 @@
+"""The reference as the trainer sees it: frozen and read from the cache, or following the policy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpo_bench.data.batches import Batch, pad_responses
+from dpo_bench.data.tokenised import TokenisedPairs, Tokens
+from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
+from dpo_bench.model.reference_cache import (
+    PAIRS_PER_PASS,
+    ReferenceLogps,
+    reference_logps,
+    shared_reference_logps,
+)
+from dpo_bench.model.statistics import sum_shared
+from dpo_bench.progress import Progress, quiet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dpo_bench.experiment.config import Training
+
+
+class Mismatches:
+    """For every pair a response to another prompt: fixed by the data, not by batch or seed.
+
+    Pair i takes from the next pair with another prompt its chosen response where i is even, its
+    rejected one where i is odd, as data without pairs would have both. Where all prompts are the
+    same, nothing else is left than the next pair's.
+    """
+
+    def __init__(self, pairs: TokenisedPairs) -> None:
+        self.pairs = pairs
+
+    @cached_property
+    def partners(self) -> NDArray[np.int64]:
+        """The pair whose response each pair takes, shape [pair]."""
+        count = len(self.pairs)
+        prompts = [self.pairs.prompt[index].tobytes() for index in range(count)]
+        partners = (np.arange(count) + 1) % count
+        # Walking backwards round the ring twice, the partner of a next pair with the same prompt
+        # is the next one with another.
+        for index in [*range(count - 1, -1, -1)] * 2:
+            after = (index + 1) % count
+            same = prompts[index] == prompts[after]
+            found = partners[after] if same else after
+            if prompts[found] != prompts[index]:
+                partners[index] = found
+        return partners
+
+    def response(self, index: int) -> Tokens:
+        """Token ids of the response that a pair takes."""
+        side = self.pairs.rejected if index % 2 else self.pairs.chosen
+        return side[int(self.partners[index])]
+
+    def logps(self, path: LogpPath, indices: Sequence[int]) -> Tensor:
+        """A model's log-probs of these responses under their prompts, summed; no gradient."""
+        prompts = [self.pairs.prompt[index] for index in indices]
+        responses = [self.response(index) for index in indices]
+        batch = pad_responses(prompts, responses).to(path.device)
+        with torch.no_grad():
+            return sum_by_row(token_logps(path, batch), batch.lengths)
+
+
+class CachedReference:
+    """The frozen reference: each kind of log-prob of all pairs is had once, when first asked for.
+
+    Args:
+        path: the reference with the kernel path that the policy takes too.
+        pairs: the training pairs.
+        model_digest: of the reference's weights.
+        device: device and precision, e.g. ``cpu/fp32``.
+        progress: told while log-probs are computed.
+    """
+
+    def __init__(
+        self,
+        path: LogpPath,
+        pairs: TokenisedPairs,
+        model_digest: str,
+        device: str,
+        progress: Progress = quiet,
+    ) -> None:
+        self.path = path
+        self.pairs = pairs
+        self.mismatches = Mismatches(pairs)
+        self.key = (model_digest, device, progress)
+
+    @cached_property
+    def _sums(self) -> ReferenceLogps:
+        return reference_logps(self.path, self.pairs, *self.key).to(self.path.device)
+
+    @cached_property
+    def _shared(self) -> ReferenceLogps:
+        return shared_reference_logps(self.path, self.pairs, *self.key).to(self.path.device)
+
+    @cached_property
+    def _mismatched(self) -> Tensor:
+        parts = []
+        for start in range(0, len(self.pairs), PAIRS_PER_PASS):
+            indices = range(start, min(start + PAIRS_PER_PASS, len(self.pairs)))
+            parts.append(self.mismatches.logps(self.path, indices))
+            self.key[-1]("reference, mismatched", indices.stop, len(self.pairs))
+        return torch.cat(parts)
+
+    def sums(self, indices: Sequence[int], _batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probs of chosen and rejected responses, nats, each of shape [pair]."""
+        return _picked(self._sums, indices)
+
+    def shared(self, indices: Sequence[int], _batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same over the tokens that both responses have."""
+        return _picked(self._shared, indices)
+
+    def mismatched(self, indices: Sequence[int]) -> Tensor:
+        """Log-probs of other prompts' responses, shape [pair]; see `Mismatches`."""
+        return self._mismatched[torch.as_tensor(indices, device=self._mismatched.device)]
+
+    def after_step(self, step: int, policy: LogpPath) -> None:
+        """Nothing: it is frozen."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it: nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take a checkpoint's state."""
+
+
+def _picked(logps: ReferenceLogps, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    index = torch.as_tensor(indices, device=logps.chosen.device)
+    return logps.chosen[index], logps.rejected[index]
+
+
+class SyncedReference(CachedReference):
+    """A reference that follows the policy (TR-DPO, Gorbatovski et al. 2024, arXiv:2404.09656).
+
+    Every so many steps its weights become rate x policy + (1 - rate) x its own. Nothing of it can
+    be cached: its log-probs are computed in every pass, from a copy that belongs to one run.
+    """
+
+    def __init__(self, frozen: CachedReference, settings: Training) -> None:
+        super().__init__(copy.deepcopy(frozen.path), frozen.pairs, *frozen.key)
+        self.every, self.rate = settings.reference_sync_steps, settings.reference_sync_rate
+
+    def sums(self, _indices: Sequence[int], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probs of chosen and rejected responses as it is now, each of shape [pair]."""
+        return _halves(sum_by_row(self._tokens(batch), batch.lengths))
+
+    def shared(self, _indices: Sequence[int], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same over the tokens that both responses have."""
+        return _halves(sum_shared(self._tokens(batch), batch.lengths))
+
+    def mismatched(self, indices: Sequence[int]) -> Tensor:
+        """Log-probs of other prompts' responses as it is now, shape [pair]."""
+        return self.mismatches.logps(self.path, indices)
+
+    def after_step(self, step: int, policy: LogpPath) -> None:
+        """Follow the policy when it is time; ``step`` counts from 0."""
+        if (step + 1) % self.every:
+            return
+        with torch.no_grad():
+            ours: dict[str, Tensor] = self.path.model.state_dict()
+            theirs: dict[str, Any] = policy.model.state_dict()
+            for name, value in ours.items():
+                if value.is_floating_point():
+                    value.lerp_(theirs[name].to(value.dtype), self.rate)
+
+    def state(self) -> dict[str, Tensor]:
+        """Its weights."""
+        return dict(self.path.model.state_dict())
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take a checkpoint's weights."""
+        self.path.model.load_state_dict(state)
+
+    def _tokens(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return token_logps(self.path, batch)
+
+
+def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
+    chosen, rejected = values.chunk(2)
+    return chosen, rejected

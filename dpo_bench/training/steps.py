@@ -1,0 +1,103 @@
+"""The gradient of one optimiser step, in as many passes and processes as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dpo_bench.contract import Objective, PairLogps
+from dpo_bench.data.batches import split_passes
+from dpo_bench.training.distributed import Ranks
+from dpo_bench.training.measure import Measurer, joined, present
+from dpo_bench.training.metrics import pair_sums
+
+Parts = Sequence[Sequence[int]]
+Tell = Callable[[Tensor, PairLogps], Tensor]
+"""From the losses and the record of some pairs to sums over them, without gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepGradient:
+    """Leaves the gradient of the mean loss of a step's pairs in the parameters.
+
+    It gives the means of what ``tell`` says of each record and its losses.
+
+    Attributes:
+        objective: the loss of each pair.
+        measurer: makes its records.
+        ranks: the processes that share the step.
+        pairs_per_pass: pairs of a forward pass; 0: all.
+    """
+
+    objective: Objective
+    measurer: Measurer
+    ranks: Ranks
+    pairs_per_pass: int
+
+    def __call__(self, indices: Sequence[int], tell: Tell = pair_sums) -> Tensor:
+        """Compute it for these pairs; returns means over them of what ``tell`` sums."""
+        parts = split_passes(self.measurer.pairs, self.ranks.share(indices), self.pairs_per_pass)
+        if self.objective.batch_coupled:
+            sums = self._coupled(parts, len(indices), tell)
+        else:
+            sums = self.ranks.total(self._separate(parts, len(indices), tell))
+        self.ranks.sum_gradients(list(self.measurer.path.model.parameters()))
+        return sums / len(indices)
+
+    def _separate(self, parts: Parts, pairs: int, tell: Tell) -> Tensor:
+        """Pass by pass: each pair's loss is its own."""
+        sums = []
+        for part in parts:
+            record = self.measurer.record(part)
+            losses = self.objective(record)
+            # The mean is over the step's pairs, however many passes and processes they take.
+            (losses.sum() / pairs).backward()
+            sums.append(tell(losses, record))
+        return torch.stack(sums).sum(0)
+
+    def _coupled(self, parts: Parts, pairs: int, tell: Tell) -> Tensor:
+        """The loss is taken once, on the whole batch; its slopes then go back pass by pass."""
+        if len(parts) == 1 and self.ranks.size == 1:
+            record = self.measurer.completed(self.measurer.record(parts[0]))
+            losses = self.objective(record)
+            (losses.sum() / pairs).backward()
+            return tell(losses, record)
+        with torch.no_grad():
+            own = joined([self.measurer.record(part) for part in parts])
+            whole = PairLogps(
+                **{name: self.ranks.gather(field, pairs) for name, field in present(own).items()}
+            )
+            whole = self.measurer.completed(whole)
+        leaves = {
+            name: getattr(whole, name).requires_grad_()
+            for name in GRADIENT_FIELDS
+            if getattr(whole, name) is not None
+        }
+        losses = self.objective(replace(whole, **leaves))
+        slopes = torch.autograd.grad(
+            losses.sum() / pairs, list(leaves.values()), materialize_grads=True
+        )
+        place, sizes = self.ranks.place(pairs), [len(part) for part in parts]
+        shares = {
+            name: slope[place].split(sizes) for name, slope in zip(leaves, slopes, strict=True)
+        }
+        for number, part in enumerate(parts):
+            fields = self.measurer.policy(self.measurer.batch(part))
+            torch.autograd.backward(
+                [fields[name] for name in leaves], [shares[name][number] for name in leaves]
+            )
+        return tell(losses, whole)
+
+
+GRADIENT_FIELDS = (
+    "policy_chosen",
+    "policy_rejected",
+    "policy_chosen_shared",
+    "policy_rejected_shared",
+    "chosen_kl",
+    "rejected_kl",
+)
+"""Fields that carry the policy's gradient."""
