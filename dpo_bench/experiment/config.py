@@ -87,6 +87,8 @@ class Training(Section):
     """pairs whose mean loss makes one optimiser step"""
     pairs_per_pass: Annotated[int, Field(ge=0)] = 0
     """pairs per forward pass, smaller to save memory; never changes the result; 0 means all"""
+    tokens_per_pass: Annotated[int, Field(ge=0)] = 0
+    """tokens per forward pass, likewise, a pair's prompt counted once; 0 suits the device"""
     steps: Count | None = None
     """optimiser steps"""
     epochs: Positive | None = None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dpo_bench.contract import PairLogps
-from dpo_bench.data.batches import pad_batch, split_passes, step_order
+from dpo_bench.data.batches import split_passes, step_order
 from dpo_bench.errors import DivergedError
 from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
 from dpo_bench.progress import Control
@@ -95,6 +95,7 @@ class Trainer:
         self.chosen_tokens = torch.as_tensor(pairs.chosen_lengths, device=path.device)
         self.rejected_tokens = torch.as_tensor(pairs.rejected_lengths, device=path.device)
         self.settings = settings
+        self.tokens_per_pass = path.tokens_per_pass(settings.tokens_per_pass)
         self.steps = number_of_steps(settings, len(pairs))
         self.order = step_order(len(pairs), settings.pairs_per_step, self.steps, seed)
         self.checkpoint = checkpoint
@@ -148,7 +149,9 @@ class Trainer:
             group["lr"] = self._rate(step)
         self.optimiser.zero_grad(set_to_none=True)
         passes = []
-        for part in split_passes(self.pairs, indices, self.settings.pairs_per_pass):
+        for part in split_passes(
+            self.pairs, indices, self.settings.pairs_per_pass, self.tokens_per_pass
+        ):
             logps = self._pair_logps(part, self._policy_logps(part))
             losses = self.loss(logps)
             # The mean is over the step's pairs, however many passes they take.
@@ -163,7 +166,7 @@ class Trainer:
 
     def _policy_logps(self, indices: Sequence[int]) -> Tensor:
         """Log-probs of the chosen, then of the rejected responses, shape [2 x pair]."""
-        batch = pad_batch(self.pairs, indices).to(self.path.device)
+        batch = self.path.batch(self.pairs, indices)
         return sum_by_row(token_logps(self.path, batch), batch.lengths)
 
     def _pair_logps(self, indices: Sequence[int], policy: Tensor) -> PairLogps:
