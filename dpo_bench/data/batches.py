@@ -80,22 +80,36 @@ def step_order(pairs: int, pairs_per_step: int, steps: int, seed: int) -> StepOr
 
 
 def split_passes(
-    pairs: TokenisedPairs, indices: Sequence[int], pairs_per_pass: int
+    pairs: TokenisedPairs, indices: Sequence[int], pairs_per_pass: int = 0, tokens_per_pass: int = 0
 ) -> list[list[int]]:
-    """Cut a step's pairs into forward passes of at most ``pairs_per_pass``; 0 means one pass.
+    """Cut a step's pairs into forward passes; which pairs are in the step never changes.
 
     Pairs of similar length share a pass, the longest first, so that little is padded and a step
-    that does not fit into memory fails at once. Which pairs are in the step never changes.
+    that does not fit into memory fails at once.
+
+    Args:
+        pairs: tokenised pairs.
+        indices: those of the step.
+        pairs_per_pass: most pairs of a pass; 0 means any number.
+        tokens_per_pass: most tokens of a pass, the prompt counted once; 0 means any number. A pair
+            that is longer makes a pass by itself.
     """
-    if pairs_per_pass == 0 or len(indices) <= pairs_per_pass:
-        return [list(indices)]
     at = np.asarray(indices, np.int64)
-    lengths = pairs.prompt.lengths + np.maximum(pairs.chosen_lengths, pairs.rejected_lengths)
-    by_length = at[np.argsort(-lengths[at], kind="stable")].tolist()
-    return [
-        by_length[start : start + pairs_per_pass]
-        for start in range(0, len(by_length), pairs_per_pass)
-    ]
+    sizes = pairs.sizes[at]
+    most = pairs_per_pass or len(at)
+    if len(at) <= most and (tokens_per_pass == 0 or sizes.sum() <= tokens_per_pass):
+        return [list(indices)]
+    passes: list[list[int]] = []
+    room = 0
+    for place in np.argsort(-sizes, kind="stable").tolist():
+        size = int(sizes[place])
+        full = not passes or len(passes[-1]) == most or (tokens_per_pass > 0 and size > room)
+        if full:
+            passes.append([])
+            room = tokens_per_pass
+        passes[-1].append(int(at[place]))
+        room -= size
+    return passes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,11 +132,16 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on a device; to a GPU, the copy overlaps with what the CPU does next."""
-        device = torch.device(device)
         tensors: Iterator[Tensor] = (getattr(self, field.name) for field in fields(self))
-        if device.type != "cuda":
-            return Batch(*(tensor.to(device) for tensor in tensors))
-        return Batch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
+        return Batch(*(to_device(tensor, device) for tensor in tensors))
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on a device; to a GPU, the copy overlaps with what the CPU does next."""
+    device = torch.device(device)
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def pad_batch(pairs: TokenisedPairs, indices: Sequence[int], pad_id: int = 0) -> Batch:

@@ -116,6 +116,18 @@ class TokenisedPairs:
         return self.rejected.lengths
 
     @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Tokens of each pair, its prompt counted once, shape [pair]."""
+        return self.prompt.lengths + self.chosen.lengths + self.rejected.lengths
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with a response."""
+        return int(
+            (self.sizes - np.minimum(self.chosen.lengths, self.rejected.lengths)).max(initial=0)
+        )
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the token ids and their order; texts and margins are no part of it."""
         total = hashlib.sha256(b"pairs 1")

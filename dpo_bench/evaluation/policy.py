@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dpo_bench.data.batches import pad_batch
 from dpo_bench.evaluation.frontier import Frontier
 from dpo_bench.evaluation.reference import ReferenceEvaluation, sampling_plan
 from dpo_bench.evaluation.responses import draw_responses, sequence_kl
@@ -122,7 +121,7 @@ class Evaluator:
         parts = []
         for start in range(0, len(pairs), PAIRS_PER_PASS):
             indices = range(start, min(start + PAIRS_PER_PASS, len(pairs)))
-            batch = pad_batch(pairs, indices).to(policy.device)
+            batch = policy.batch(pairs, indices)
             with torch.inference_mode():
                 sums = sum_by_row(token_logps(policy, batch), batch.lengths)
             parts.append(sums.view(2, -1).double().cpu())

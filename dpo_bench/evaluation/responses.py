@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpo_bench.data.batches import pad_responses
 from dpo_bench.model.logps import LogpPath, score, sum_by_row
+from dpo_bench.model.paths import common_path
 from dpo_bench.model.sampling import Response, SamplingPlan, sample_responses
 from dpo_bench.progress import Progress, quiet
 
@@ -75,10 +75,10 @@ def sequence_kl(
     plain: list[NDArray[np.float64]] = []
     for start in range(0, len(responses), ROWS_PER_SCORING):
         part = responses[start : start + ROWS_PER_SCORING]
-        batch = pad_responses(
+        batch = common_path(policy, reference).response_batch(
             [prompts.tokens[response.prompt_id] for response in part],
             [response.tokens for response in part],
-        ).to(policy.device)
+        )
         scores = score(policy, reference, batch)
         ratio = scores.policy_logp - scores.reference_logp
         exact.append(sum_by_row(scores.kl, batch.lengths).double().cpu().numpy())

@@ -93,6 +93,8 @@ class Training(Section):
     """steps after which the reference follows the policy (TR-DPO); 0: never; else no cache of it"""
     reference_sync_rate: Annotated[float, Field(gt=0, le=1)] = 0.6
     """share of the policy in the reference that follows it; the rest is the old reference"""
+    tokens_per_pass: Annotated[int, Field(ge=0)] = 0
+    """tokens per forward pass, likewise, a pair's prompt counted once; 0 suits the device"""
     steps: Count | None = None
     """optimiser steps"""
     epochs: Positive | None = None

@@ -12,11 +12,18 @@ from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import Experiment, LossGrid
 from dpo_bench.storage import digest
 
-RECIPE = 1
+RECIPE = 2
 """Raised by whoever changes what a trial computes, so that older results are not taken for new."""
 
 COSMETIC = {
-    "training": ("seeds", "log_every", "checkpoint_seconds", "pairs_per_pass", "device"),
+    "training": (
+        "seeds",
+        "log_every",
+        "checkpoint_seconds",
+        "pairs_per_pass",
+        "tokens_per_pass",
+        "device",
+    ),
     "evaluation": ("rows_per_batch",),
 }
 """Settings that never change a trial's result (device is replaced by what it resolves to)."""

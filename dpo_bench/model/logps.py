@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 from torch.utils.checkpoint import checkpoint
 
-from dpo_bench.model.paths import LogpPath, choose_path
+from dpo_bench.model.choose import choose_path
+from dpo_bench.model.paths import LogpPath
 
 if TYPE_CHECKING:
-    from dpo_bench.data.batches import Batch
+    from dpo_bench.model.paths import AnyBatch
 
 __all__ = ["LogpPath", "TokenScores", "choose_path", "score", "sum_by_row", "token_logps"]
 
@@ -42,12 +43,12 @@ class TokenScores:
     entropy: Tensor
 
 
-def token_logps(path: LogpPath, batch: Batch) -> Tensor:
+def token_logps(path: LogpPath, batch: AnyBatch) -> Tensor:
     """Log-prob of every response token; shape [token], nats, with gradient.
 
     Args:
         path: a model with its kernel path.
-        batch: padded sequences on the path's device.
+        batch: texts on the path's device.
     """
     states = path.states(batch)
     slices = list(_slices(len(states), path.vocabulary))
@@ -68,13 +69,13 @@ def token_logps(path: LogpPath, batch: Batch) -> Tensor:
     return torch.cat(parts)
 
 
-def score(policy: LogpPath, reference: LogpPath, batch: Batch) -> TokenScores:
+def score(policy: LogpPath, reference: LogpPath, batch: AnyBatch) -> TokenScores:
     """Compare two models at every response position, without gradient.
 
     Args:
         policy: the model whose KL and entropy are taken.
         reference: the model it is compared with; of the same vocabulary.
-        batch: padded sequences on both models' device.
+        batch: texts on both models' device.
     """
     with torch.no_grad():
         ours, theirs = policy.states(batch), reference.states(batch)

@@ -8,26 +8,24 @@ equals its reference has log-ratios of exactly zero.
 from __future__ import annotations
 
 import contextlib
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.data.batches import Batch, Ids, pad_batch, pad_responses
+from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
+from dpo_bench.model.packed_attention import packed_attention
 
 if TYPE_CHECKING:
-    from dpo_bench.data.batches import Batch
+    from dpo_bench.data.tokenised import TokenisedPairs
 
-log = logging.getLogger(__name__)
-
-PROBE_TOKENS = 12
-PROBE_SEED = 20230529
-PROBE_LOGITS = 30.0
-"""Standard deviation of the logits at which the head is probed: soft-caps (30 or 50 in the models
-that have them) and scales act on logits of this size, and hardly on a fresh model's small ones."""
+AnyBatch = Batch | Pack
+TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
+"""Tokens of a forward pass unless the settings say otherwise. On a CPU longer passes are no faster;
+what a GPU gains from longer ones has not been measured."""
 
 
 class LogpPath(ABC):
@@ -39,18 +37,29 @@ class LogpPath(ABC):
             from the master weights, at their precision, in either case.
         masks_padding: whether an attention mask hides the padding. Behind the last token it changes
             nothing in a causal model, and costs time.
+        packs: whether batches are packed, each prompt in them once, rather than padded.
     """
 
     kind: str
 
-    def __init__(self, model: Any, precision: str = "fp32", *, masks_padding: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        precision: str = "fp32",
+        *,
+        masks_padding: bool = False,
+        packs: bool = False,
+    ) -> None:
         self.model = model
         self.precision = precision
         self.masks_padding = masks_padding
+        self.packs = packs
 
     @property
     def name(self) -> str:
         """Identifies the path: values of two paths agree only to rounding."""
+        if self.packs:
+            return f"{self.kind}/packed"
         return f"{self.kind}/masked" if self.masks_padding else self.kind
 
     @property
@@ -74,18 +83,38 @@ class LogpPath(ABC):
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
 
+    def tokens_per_pass(self, wanted: int = 0) -> int:
+        """Most tokens of a forward pass: as wanted, or what suits the device when that is 0."""
+        return wanted or TOKENS_PER_PASS.get(self.device.type, TOKENS_PER_PASS["cpu"])
+
+    def batch(self, pairs: TokenisedPairs, indices: Sequence[int]) -> AnyBatch:
+        """Pairs as this path reads them, on its device: the chosen responses, then the rejected."""
+        make = pack_pairs if self.packs else pad_batch
+        return make(pairs, indices).to(self.device)
+
+    def response_batch(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> AnyBatch:
+        """Prompts with their responses as this path reads them, on its device."""
+        make = pack_responses if self.packs else pad_responses
+        return make(prompts, responses).to(self.device)
+
     @abstractmethod
-    def states(self, batch: Batch) -> Tensor:
+    def states(self, batch: AnyBatch) -> Tensor:
         """What `logits` needs of each response position; shape [token, anything]."""
 
     @abstractmethod
     def logits(self, states: Tensor) -> Tensor:
         """Logits that predict each response token, any slice of them; shape [token, vocabulary]."""
 
-    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        if not self.masks_padding:
-            return {"input_ids": batch.input_ids}
-        return {"input_ids": batch.input_ids, "attention_mask": attention_mask(batch)}
+    @contextlib.contextmanager
+    def _inputs(self, batch: AnyBatch) -> Iterator[dict[str, Tensor]]:
+        """What the model is given; while this is open it treats it as the batch needs."""
+        if isinstance(batch, Pack):
+            with packed_attention(self.model, batch):
+                yield {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
+        elif self.masks_padding:
+            yield {"input_ids": batch.input_ids, "attention_mask": attention_mask(batch)}
+        else:
+            yield {"input_ids": batch.input_ids}
 
 
 class HiddenPath(LogpPath):
@@ -93,10 +122,10 @@ class HiddenPath(LogpPath):
 
     kind = "hidden"
 
-    def states(self, batch: Batch) -> Tensor:
+    def states(self, batch: AnyBatch) -> Tensor:
         """Hidden states at the response positions; shape [token, width]."""
-        with self.autocast():
-            hidden = self.model.base_model(**self._inputs(batch)).last_hidden_state
+        with self.autocast(), self._inputs(batch) as inputs:
+            hidden = self.model.base_model(**inputs).last_hidden_state
         return at_responses(hidden, batch)
 
     def logits(self, states: Tensor) -> Tensor:
@@ -111,10 +140,10 @@ class FullPath(LogpPath):
 
     kind = "full"
 
-    def states(self, batch: Batch) -> Tensor:
+    def states(self, batch: AnyBatch) -> Tensor:
         """Logits at the response positions; shape [token, vocabulary]."""
-        with self.autocast(), self._precise_head():
-            logits = self.model(**self._inputs(batch)).logits
+        with self.autocast(), self._precise_head(), self._inputs(batch) as inputs:
+            logits = self.model(**inputs).logits
         return at_responses(logits, batch).to(self.dtype)
 
     def logits(self, states: Tensor) -> Tensor:
@@ -148,8 +177,15 @@ class FullPath(LogpPath):
                 head.forward = before
 
 
-def at_responses(values: Tensor, batch: Batch) -> Tensor:
+def common_path(first: LogpPath, second: LogpPath) -> LogpPath:
+    """The one of two paths whose batches both can read: any model reads padded ones."""
+    return first if second.packs else second
+
+
+def at_responses(values: Tensor, batch: AnyBatch) -> Tensor:
     """The entries that predict the response tokens: [row, longest, ...] -> [token, ...]."""
+    if isinstance(batch, Pack):
+        return values[0].index_select(0, batch.state)
     index = batch.row * batch.input_ids.shape[1] + batch.position
     return values.flatten(0, 1).index_select(0, index)
 
@@ -163,109 +199,3 @@ def attention_mask(batch: Batch) -> Tensor:
     last = batch.position.new_zeros(rows).scatter_reduce(0, batch.row, batch.position, "amax")
     positions = torch.arange(longest, device=batch.input_ids.device)
     return (positions <= last[:, None]).long()
-
-
-def choose_path(model: Any, precision: str = "fp32") -> LogpPath:
-    """The quickest path that is right for a model, found by trying it on a few random tokens.
-
-    Architectures differ in what they do between hidden states and logits (soft-caps, scales,
-    projections, biases); the numbers show it, whatever the architecture is called.
-
-    Args:
-        model: a causal language model of transformers, on its device, in eval mode.
-        precision: ``fp32`` or ``bf16``.
-
-    Raises:
-        EnvironmentProblem: no path is right: the model is not causal, or padding changes it.
-    """
-    with torch.no_grad():
-        masks_padding = _needs_mask(model)
-        quick = _head_is_all(model)
-    if not quick:
-        log.info(
-            "%s does more than embed its hidden states: its log-probs are taken from its logits at "
-            "every position, which needs more memory",
-            type(model).__name__,
-        )
-    path = HiddenPath if quick else FullPath
-    return path(model, precision, masks_padding=masks_padding)
-
-
-def _needs_mask(model: Any) -> bool:
-    """Whether padding must be masked: run rows alone, shortened and padded, and compare."""
-    ids = _probe_ids(model)
-    half = ids.shape[1] // 2
-    alone, short = _all_logits(model, ids), _all_logits(model, ids[:, :half])
-    name = type(model).__name__
-    if not _same(alone[:, :half], short):
-        raise EnvironmentProblem(
-            f"{name} is no causal language model: what it says of a token depends on the tokens "
-            "behind it. Give a model that predicts the next token."
-        )
-    padded = ids.repeat(2, 1)
-    padded[1, half:] = 0
-    mask = torch.ones_like(padded)
-    mask[1, half:] = 0
-    for options in ({}, {"attention_mask": mask}):
-        logits = _all_logits(model, padded, **options)
-        if _same(logits[:1], alone) and _same(logits[1:, :half], short):
-            return bool(options)
-    raise EnvironmentProblem(
-        f"{name} gives a text other log-probs when a longer one is in the same batch, its padding "
-        "masked or not: this architecture cannot be measured reliably."
-    )
-
-
-def _head_is_all(model: Any) -> bool:
-    """Whether logits are the output embedding of the base model's hidden states, and nothing more.
-
-    Tried on a few tokens, and with random hidden states that make large logits.
-    """
-    ids, path = _probe_ids(model), HiddenPath(model)
-    try:
-        hidden = model.base_model(input_ids=ids).last_hidden_state
-        if not _same(path.logits(hidden), _all_logits(model, ids)):
-            return False
-        generator = torch.Generator().manual_seed(PROBE_SEED)
-        large = torch.randn(hidden.shape, generator=generator, dtype=hidden.dtype).to(hidden.device)
-        large *= PROBE_LOGITS / path.logits(large).std().clamp_min(1e-12)
-        with _head_given(model, large):
-            return _same(path.logits(large), _all_logits(model, ids))
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        log.debug("%s has no separate head: %s", type(model).__name__, error)
-        return False
-
-
-@contextlib.contextmanager
-def _head_given(model: Any, states: Tensor) -> Iterator[None]:
-    """Let the output embedding see these hidden states, whatever the model hands it."""
-    head = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _module, _inputs: (states,))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _all_logits(model: Any, ids: Tensor, **options: Tensor) -> Tensor:
-    logits: Tensor = model(input_ids=ids, **options).logits
-    return logits
-
-
-def _probe_ids(model: Any) -> Tensor:
-    """A row of random tokens, the same for every model with this vocabulary."""
-    config = model.config.get_text_config()
-    width = min(PROBE_TOKENS, int(getattr(config, "max_position_embeddings", PROBE_TOKENS)))
-    generator = torch.Generator().manual_seed(PROBE_SEED)
-    ids = torch.randint(0, int(config.vocab_size), (1, width), generator=generator)
-    return ids.to(model.device)
-
-
-def _same(ours: Tensor, theirs: Tensor) -> bool:
-    """Equal but for rounding, relative to the largest value."""
-    tolerance = 1e-10 if theirs.dtype == torch.float64 else 1e-4
-    finite = theirs.isfinite()
-    if not torch.equal(ours.isfinite(), finite):
-        return False
-    difference, size = (ours - theirs)[finite].abs(), theirs[finite].abs()
-    return not len(size) or bool(difference.max() <= tolerance * size.max())

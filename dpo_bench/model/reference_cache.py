@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpo_bench.data.batches import pad_batch
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
 from dpo_bench.model.statistics import sum_shared
@@ -126,7 +125,7 @@ def _compute(
     sides: tuple[list[Tensor], list[Tensor]] = ([], [])
     for start in range(0, len(pairs), PAIRS_PER_PASS):
         indices = range(start, min(start + PAIRS_PER_PASS, len(pairs)))
-        batch = pad_batch(pairs, indices).to(path.device)
+        batch = path.batch(pairs, indices)
         with torch.inference_mode():
             values = token_logps(path, batch).float().cpu()
         split = int(batch.lengths[: len(indices)].sum())

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from dpo_bench.model.logps import LOGITS_AT_ONCE, LogpPath, sum_by_row, token_logps
 
 if TYPE_CHECKING:
-    from dpo_bench.data.batches import Batch
+    from dpo_bench.model.paths import AnyBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class TokenValues:
 
 
 def token_values(
-    path: LogpPath, batch: Batch, *, confidence: bool = False, reference: LogpPath | None = None
+    path: LogpPath, batch: AnyBatch, *, confidence: bool = False, reference: LogpPath | None = None
 ) -> TokenValues:
     """Log-probs of response tokens and, from the same logits, what else is asked for.
 

@@ -14,8 +14,9 @@ from dpo_bench.evaluation.policy import Evaluator
 from dpo_bench.evaluation.prompts import choose_prompts
 from dpo_bench.evaluation.reference import ReferenceEvaluation, evaluate_reference
 from dpo_bench.evaluation.rewards import find_reward
+from dpo_bench.model.choose import choose_path
 from dpo_bench.model.load import load_model, load_tokenizer
-from dpo_bench.model.logps import LogpPath, choose_path
+from dpo_bench.model.paths import LogpPath
 from dpo_bench.model.reference_cache import reference_logps
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest, published_folder, write_json
@@ -47,6 +48,7 @@ class Bench:
             sources.policy, trust_remote_code=experiment.trust_remote_code
         )
         self.pairs, heldout, self.counts = self._tokenised_pairs(progress)
+        self.prompts = choose_prompts(heldout, experiment.evaluation.prompts)
         self.policy = self.load(sources.policy)
         self._initial = {
             name: value.clone() for name, value in self.policy.model.state_dict().items()
@@ -54,7 +56,8 @@ class Bench:
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
         _require_same_vocabulary(self.policy.model, self.reference.model)
-        self.prompts = choose_prompts(heldout, experiment.evaluation.prompts)
+        # Log-ratios are taken between values that came the same way.
+        self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
         self.training_reference = self._training_reference(progress)
         self.reference_folder = self._evaluate_reference(progress)
         self.evaluator = Evaluator(
@@ -114,7 +117,14 @@ class Bench:
         model = load_model(
             folder, self.sources.device, trust_remote_code=self.experiment.trust_remote_code
         )
-        return choose_path(model, self.sources.precision)
+        return choose_path(model, self.sources.precision, self._longest)
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of the longest text that a model is given."""
+        prompts = max(map(len, self.prompts.tokens), default=0)
+        sampled = prompts + self.experiment.evaluation.max_new_tokens
+        return max(self.pairs.longest, self.prompts.pairs.longest, sampled)
 
     def _tokenised_pairs(
         self, progress: Progress

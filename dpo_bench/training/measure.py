@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dpo_bench.contract import Objective, PairLogps
-from dpo_bench.data.batches import Batch, pad_batch
 from dpo_bench.data.tokenised import TokenisedPairs
 from dpo_bench.model.logps import LogpPath, sum_by_row
+from dpo_bench.model.paths import AnyBatch
 from dpo_bench.model.statistics import token_values
 from dpo_bench.training.needs import PROVIDERS, Fields, Provider, Supplies
 from dpo_bench.training.reference import CachedReference
@@ -47,11 +47,11 @@ class Measurer:
         self.chosen_tokens = torch.as_tensor(pairs.chosen_lengths, device=path.device)
         self.rejected_tokens = torch.as_tensor(pairs.rejected_lengths, device=path.device)
 
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int]) -> AnyBatch:
         """The pairs as tensors on the policy's device."""
-        return pad_batch(self.pairs, indices).to(self.path.device)
+        return self.path.batch(self.pairs, indices)
 
-    def policy(self, batch: Batch) -> Fields:
+    def policy(self, batch: AnyBatch) -> Fields:
         """What the policy's own forward pass gives, with gradient, by field."""
         tokens = token_values(
             self.path,
@@ -100,7 +100,7 @@ class Measurer:
             provider.restore(state[name])
 
     def _reference(
-        self, indices: Sequence[int], batch: Batch, like: Tensor
+        self, indices: Sequence[int], batch: AnyBatch, like: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.reference is None:
             unknown = torch.full_like(like, torch.nan, requires_grad=False)

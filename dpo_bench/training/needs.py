@@ -16,8 +16,8 @@ from dpo_bench.model.statistics import TokenValues, sum_shared
 
 if TYPE_CHECKING:
     from dpo_bench.contract import PairLogps
-    from dpo_bench.data.batches import Batch
     from dpo_bench.data.tokenised import TokenisedPairs
+    from dpo_bench.model.paths import AnyBatch
     from dpo_bench.training.reference import CachedReference
 
 Fields = dict[str, Tensor]
@@ -65,7 +65,7 @@ class Provider:
         """Fields from the policy's own forward pass, of the pass's pairs, with their gradient."""
         return {}
 
-    def of_pairs(self, _indices: Sequence[int], _batch: Batch, /) -> Fields:
+    def of_pairs(self, _indices: Sequence[int], _batch: AnyBatch, /) -> Fields:
         """Fields without a gradient, of the pass's pairs."""
         return {}
 
@@ -90,7 +90,7 @@ class PreferenceMargin(Provider):
         margins = torch.as_tensor(np.asarray(supplies.pairs.margins, np.float64))
         self.margins = margins.to(supplies.path.device, supplies.path.dtype)
 
-    def of_pairs(self, indices: Sequence[int], _batch: Batch, /) -> Fields:
+    def of_pairs(self, indices: Sequence[int], _batch: AnyBatch, /) -> Fields:
         """The pairs' margins."""
         return {"preference_margin": self.margins[torch.as_tensor(indices).to(self.margins.device)]}
 
@@ -124,7 +124,7 @@ class SharedSums(Provider):
         chosen, rejected = sum_shared(tokens.logp, lengths).chunk(2)
         return {"policy_chosen_shared": chosen, "policy_rejected_shared": rejected}
 
-    def of_pairs(self, indices: Sequence[int], batch: Batch, /) -> Fields:
+    def of_pairs(self, indices: Sequence[int], batch: AnyBatch, /) -> Fields:
         """The reference's."""
         chosen, rejected = self.supplies.known_reference.shared(indices, batch)
         return {"reference_chosen_shared": chosen, "reference_rejected_shared": rejected}
@@ -156,7 +156,7 @@ class SequentialKL(Provider):
 class MismatchedLogratio(Provider):
     """Log-ratio of another prompt's response, from one more forward pass of the policy."""
 
-    def of_pairs(self, indices: Sequence[int], _batch: Batch, /) -> Fields:
+    def of_pairs(self, indices: Sequence[int], _batch: AnyBatch, /) -> Fields:
         """Policy minus reference, both without gradient."""
         reference = self.supplies.known_reference
         policy = reference.mismatches.logps(self.supplies.path, indices)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpo_bench.data.batches import Batch, pad_responses
 from dpo_bench.data.tokenised import TokenisedPairs, Tokens
 from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
+from dpo_bench.model.paths import AnyBatch
 from dpo_bench.model.reference_cache import (
     PAIRS_PER_PASS,
     ReferenceLogps,
@@ -65,7 +65,7 @@ class Mismatches:
         """A model's log-probs of these responses under their prompts, summed; no gradient."""
         prompts = [self.pairs.prompt[index] for index in indices]
         responses = [self.response(index) for index in indices]
-        batch = pad_responses(prompts, responses).to(path.device)
+        batch = path.response_batch(prompts, responses)
         with torch.no_grad():
             return sum_by_row(token_logps(path, batch), batch.lengths)
 
@@ -111,11 +111,11 @@ class CachedReference:
             self.key[-1]("reference, mismatched", indices.stop, len(self.pairs))
         return torch.cat(parts)
 
-    def sums(self, indices: Sequence[int], _batch: Batch) -> tuple[Tensor, Tensor]:
+    def sums(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of chosen and rejected responses, nats, each of shape [pair]."""
         return _picked(self._sums, indices)
 
-    def shared(self, indices: Sequence[int], _batch: Batch) -> tuple[Tensor, Tensor]:
+    def shared(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """The same over the tokens that both responses have."""
         return _picked(self._shared, indices)
 
@@ -150,11 +150,11 @@ class SyncedReference(CachedReference):
         super().__init__(copy.deepcopy(frozen.path), frozen.pairs, *frozen.key)
         self.every, self.rate = settings.reference_sync_steps, settings.reference_sync_rate
 
-    def sums(self, _indices: Sequence[int], batch: Batch) -> tuple[Tensor, Tensor]:
+    def sums(self, _indices: Sequence[int], batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of chosen and rejected responses as it is now, each of shape [pair]."""
         return _halves(sum_by_row(self._tokens(batch), batch.lengths))
 
-    def shared(self, _indices: Sequence[int], batch: Batch) -> tuple[Tensor, Tensor]:
+    def shared(self, _indices: Sequence[int], batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """The same over the tokens that both responses have."""
         return _halves(sum_shared(self._tokens(batch), batch.lengths))
 
@@ -181,7 +181,7 @@ class SyncedReference(CachedReference):
         """Take a checkpoint's weights."""
         self.path.model.load_state_dict(state)
 
-    def _tokens(self, batch: Batch) -> Tensor:
+    def _tokens(self, batch: AnyBatch) -> Tensor:
         with torch.no_grad():
             return token_logps(self.path, batch)
 

@@ -29,17 +29,24 @@ class StepGradient:
         objective: the loss of each pair.
         measurer: makes its records.
         ranks: the processes that share the step.
-        pairs_per_pass: pairs of a forward pass; 0: all.
+        pairs_per_pass: most pairs of a forward pass; 0: all.
+        tokens_per_pass: most tokens of a forward pass, a pair's prompt counted once; 0: all.
     """
 
     objective: Objective
     measurer: Measurer
     ranks: Ranks
     pairs_per_pass: int
+    tokens_per_pass: int
 
     def __call__(self, indices: Sequence[int], tell: Tell = pair_sums) -> Tensor:
         """Compute it for these pairs; returns means over them of what ``tell`` sums."""
-        parts = split_passes(self.measurer.pairs, self.ranks.share(indices), self.pairs_per_pass)
+        parts = split_passes(
+            self.measurer.pairs,
+            self.ranks.share(indices),
+            self.pairs_per_pass,
+            self.tokens_per_pass,
+        )
         if self.objective.batch_coupled:
             sums = self._coupled(parts, len(indices), tell)
         else:

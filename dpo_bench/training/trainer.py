@@ -119,7 +119,13 @@ class Trainer:
         self.reference = reference
         measurer = Measurer(path, pairs, reference, self.objective)
         self.measurer = measurer
-        self.gradient = StepGradient(self.objective, measurer, self.ranks, settings.pairs_per_pass)
+        self.gradient = StepGradient(
+            self.objective,
+            measurer,
+            self.ranks,
+            settings.pairs_per_pass,
+            path.tokens_per_pass(settings.tokens_per_pass),
+        )
         self.order = step_order(len(pairs), settings.pairs_per_step, self.steps, seed)
         self.checkpoint = checkpoint
         self.control = control or Control()

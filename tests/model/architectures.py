@@ -46,10 +46,22 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 64,
         "init_std": 0.3,
     },
+    "mistral": {**DECODER, "sliding_window": None},
     "bloom": {**COMMON, "hidden_size": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.3},
+}
+RECURRENT: dict[str, dict[str, Any]] = {
+    "mamba": {
+        **COMMON,
+        "hidden_size": 16,
+        "state_size": 4,
+        "num_hidden_layers": 2,
+        "initializer_range": 0.3,
+    },
 }
 FULL_ONLY = {"gemma2", "cohere", "granite"}
 """Models that cap or scale their logits."""
+PADDED_ONLY = {"bloom", "gemma2"}
+"""Models whose attention is biased by position or soft-capped."""
 
 
 def tiny_model(architecture: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
@@ -58,7 +70,9 @@ def tiny_model(architecture: str, dtype: torch.dtype = torch.float64, **changes:
 
     from dpo_bench.model.load import _without_dropout
 
-    config = AutoConfig.for_model(architecture, **{**ARCHITECTURES[architecture], **changes})
+    config = AutoConfig.for_model(
+        architecture, **{**(ARCHITECTURES | RECURRENT)[architecture], **changes}
+    )
     _without_dropout(config)
     config.use_cache = False
     factory: Any = AutoModelForCausalLM
@@ -66,6 +80,18 @@ def tiny_model(architecture: str, dtype: torch.dtype = torch.float64, **changes:
         torch.manual_seed(5)
         model = factory.from_config(config, dtype=dtype)
     return model.eval()
+
+
+def with_exact_norms(model: Any) -> Any:
+    """The same model, but its RMS norms do not round to fp32 on the way, as transformers' do."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if "RMSNorm" in type(child).__name__:
+                width, epsilon = child.weight.shape[0], child.variance_epsilon
+                norm = torch.nn.RMSNorm(width, eps=epsilon, dtype=child.weight.dtype)
+                norm.weight = child.weight
+                setattr(parent, name, norm)
+    return model
 
 
 def random_batch(rows: int = 4, seed: int = 0) -> Batch:

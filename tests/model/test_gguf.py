@@ -267,4 +267,4 @@ def test_smollm2_is_whole_and_talks() -> None:
     assert tokenizer.eos_token == "<|im_end|>"
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 2
     assert sum(value.numel() for value in model.parameters()) == 134_515_008
-    assert choose_path(model).name == "hidden"
+    assert choose_path(model).name == "hidden/packed"

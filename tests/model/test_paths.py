@@ -16,6 +16,7 @@ from tests.model.architectures import (
     ARCHITECTURES,
     COMMON,
     FULL_ONLY,
+    PADDED_ONLY,
     naive_logps,
     random_batch,
     tiny_model,
@@ -26,7 +27,9 @@ from tests.model.architectures import (
 def test_the_quick_path_is_taken_exactly_where_it_is_right(architecture: str) -> None:
     path = choose_path(tiny_model(architecture, torch.float32))
 
-    assert path.name == ("full" if architecture in FULL_ONLY else "hidden")
+    assert path.kind == ("full" if architecture in FULL_ONLY else "hidden")
+    assert path.packs == (architecture not in PADDED_ONLY)
+    assert path.name == path.kind + "/packed" * path.packs
 
 
 def test_a_soft_cap_is_found_though_the_logits_are_small() -> None:

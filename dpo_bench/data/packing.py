@@ -1,0 +1,214 @@
+"""Pairs as one row of tokens without padding, each prompt in it once.
+
+Everything in a transformer but attention works on single tokens, so it may see all texts as one
+long row, and a prompt's tokens once for all of its responses. Attention alone needs whole texts:
+the tokens of each, prompt and response, are gathered into rows, computed causally, and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpo_bench.data.batches import Ids, to_device
+from dpo_bench.data.tokenised import Ragged, TokenisedPairs
+
+Index = NDArray[np.int64]
+BUCKET_FILL = 0.75
+"""A text joins a bucket of longer ones when it fills this share of its longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Texts of similar length that attention computes together.
+
+    Attributes:
+        rows: number of texts.
+        length: slots of each, tokens.
+    """
+
+    rows: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pack:
+    """Prompts, each followed by its responses, in one row; and where everything is.
+
+    A *slot* is a place in the rows that attention sees: text after text, bucket after bucket.
+
+    Attributes:
+        input_ids: shape [1, token].
+        position_ids: place of each token in its text; a response goes on where its prompt ends;
+            shape [1, token].
+        token_of_slot: which token stands in a slot; padding repeats token 0, and no text's token
+            attends to it; shape [slot].
+        slot_of_token: where a token is read from; of a prompt's many slots that in the text of its
+            first response; shape [token].
+        shared_tokens: prompt tokens that stand in further texts: of the second responses, then of
+            the third ones ...; within one of these tensors no token comes twice.
+        shared_slots: where they stand there; the same shapes.
+        state: the token whose hidden state predicts each response token, response after response;
+            shape [response token].
+        target: the response tokens' ids, likewise.
+        lengths: tokens of each response, shape [response].
+        buckets: how the slots are cut into rows.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    token_of_slot: Tensor
+    slot_of_token: Tensor
+    shared_tokens: tuple[Tensor, ...]
+    shared_slots: tuple[Tensor, ...]
+    state: Tensor
+    target: Tensor
+    lengths: Tensor
+    buckets: tuple[Bucket, ...]
+
+    def to(self, device: torch.device | str) -> Pack:
+        """The same on a device; to a GPU, the copy overlaps with what the CPU does next."""
+        changes: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changes[field.name] = to_device(value, device)
+            elif field.name != "buckets":
+                changes[field.name] = tuple(to_device(part, device) for part in value)
+        return replace(self, **changes)
+
+
+def pack_pairs(pairs: TokenisedPairs, indices: Sequence[int]) -> Pack:
+    """Pack pairs; the responses count the chosen ones first, then the rejected ones."""
+    owners = np.tile(np.arange(len(indices)), 2)
+    responses = Ragged.of(
+        [side[index] for side in (pairs.chosen, pairs.rejected) for index in indices]
+    )
+    return _pack(pairs.prompt.take(indices), responses, owners)
+
+
+def pack_responses(prompts: Sequence[Ids], responses: Sequence[Ids]) -> Pack:
+    """Pack prompts with their responses, as `pad_responses` pads them.
+
+    Neighbours with an equal prompt share it.
+
+    Raises:
+        ValueError: an empty prompt: nothing would predict the first token of its response.
+    """
+    if len(prompts) != len(responses):
+        raise ValueError("every response needs a prompt of at least one token")
+    texts = [tuple(int(token) for token in prompt) for prompt in prompts]
+    starts = [at for at, text in enumerate(texts) if at == 0 or text != texts[at - 1]]
+    owners = np.zeros(len(texts), np.int64)
+    owners[starts[1:]] = 1
+    return _pack(
+        Ragged.of([np.asarray(texts[at], np.int32) for at in starts]),
+        Ragged.of([np.asarray(response, np.int32) for response in responses]),
+        owners.cumsum(),
+    )
+
+
+def _pack(prompts: Ragged, responses: Ragged, owners: Index) -> Pack:
+    """Pack responses, each with the prompt of its number in ``owners``; every prompt has one."""
+    before, after = prompts.lengths, responses.lengths
+    if len(before) and before.min() < 1:
+        raise ValueError("every response needs a prompt of at least one token")
+    prompt_at, response_at = _places(before, after, owners)
+    tokens = int(before.sum() + after.sum())
+    ids, positions = np.empty(tokens, np.int64), np.empty(tokens, np.int64)
+    place = _ranges(prompt_at, before)
+    ids[place], positions[place] = prompts.flat, _ranges(np.zeros_like(before), before)
+    place = _ranges(response_at, after)
+    ids[place], positions[place] = responses.flat, _ranges(before[owners], after)
+    # A response's first token is predicted by its prompt's last, the others by the one before.
+    state = place - 1
+    filled = after > 0
+    state[(after.cumsum() - after)[filled]] = (prompt_at + before - 1)[owners[filled]]
+    slots = _slots(before, prompt_at, response_at, after, owners)
+    return Pack(
+        input_ids=torch.from_numpy(ids)[None],
+        position_ids=torch.from_numpy(positions)[None],
+        state=torch.from_numpy(state),
+        target=torch.from_numpy(responses.flat.astype(np.int64)),
+        lengths=torch.from_numpy(after),
+        **slots,
+    )
+
+
+def _places(before: Index, after: Index, owners: Index) -> tuple[Index, Index]:
+    """First token of each prompt and of each response in the row."""
+    order = np.argsort(owners, kind="stable")
+    owned = np.bincount(owners, after, len(before)).astype(np.int64)
+    prompt_at = before.cumsum() - before + owned.cumsum() - owned
+    response_at = np.empty_like(after)
+    sizes = after[order]
+    response_at[order] = sizes.cumsum() - sizes + before.cumsum()[owners[order]]
+    return prompt_at, response_at
+
+
+def _slots(
+    before: Index, prompt_at: Index, response_at: Index, after: Index, owners: Index
+) -> dict[str, Any]:
+    """The fields of a `Pack` that tell how attention's rows are made of its tokens."""
+    lengths = before[owners] + after
+    order = np.argsort(-lengths, kind="stable")
+    buckets = _buckets(lengths[order])
+    strides = np.repeat([b.length for b in buckets], [b.rows for b in buckets]).astype(np.int64)
+    row_at = np.empty_like(lengths)
+    row_at[order] = strides.cumsum() - strides
+
+    token_of_slot = np.zeros(int(strides.sum()), np.int64)
+    slot_of_token = np.empty(int(before.sum() + after.sum()), np.int64)
+    tokens, slots = _ranges(response_at, after), _ranges(row_at + before[owners], after)
+    token_of_slot[slots], slot_of_token[tokens] = tokens, slots
+    shared: list[tuple[Tensor, Tensor]] = []
+    rank = _rank_among_equals(owners)
+    for turn in range(int(rank.max(initial=-1)) + 1):
+        mine = (rank == turn).nonzero()[0]
+        sizes = before[owners[mine]]
+        tokens, slots = _ranges(prompt_at[owners[mine]], sizes), _ranges(row_at[mine], sizes)
+        token_of_slot[slots] = tokens
+        if turn == 0:
+            slot_of_token[tokens] = slots
+        else:
+            shared.append((torch.from_numpy(tokens), torch.from_numpy(slots)))
+    return {
+        "token_of_slot": torch.from_numpy(token_of_slot),
+        "slot_of_token": torch.from_numpy(slot_of_token),
+        "shared_tokens": tuple(tokens for tokens, _ in shared),
+        "shared_slots": tuple(slots for _, slots in shared),
+        "buckets": buckets,
+    }
+
+
+def _buckets(lengths: Index) -> tuple[Bucket, ...]:
+    """Cut texts, the longest first, where they would leave too much of a bucket empty."""
+    found = []
+    start = 0
+    while start < len(lengths):
+        longest = int(lengths[start])
+        rows = int((lengths[start:] >= BUCKET_FILL * longest).sum())
+        found.append(Bucket(rows, longest))
+        start += rows
+    return tuple(found)
+
+
+def _ranges(starts: Index, lengths: Index) -> Index:
+    """start, start + 1, ... of each length, one after another."""
+    return np.arange(int(lengths.sum())) + np.repeat(starts - (lengths.cumsum() - lengths), lengths)
+
+
+def _rank_among_equals(values: Index) -> Index:
+    """How many equal values stand before each."""
+    order = np.argsort(values, kind="stable")
+    ranked = values[order]
+    first = np.searchsorted(ranked, ranked)
+    rank = np.empty_like(values)
+    rank[order] = np.arange(len(values)) - first
+    return rank

@@ -1,0 +1,184 @@
+"""Which path is right for a model, found by trying it on a few random tokens.
+
+Architectures differ in what they do between hidden states and logits (soft-caps, scales,
+projections, biases) and in attention (position biases, windows, recurrent states); the numbers show
+it, whatever the architecture is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.model.packed_attention import UnsupportedAttentionError
+from dpo_bench.model.paths import FullPath, HiddenPath, LogpPath
+
+log = logging.getLogger(__name__)
+
+PROBE_TOKENS = 12
+PROBE_SEED = 20230529
+PROBE_LOGITS = 30.0
+"""Standard deviation of the logits at which the head is probed: soft-caps (30 or 50 in the models
+that have them) and scales act on logits of this size, and hardly on a fresh model's small ones."""
+
+
+def choose_path(model: Any, precision: str = "fp32", longest: int = PROBE_TOKENS) -> LogpPath:
+    """The quickest path that is right for a model.
+
+    Args:
+        model: a causal language model of transformers, on its device, in eval mode.
+        precision: ``fp32`` or ``bf16``.
+        longest: tokens of the longest text that it will be given: packing is tried at this length,
+            where windows and position biases show.
+
+    Raises:
+        EnvironmentProblem: no path is right: the model is not causal, or padding changes it.
+    """
+    with torch.no_grad():
+        masks_padding = _needs_mask(model)
+        quick = _head_is_all(model)
+    if not quick:
+        log.info(
+            "%s does more than embed its hidden states: its log-probs are taken from its logits at "
+            "every position, which needs more memory",
+            type(model).__name__,
+        )
+    path = HiddenPath if quick else FullPath
+    packs = not masks_padding and _packing_is_exact(path(model, packs=True), longest)
+    return path(model, precision, masks_padding=masks_padding, packs=packs)
+
+
+def _packing_is_exact(path: LogpPath, longest: int) -> bool:
+    """Whether packed texts have the log-probs that they have when padded.
+
+    Two prompts of unlike lengths with two responses each, the longest text as long as any will be.
+    """
+    rows = _probe_texts(path.model, max(longest, PROBE_TOKENS))
+    prompts, responses = [row[0] for row in rows], [row[1] for row in rows]
+    padded = type(path)(path.model)
+    try:
+        with torch.no_grad():
+            ours = path.logits(path.states(path.response_batch(prompts, responses)))
+            theirs = padded.logits(padded.states(padded.response_batch(prompts, responses)))
+        if _same(ours, theirs):
+            return True
+        reason = "it gives packed texts other log-probs"
+    except (
+        UnsupportedAttentionError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+    log.info(
+        "%s is not packed (%s): its texts are padded and each response brings a copy of its "
+        "prompt, which takes longer",
+        type(path.model).__name__,
+        reason,
+    )
+    return False
+
+
+def _probe_texts(model: Any, longest: int) -> list[tuple[list[int], list[int]]]:
+    """Prompts with responses: the first two share a prompt, as do the others."""
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    vocabulary = int(model.config.get_text_config().vocab_size)
+
+    def ids(length: int) -> list[int]:
+        found: list[int] = torch.randint(0, vocabulary, (length,), generator=generator).tolist()
+        return found
+
+    first, second = ids(longest // 3), ids(5)
+    return [
+        (first, ids(longest - len(first))),
+        (first, ids(longest // 4)),
+        (second, ids(2)),
+        (second, ids(longest // 2 - 2)),
+    ]
+
+
+def _needs_mask(model: Any) -> bool:
+    """Whether padding must be masked: run rows alone, shortened and padded, and compare."""
+    ids = _probe_ids(model)
+    half = ids.shape[1] // 2
+    alone, short = _all_logits(model, ids), _all_logits(model, ids[:, :half])
+    name = type(model).__name__
+    if not _same(alone[:, :half], short):
+        raise EnvironmentProblem(
+            f"{name} is no causal language model: what it says of a token depends on the tokens "
+            "behind it. Give a model that predicts the next token."
+        )
+    padded = ids.repeat(2, 1)
+    padded[1, half:] = 0
+    mask = torch.ones_like(padded)
+    mask[1, half:] = 0
+    for options in ({}, {"attention_mask": mask}):
+        logits = _all_logits(model, padded, **options)
+        if _same(logits[:1], alone) and _same(logits[1:, :half], short):
+            return bool(options)
+    raise EnvironmentProblem(
+        f"{name} gives a text other log-probs when a longer one is in the same batch, its padding "
+        "masked or not: this architecture cannot be measured reliably."
+    )
+
+
+def _head_is_all(model: Any) -> bool:
+    """Whether logits are the output embedding of the base model's hidden states, and nothing more.
+
+    Tried on a few tokens, and with random hidden states that make large logits.
+    """
+    ids, path = _probe_ids(model), HiddenPath(model)
+    try:
+        hidden = model.base_model(input_ids=ids).last_hidden_state
+        if not _same(path.logits(hidden), _all_logits(model, ids)):
+            return False
+        generator = torch.Generator().manual_seed(PROBE_SEED)
+        large = torch.randn(hidden.shape, generator=generator, dtype=hidden.dtype).to(hidden.device)
+        large *= PROBE_LOGITS / path.logits(large).std().clamp_min(1e-12)
+        with _head_given(model, large):
+            return _same(path.logits(large), _all_logits(model, ids))
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        log.debug("%s has no separate head: %s", type(model).__name__, error)
+        return False
+
+
+@contextlib.contextmanager
+def _head_given(model: Any, states: Tensor) -> Iterator[None]:
+    """Let the output embedding see these hidden states, whatever the model hands it."""
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _module, _inputs: (states,))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _all_logits(model: Any, ids: Tensor, **options: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=ids, **options).logits
+    return logits
+
+
+def _probe_ids(model: Any) -> Tensor:
+    """A row of random tokens, the same for every model with this vocabulary."""
+    config = model.config.get_text_config()
+    width = min(PROBE_TOKENS, int(getattr(config, "max_position_embeddings", PROBE_TOKENS)))
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    ids = torch.randint(0, int(config.vocab_size), (1, width), generator=generator)
+    return ids.to(model.device)
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal but for rounding, relative to the largest value."""
+    tolerance = 1e-10 if theirs.dtype == torch.float64 else 1e-4
+    finite = theirs.isfinite()
+    if not torch.equal(ours.isfinite(), finite):
+        return False
+    difference, size = (ours - theirs)[finite].abs(), theirs[finite].abs()
+    return not len(size) or bool(difference.max() <= tolerance * size.max())
