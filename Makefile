@@ -1,4 +1,4 @@
-.PHONY: check format lint types test test-slow
+.PHONY: check format lint types test test-slow test-peers
 
 check: format lint types test
 
@@ -16,3 +16,6 @@ test:
 
 test-slow:
 	python -m pytest -m slow
+
+test-peers:
+	python -m pytest -m peers tests/peers

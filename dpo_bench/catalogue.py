@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_bench.contract import NEEDS, Loss, get_loss, list_losses
+from dpo_bench.contract import NEEDS, Loss, get_loss, list_losses, list_modifiers
 from dpo_bench.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -204,3 +204,63 @@ def _markdown_row(card: Card) -> str:
 def _escape(text: str) -> str:
     """Text whose characters Markdown leaves alone."""
     return re.sub(r"([\\`*_<>|~\[\]])", r"\\\1", text)
+
+
+def loss_pages() -> dict[str, str]:
+    """The documentation of the shipped losses: file name -> Markdown, an index among them."""
+    cards = catalogue(shipped_losses())
+    pages = {f"{card['name']}.md": _page(card) for card in cards}
+    pages["README.md"] = _index(cards)
+    return pages
+
+
+def _page(card: Card) -> str:
+    facts = [(label, value) for label, value in _facts(card) if label != "file"]
+    rows = [f"| {label} | {_escape(value).replace(chr(10), '<br>')} |" for label, value in facts]
+    summary, _, rest = card["documentation"].partition("\n")
+    source = Path(card["file"]).name
+    return "\n".join(
+        [
+            f"# {card['name']}",
+            "",
+            _escape(summary),
+            "",
+            _prose(rest.strip()),
+            "",
+            "| | |",
+            "|---|---|",
+            *rows,
+            "",
+            f"Source: [losses/{source}](../../losses/{source}).",
+            f"`dpo-bench losses {card['name']} --plot` draws it.",
+            "",
+        ]
+    )
+
+
+def _prose(text: str) -> str:
+    """A docstring's paragraphs; what it puts into backticks stays so."""
+    parts = re.split(r"(`[^`\n]+`)", text)
+    return "".join(part if part.startswith("`") else _escape(part) for part in parts)
+
+
+def _index(cards: Iterable[Card]) -> str:
+    lines = ["# Losses", "", "Written from the registry by `python -m dpo_bench.generated`.", ""]
+    for family, members in groupby(cards, key=lambda card: card["family"]):
+        lines += [f"**{family}**: functions {FAMILIES[family]}", ""]
+        lines += [f"- [{c['name']}]({c['name']}.md): {_escape(c['summary'])}" for c in members]
+        lines.append("")
+    lines += ["**modifiers**: written `name(loss)`", ""]
+    lines += [
+        f"- `{modifier.name}`: {_escape(modifier.summary)} ({_escape(modifier.paper)})"
+        for modifier in list_modifiers()
+    ]
+    lines += [
+        "",
+        "**mixtures**: weighted sums such as `0.8*dpo + 0.2*bco + 1.0*sft`",
+        "(Wang et al. 2024, arXiv:2411.10442)",
+        "",
+        "[Where and why other code differs](../differences.md).",
+        "",
+    ]
+    return "\n".join(lines)

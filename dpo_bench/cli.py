@@ -116,7 +116,7 @@ def train(
 ) -> None:
     """Train and evaluate one trial and keep its policy."""
     from dpo_bench.contract import get_loss
-    from dpo_bench.experiment.flags import Flags, resolve
+    from dpo_bench.experiment.flags import Flags, resolve, slug
 
     _load_plugins(plugins)
     found = get_loss(loss)
@@ -133,7 +133,7 @@ def train(
         settings=keep,
     )
     experiment = resolve(file, flags)
-    folder = out or Path("runs") / f"train-{experiment.name}-{found.name}"
+    folder = out or Path("runs") / f"train-{experiment.name}-{slug(found.name)}"
     _run(experiment, folder, 1, plugins)
 
 
@@ -193,24 +193,51 @@ def status(
 
 @app.command()
 def losses(
-    name: Annotated[str | None, typer.Argument(help="Explain this loss.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Explain this loss, or plot these."),
+    ] = None,
+    *,
     filter_text: Annotated[
         str, typer.Option("--filter", help="Only losses that mention this text.")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw value and gradient against the margin.")
+    ] = False,
+    beta: Annotated[float | None, typer.Option(help="Strength to plot at.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Plot into this file (.png, .svg or .pdf).")
+    ] = None,
     plugins: Plugins = None,
 ) -> None:
-    """List the registry, or explain one loss."""
+    """List the registry, explain one loss, or plot some."""
     from dpo_bench import catalogue
 
     _load_plugins(plugins)
-    if as_json:
-        cards = catalogue.catalogue([name]) if name else catalogue.matching(filter_text)
+    if plot:
+        _plot(names or [], beta, out)
+    elif as_json:
+        cards = catalogue.catalogue(names) if names else catalogue.matching(filter_text)
         typer.echo(json.dumps(cards, indent=2, ensure_ascii=False))
-    elif name:
-        _console().print(catalogue.render_card(name))
+    elif names:
+        for name in names:
+            _console().print(catalogue.render_card(name))
     else:
         _console().print(catalogue.render_table(filter_text))
+
+
+def _plot(names: list[str], beta: float | None, out: Path | None) -> None:
+    from dpo_bench.loss_plots import curves, save_plot, terminal_plot
+
+    if not names:
+        raise ConfigurationError("losses --plot: name one or several losses.")
+    drawn = curves(names, {} if beta is None else {"beta": beta})
+    if out is None:
+        typer.echo(terminal_plot(drawn))
+    else:
+        save_plot(drawn, out)
+        _console().print(str(out), markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -75,6 +75,8 @@ def test_card_tells_what_the_registry_knows(plugin: str) -> None:
         "paper": "a [bold]note[/bold], 2026",
         "normalisation": "sum",
         "needs_reference": True,
+        "needs": [],
+        "batch_coupled": False,
         "strength": "beta",
         "hyperparameters": {"beta": {"default": 1.0, "range": "(0, inf)"}},
         "grid": [0.5, 1.0, 2.0],

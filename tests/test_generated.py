@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dpo_bench.catalogue import loss_pages
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.generated import GENERATED, keys_table, refresh
+from dpo_bench.generated import GENERATED, PAGES, keys_table, refresh, refresh_pages
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- x: begin -->", "<!-- x: end -->"
@@ -36,6 +37,18 @@ def test_every_generated_part_is_current(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     part = text.partition(f"<!-- {markers}: begin -->")[2].partition(f"<!-- {markers}: end -->")[0]
     assert part.strip() == content(), "run `python -m dpo_bench.generated`"
+
+
+def test_every_loss_has_its_current_page() -> None:
+    pages = {file.name: file.read_text("utf-8") for file in (ROOT / PAGES).glob("*.md")}
+    assert pages == loss_pages(), "run `python -m dpo_bench.generated`"
+
+
+def test_pages_are_written_and_stale_ones_removed(tmp_path: Path) -> None:
+    (tmp_path / "gone.md").write_text("old", encoding="utf-8")
+    assert refresh_pages(tmp_path, {"a.md": "A", "b.md": "B"}) == ["a.md", "b.md", "gone.md"]
+    assert refresh_pages(tmp_path, {"a.md": "A", "b.md": "C"}) == ["b.md"]
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {"a.md": "A", "b.md": "C"}
 
 
 def test_the_keys_say_default_and_meaning() -> None:

@@ -148,7 +148,9 @@ class Loss:
 
     @property
     def location(self) -> str:
-        """``file:line`` of its definition, for messages."""
+        """``file:line`` of its definition, for messages; of a composed loss, its first part's."""
+        if self.parts:
+            return self.parts[0].location
         code = getattr(inspect.unwrap(self.function), "__code__", None)
         return f"{self.source_file}:{code.co_firstlineno if code else '?'}"
 
