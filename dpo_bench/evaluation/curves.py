@@ -49,6 +49,7 @@ class Point:
         reward: mean reward, or another figure to compare, such as the win rate.
         seed_names: the training seed of each row; policies of one seed are paired across losses.
             Counted from 0 when not given.
+        mean_kl: mean KL over prompts and seeds, nats.
 
     Raises:
         ValueError: the shapes differ, a seed occurs twice, or a value is missing or infinite.
@@ -57,6 +58,7 @@ class Point:
     kl: Array
     reward: Array
     seed_names: tuple[int, ...]
+    mean_kl: float
 
     def __init__(
         self, kl: ArrayLike, reward: ArrayLike, seed_names: Sequence[int] | None = None
@@ -75,16 +77,12 @@ class Point:
         object.__setattr__(self, "kl", tables[0])
         object.__setattr__(self, "reward", tables[1])
         object.__setattr__(self, "seed_names", names)
+        object.__setattr__(self, "mean_kl", float(tables[0].mean()))
 
     @property
     def seeds(self) -> int:
         """Number of training seeds averaged over."""
         return len(self.kl)
-
-    @property
-    def mean_kl(self) -> float:
-        """Mean KL over prompts and seeds, nats."""
-        return float(self.kl.mean())
 
 
 Curves = Mapping[str, Sequence[Point]]
@@ -173,9 +171,15 @@ def read_levels(curves: Curves, means: Array, levels: Sequence[float]) -> Array:
     columns = []
     for end, points in zip(ends, curves.values(), strict=True):
         own = [[end - len(points) + index for index in one] for one in knots(points)]
-        at = [np.stack([part[:, one].mean(axis=1) for one in own], axis=1) for part in (kl, reward)]
-        columns.append(_along(at[0], at[1], levels))
+        columns.append(_along(_merged(kl, own), _merged(reward, own), levels))
     return np.stack(columns, axis=2)
+
+
+def _merged(means: Array, own: Sequence[Sequence[int]]) -> Array:
+    """The means of each knot's columns [rows, knots]."""
+    if all(len(one) == 1 for one in own):
+        return means[:, [one[0] for one in own]]
+    return np.stack([means[:, one].mean(axis=1) for one in own], axis=1)
 
 
 def _reason(points: Sequence[Point], level: float) -> str:

@@ -59,8 +59,8 @@ __all__ = [
 _NODES = 24
 """nodes of the Gauss-Legendre rule of an area, in sqrt(KL)"""
 
-_AT_ONCE = 512
-"""pairs whose resamples are held in memory together: 8 MB at 2,000 resamples"""
+_AT_ONCE = 1024
+"""pairs whose resamples are held in memory together: 16 MB at 2,000 resamples"""
 
 _Pairs = list[tuple[str, str]]
 

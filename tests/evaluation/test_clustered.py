@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpo_bench.evaluation.clustered import Clustered, tail, two_way
+from dpo_bench.evaluation.clustered import Clustered, degrees_of_freedom, tail, two_way
 from dpo_bench.evaluation.statistics import Array, bootstrap_mean, resample_weights
 
 PROMPTS = 60
@@ -165,6 +165,28 @@ class TestTail:
         found = [tail(distance, 1, 1, 3, 100) for distance in np.linspace(0, 50, 60)]
         assert found[0] == pytest.approx(1)
         assert all(np.diff(found) < 0)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "low", "high"),
+    [(2, 0.944, 0.971), (3, 0.95, 0.961), (5, 0.95, 0.957), (10, 0.95, 0.955)],
+)
+def test_coverage_is_the_one_that_is_stated(seeds: int, low: float, high: float) -> None:
+    # given the seeds' mean square, a chi-square, the interval holds a normal error or not
+    log = np.linspace(-40, 5, 2001)
+    chi = np.exp(log)
+    density = np.exp((seeds - 1) / 2 * log - chi / 2)
+    density /= density.sum()
+    held = []
+    for true in (0.0, 0.01, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99):
+        total = true * chi / (seeds - 1) + 1 - true
+        freedom = np.array(
+            [degrees_of_freedom(one, seeds, 10**6) for one in 1 - (1 - true) / total]
+        )
+        half = stats.t.ppf(0.975, freedom) * np.sqrt(total)
+        held.append(float(((2 * stats.norm.cdf(half) - 1) * density).sum()))
+    assert min(held) == pytest.approx(low, abs=0.001)
+    assert max(held) == pytest.approx(high, abs=0.001)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
