@@ -13,11 +13,15 @@ from dpo_bench.evaluation.policy import Evaluator
 from dpo_bench.evaluation.prompts import choose_prompts
 from dpo_bench.evaluation.reference import ReferenceEvaluation, evaluate_reference
 from dpo_bench.evaluation.rewards import find_reward
+from dpo_bench.experiment.plan import COSMETIC, IN_CONTENT
 from dpo_bench.model.load import load_model, load_tokenizer
 from dpo_bench.model.logps import LogpPath, choose_path
 from dpo_bench.model.reference_cache import reference_logps
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest, published_folder, write_json
+
+ONLY_POLICIES = ("every", "kl_reverse", "judge_opponents")
+"""Settings of the evaluation that change nothing of the reference's own."""
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment
@@ -51,6 +55,7 @@ class Bench:
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
         _require_same_vocabulary(self.policy.model, self.reference.model)
+        self.scorer = find_reward(experiment.evaluation, sources.device)
         self.prompts = choose_prompts(heldout, experiment.evaluation.prompts)
         self.reference_logps = reference_logps(
             self.reference, self.pairs, sources.reference.digest, sources.content.device, progress
@@ -69,7 +74,7 @@ class Bench:
             tokenizer=self.tokenizer,
             end_tokens=self.end_tokens,
             prompts=self.prompts,
-            reward=find_reward(experiment.evaluation.reward),
+            scorer=self.scorer,
             options=experiment.evaluation,
         )
 
@@ -132,7 +137,10 @@ class Bench:
                 "tokenizer": self.sources.content.policy,
                 "device": self.sources.content.device,
                 "reward": self.sources.content.reward,
-                "options": options.model_dump(mode="json", exclude={"rows_per_batch"}),
+                "options": options.model_dump(
+                    mode="json",
+                    exclude={*COSMETIC["evaluation"], *IN_CONTENT["evaluation"], *ONLY_POLICIES},
+                ),
                 "prompts": self.prompts.pairs.digest,
                 "end_tokens": sorted(self.end_tokens),
             }
@@ -145,7 +153,7 @@ class Bench:
                 tokenizer=self.tokenizer,
                 end_tokens=self.end_tokens,
                 prompts=self.prompts,
-                reward=find_reward(options.reward),
+                scorer=self.scorer,
                 options=options,
                 progress=progress,
             )

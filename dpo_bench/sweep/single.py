@@ -22,6 +22,10 @@ UNITS = {
     "chosen_logratio": "nats",
     "rejected_logratio": "nats",
     "response_tokens": "tokens",
+    "length_drift": "tokens",
+    "kl_reverse": "nats",
+    "kl_per_token": "nats per token",
+    "token_entropy": "nats per token",
 }
 
 
@@ -60,4 +64,4 @@ def evaluate_policy(
         write_parquet(out / "samples.parquet", result.samples)
         write_parquet(out / "heldout.parquet", result.heldout)
         metrics = {name: estimate.as_dict() for name, estimate in result.metrics.items()}
-        write_json(out / "evaluation.json", {"metrics": metrics})
+        write_json(out / "evaluation.json", {"metrics": metrics, "notes": dict(result.notes)})

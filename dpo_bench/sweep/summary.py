@@ -15,16 +15,17 @@ from dpo_bench.sweep.run import Outcome
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """Print the results, a row per trial, and where the report is."""
     results = outcome.results
-    has_reward = bool(results["reward"].notna().any())
+    measured = {
+        heading: name
+        for heading, name in (("win rate", "win_rate"), ("reward", "reward"))
+        if results[name].notna().any()
+    }
     table = Table(
         title=f"{len(results)} trials, {outcome.computed} computed now", title_justify="left"
     )
     for heading in ("loss", "strength", "seed"):
         table.add_column(heading)
-    headings = ["KL (nats)", "accuracy"]
-    if has_reward:
-        headings = ["win rate", "reward", *headings]
-    for heading in headings:
+    for heading in (*measured, "KL (nats)", "accuracy"):
         table.add_column(heading, justify="right")
     for row in results.to_dict("records"):
         strength = "" if row["beta"] != row["beta"] else f"{row['beta']:g}"
@@ -33,10 +34,10 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
             table.add_row(*cells, f"[red]failed: {escape(str(row['error']))}")
             continue
         kl, accuracy = _interval(row, "kl", 2), _interval(row, "preference_accuracy", 2)
-        extra = [_interval(row, "win_rate", 2), _interval(row, "reward", 2)] if has_reward else []
+        extra = [_interval(row, name, 2) for name in measured.values()]
         table.add_row(*cells, *extra, kl, accuracy)
     console.print(table)
-    if not has_reward:
+    if not measured:
         console.print(
             "No reward was given, so there is no win rate and no mean reward: "
             "--reward vader or --reward module:function adds them."
