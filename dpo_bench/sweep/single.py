@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from dpo_bench.evaluation.statistics import Estimate
 from dpo_bench.experiment import Experiment
 from dpo_bench.model.source import resolve_model
 from dpo_bench.storage import write_json
@@ -27,6 +29,11 @@ UNITS = {
     "kl_per_token": "nats per token",
     "token_entropy": "nats per token",
 }
+
+
+def has_interval(estimate: Estimate) -> bool:
+    """Whether a figure has one: a flag, or a single prompt, has none."""
+    return not math.isnan(estimate.low)
 
 
 def evaluate_policy(
@@ -57,7 +64,7 @@ def evaluate_policy(
         result = bench.evaluator.evaluate(bench.load(folder), progress)
     table = Table("metric", "value", "95% interval", "n", "unit", title=policy)
     for name, estimate in result.metrics.items():
-        interval = f"\\[{estimate.low:.3f}, {estimate.high:.3f}]"
+        interval = f"\\[{estimate.low:.3f}, {estimate.high:.3f}]" if has_interval(estimate) else ""
         table.add_row(name, f"{estimate.value:.3f}", interval, str(estimate.n), UNITS.get(name, ""))
     console.print(table)
     if out is not None:

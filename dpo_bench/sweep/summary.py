@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from dpo_bench.sweep.run import Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
@@ -42,7 +45,25 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
             "No reward was given, so there is no win rate and no mean reward: "
             "--reward vader or --reward module:function adds them."
         )
+    for name, value in _failing_controls(results).items():
+        console.print(
+            f"Control {name!r} gave {value:.3g}: the same response does not always get the same "
+            "reward, so neither rewards nor win rates can be trusted."
+        )
     console.print(f"report: {outcome.report}", markup=False, soft_wrap=True)
+
+
+def _failing_controls(results: pd.DataFrame) -> dict[str, float]:
+    """Controls with a right outcome that missed it; see `evaluation.controls`."""
+    right = {"self": 0.5}
+    if results["reward"].notna().any():  # a judge's orders may disagree: then it is a tie
+        right["order"] = 1.0
+    found = {name: results[f"control_{name}"].dropna() for name in right}
+    return {
+        name: float(column.iloc[0])
+        for name, column in found.items()
+        if len(column) and column.iloc[0] != right[name]
+    }
 
 
 def _interval(row: Mapping[Hashable, Any], name: str, digits: int) -> str:
