@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -86,9 +86,10 @@ class JudgeClient:
         allowed = self.options.judge_failures * len(distinct)
         found: dict[str, Answer] = {}
         failed: list[str] = []
+        over = threading.Event()
         pool = ThreadPoolExecutor(self.options.judge_concurrency)
         try:
-            waiting = {pool.submit(self._answer, one): one for one in distinct}
+            waiting = {pool.submit(self._answer, one, over): one for one in distinct}
             for future in as_completed(waiting):
                 answer = found[waiting[future]] = future.result()
                 if answer.problem:
@@ -100,10 +101,11 @@ class JudgeClient:
                     )
                 progress("judging", len(found), len(distinct))
         finally:
+            over.set()  # whoever waits for another try gives up; what is under way is kept
             pool.shutdown(wait=True, cancel_futures=True)
         return [found[one] for one in questions]
 
-    def _answer(self, question: str) -> Answer:
+    def _answer(self, question: str, over: threading.Event) -> Answer:
         file = self._file(question)
         if (kept := _read(file)) is not None:
             return kept
@@ -111,7 +113,7 @@ class JudgeClient:
         with FileLock(file.with_suffix(".lock"), is_singleton=False) as lock:
             if (kept := _read(file)) is not None:  # another worker asked it meanwhile
                 return kept
-            answer = self._patiently(question)
+            answer = self._patiently(question, over)
             if answer.reply is not None:
                 values = asdict(answer)
                 del values["paid"], values["problem"]
@@ -132,8 +134,8 @@ class JudgeClient:
         )
         return cache_root() / "judged" / content[:2] / f"{content}.json"
 
-    def _patiently(self, question: str) -> Answer:
-        """Ask until there is an answer or no more tries are left."""
+    def _patiently(self, question: str, over: threading.Event) -> Answer:
+        """Ask until there is an answer, no more tries are left, or nobody wants it any more."""
         problem = ""
         for attempt in range(self.options.judge_retries + 1):
             wanted = None
@@ -152,8 +154,8 @@ class JudgeClient:
                 problem = self._told(error)
             except (self._errors.OpenAIError, ValueError, AttributeError, LookupError, TypeError):
                 problem = "the answer is no chat completion"
-            if attempt < self.options.judge_retries:
-                time.sleep(_wait(attempt, wanted))
+            if attempt < self.options.judge_retries and over.wait(_wait(attempt, wanted)):
+                break
         return Answer(None, problem=problem)
 
     def _once(self, question: str) -> Answer:

@@ -224,6 +224,21 @@ def test_controls_of_a_judge(url: str) -> None:
     assert (biased["order"][0], biased["place"][0]) == (0.0, 1.0)
 
 
+def test_a_stop_does_not_wait_for_further_tries(url: str) -> None:
+    def stop(_phase: str, _done: int, _total: int) -> None:
+        raise SystemExit
+
+    patient = judge(url, "down", judge_concurrency=3, judge_failures=0.9, judge_retries=50)
+    started = time.monotonic()
+    kept = question(patient.criterion, PROMPTS[0], LONG[0], SHORT[0])
+    file = patient.client._file(kept)
+    file.parent.mkdir(parents=True)
+    file.write_text('{"reply": "A", "input_tokens": 1, "output_tokens": 1}')
+    with pytest.raises(SystemExit):
+        patient.compare(PROMPTS, LONG, SHORT, stop)
+    assert time.monotonic() - started < 20  # fifty tries would take many minutes
+
+
 KILLED = """
 import sys
 from dpo_bench.evaluation.judge import find_judge
