@@ -9,13 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.experiment import Experiment, plan_trials
 from dpo_bench.progress import Control
 from dpo_bench.sweep.bench import Bench
+from dpo_bench.sweep.opponents import read_opponents, write_opponents
+from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.sources import find_sources
-from dpo_bench.sweep.store import Store
+from dpo_bench.sweep.store import Store, link_files
 from dpo_bench.sweep.trials import run_trial
-from dpo_bench.tables import read_parquet
+from dpo_bench.tables import read_parquet, write_parquet
 from dpo_bench.training.trainer import StoppedError
 
 
@@ -103,6 +106,54 @@ def test_an_interrupted_run_has_the_same_checkpoints(
     assert names == expected.get(step, ["00000002", "00000004"])
     assert_same(run(bench, out), whole)
     assert not kept.exists()
+
+
+def test_they_are_points_of_the_results_and_change_nothing_else(
+    bench: Bench, tmp_path: Path
+) -> None:
+    evaluation = bench.experiment.evaluation.model_copy(update={"every": 0})
+    without = bench.experiment.model_copy(update={"evaluation": evaluation})
+    plain = run(Bench(without, bench.sources), tmp_path / "plain")
+    along = run(bench, tmp_path / "along")
+    assert along.keys() - plain.keys() == {"checkpoints", "checkpoint_prompts"}
+    for name, table in plain.items():
+        pd.testing.assert_frame_equal(table, along[name], check_exact=True)
+    points = along["checkpoints"]
+    assert (points["kl"].diff().dropna() != 0).all()
+    means = along["checkpoint_prompts"].groupby("step")
+    names = ["kl", "reward", "win_rate", "response_tokens"]
+    np.testing.assert_allclose(
+        means[["kl", "reward", "win_reference", "tokens"]].mean(), points[names]
+    )
+    store = Store(tmp_path / "along")
+    row = write_results(store, ["trial"]).iloc[0]
+    assert row["checkpoints"] == 2
+    assert row["checkpoint_seconds"] == pytest.approx(points["seconds"].sum())
+    manifest = store.manifest("trial")
+    assert manifest is not None
+    assert {"checkpoints.parquet", "checkpoint_prompts.parquet"} <= set(manifest.artefacts)
+
+
+def test_the_round_robin_of_rewards_agrees_with_the_win_rates(bench: Bench, tmp_path: Path) -> None:
+    run(bench, tmp_path)
+    store = Store(tmp_path)
+    assert write_opponents(store, ["trial"]) is None  # there is no reference yet
+    link_files(bench.reference_folder, store.reference_folder)
+    file = write_opponents(store, ["trial", "not done"])
+    assert file is not None
+    players, wins = read_opponents(file)
+    assert players == ["trial", "reference", "chosen"]
+    row = write_results(store, ["trial"]).iloc[0]
+    assert wins[0, 1].mean() == pytest.approx(row["win_rate"])
+    assert wins[0, 2].mean() == pytest.approx(row["win_rate_chosen"])
+    np.testing.assert_allclose(wins + wins.swapaxes(0, 1), 1)
+    assert (row["control_self"], row["control_order"]) == (0.5, 1.0)
+    assert pd.notna(row["control_null"])
+    assert pd.isna(row["control_injection"])
+    table = read_parquet(file).iloc[1:]
+    write_parquet(file, table)
+    with pytest.raises(EnvironmentProblem, match="lacks some pairs"):
+        read_opponents(file)
 
 
 def test_their_time_is_no_training_time(bench: Bench, tmp_path: Path) -> None:
