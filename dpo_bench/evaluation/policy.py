@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from dpo_bench.evaluation.contest import make_contest
+from dpo_bench.evaluation.diagnostics import repetitions
+from dpo_bench.evaluation.figures import Figures
 from dpo_bench.evaluation.frontier import Frontier
 from dpo_bench.evaluation.reference import ReferenceEvaluation, sampling_plan
 from dpo_bench.evaluation.responses import draw_responses, sequence_kl
-from dpo_bench.evaluation.statistics import (
-    Estimate,
-    bootstrap_mean,
-    resample_weights,
-    win_fraction,
-)
+from dpo_bench.evaluation.statistics import Estimate, resample_weights
 from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
 from dpo_bench.progress import Progress, quiet
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from dpo_bench.evaluation.judge import Judge
     from dpo_bench.evaluation.prompts import EvaluationPrompts
     from dpo_bench.evaluation.rewards import Reward
     from dpo_bench.experiment.config import Evaluation
@@ -40,15 +38,19 @@ class PolicyEvaluation:
 
     Attributes:
         samples: a row per response: prompt_id, sample, prompt, response, tokens, finished, reward,
-            kl, kl_monte_carlo (nats per sequence), win_reference, win_chosen (in [0, 1]). Where the
-            temperature is not 1, the KLs are those of further responses to the same prompt.
+            win_reference, win_chosen (in [0, 1]), judge_agreed, repetition, kl, kl_monte_carlo,
+            entropy (nats per sequence), kl_tokens. Where the temperature is not 1, the last four
+            are those of further responses to the same prompt. On request also kl_reverse: of the
+            reference's response of that prompt and number.
         heldout: a row per held-out pair: pair_id, margin, chosen_logratio, rejected_logratio, nats.
-        metrics: each with its 95% interval, bootstrapped over prompts.
+        metrics: each with its 95% interval, bootstrapped over prompts; see `Figures`.
+        notes: what is no figure with an interval: costs, reasons, bins.
     """
 
     samples: pd.DataFrame
     heldout: pd.DataFrame
     metrics: Mapping[str, Estimate]
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -63,7 +65,7 @@ class Evaluator:
         tokenizer: Any,
         end_tokens: frozenset[int],
         prompts: EvaluationPrompts,
-        reward: Reward | None,
+        scorer: Reward | Judge | None,
         options: Evaluation,
     ) -> None:
         self.reference = reference
@@ -72,31 +74,68 @@ class Evaluator:
         self.tokenizer = tokenizer
         self.end_tokens = end_tokens
         self.prompts = prompts
-        self.reward = reward
+        self.contest = make_contest(scorer, evaluation, options.judge_opponents)
         self.options = options
         self.weights = resample_weights(len(prompts), options.resamples, options.seed)
+        self.frontier = (
+            Frontier(evaluation.rewards)
+            if evaluation.rewards is not None and options.temperature == 1
+            else None
+        )
 
-    def evaluate(self, policy: LogpPath, progress: Progress = quiet) -> PolicyEvaluation:
+    def evaluate(
+        self, policy: LogpPath, progress: Progress = quiet, *, scale: float | None = None
+    ) -> PolicyEvaluation:
         """Sample, score and compare one policy.
+
+        Args:
+            policy: is measured.
+            progress: told of the parts.
+            scale: the beta of the policy's implicit reward, for its calibration; None when it has
+                none (`calibration.implicit_scale`).
 
         Raises:
             DataError: the reward fails on a response.
+            TrialError: the judge fails on too many.
         """
-        samples = self._samples(policy, progress)
+        responses, samples = self._draw(policy, "policy", self.options.temperature, progress)
+        cost = self.contest.enter(samples, progress)
+        samples["repetition"] = repetitions(responses)
+        figures = Figures(
+            self.prompts.prompt_of_pair, self.weights, self.options.seed, self.evaluation
+        )
+        figures.add_variety(responses)
+        self._add_divergence(policy, responses, samples, progress)
         heldout = self._heldout(policy, progress)
-        return PolicyEvaluation(samples, heldout, self._metrics(samples, heldout))
+        figures.add_samples(samples, self.frontier)
+        figures.add_heldout(heldout, scale)
+        return PolicyEvaluation(samples, heldout, figures.metrics, {**figures.notes, **cost})
 
-    def _samples(self, policy: LogpPath, progress: Progress) -> pd.DataFrame:
-        responses, table = self._draw(policy, "policy", self.options.temperature, progress)
-        self._add_rewards(table)
+    def _add_divergence(
+        self,
+        policy: LogpPath,
+        responses: list[Response],
+        samples: pd.DataFrame,
+        progress: Progress,
+    ) -> None:
         if self.options.temperature != 1:
             # The reward sees the temperature that was asked for; the KL is always that of the
             # policy itself, so it needs responses of its own.
             responses, _ = self._draw(policy, "kl", 1.0, progress)
-        table["kl"], table["kl_monte_carlo"] = sequence_kl(
-            policy, self.reference, self.prompts, responses, progress
-        )
-        return table
+        scores = sequence_kl(policy, self.reference, self.prompts, responses, progress)
+        samples["kl"], samples["kl_monte_carlo"] = scores.kl, scores.kl_monte_carlo
+        samples["entropy"] = scores.entropy
+        samples["kl_tokens"] = [len(response.tokens) for response in responses]
+        if self.options.kl_reverse:
+            reverse = sequence_kl(
+                self.reference, policy, self.prompts, self._reference_responses, progress
+            )
+            samples["kl_reverse"] = reverse.kl
+
+    @cached_property
+    def _reference_responses(self) -> list[Response]:
+        """Responses of the reference at temperature 1, as many as a policy gives."""
+        return self._draw(self.reference, "policy", 1.0, quiet)[0]
 
     def _draw(
         self, policy: LogpPath, stream: str, temperature: float, progress: Progress
@@ -105,16 +144,6 @@ class Evaluator:
             self.options, self.end_tokens, stream, self.options.samples_per_prompt, temperature
         )
         return draw_responses(policy, self.tokenizer, self.prompts, plan, progress)
-
-    def _add_rewards(self, table: pd.DataFrame) -> None:
-        rewards, chosen = self.evaluation.rewards, self.evaluation.chosen_rewards
-        if self.reward is None or rewards is None or chosen is None:
-            table[["reward", "win_reference", "win_chosen"]] = np.nan
-            return
-        table["reward"] = self.reward.score(table["prompt"], table["response"])
-        own = table["reward"].to_numpy().reshape(len(self.prompts), -1)
-        table["win_reference"] = win_fraction(own, rewards).ravel()
-        table["win_chosen"] = win_fraction(own, chosen[:, None]).ravel()
 
     def _heldout(self, policy: LogpPath, progress: Progress) -> pd.DataFrame:
         pairs = self.prompts.pairs
@@ -133,33 +162,12 @@ class Evaluator:
         table.insert(1, "margin", table["chosen_logratio"] - table["rejected_logratio"])
         return table
 
-    def _metrics(self, samples: pd.DataFrame, heldout: pd.DataFrame) -> dict[str, Estimate]:
-        metrics: dict[str, Estimate] = {}
 
-        def add(name: str, values: pd.Series[float], prompts: NDArray[np.int64]) -> None:
-            per_prompt = values.groupby(prompts).mean().to_numpy(np.float64)
-            metrics[name] = bootstrap_mean(per_prompt, self.weights)
+def per_prompt(samples: pd.DataFrame) -> pd.DataFrame:
+    """Means over each prompt's samples: prompt_id, reward, win_reference, win_chosen, kl, tokens.
 
-        prompt_of_sample = samples["prompt_id"].to_numpy()
-        if self.reward is not None:
-            add("reward", samples["reward"], prompt_of_sample)
-            add("win_rate", samples["win_reference"], prompt_of_sample)
-            add("win_rate_chosen", samples["win_chosen"], prompt_of_sample)
-        add("kl", samples["kl"], prompt_of_sample)
-        add("kl_monte_carlo", samples["kl_monte_carlo"], prompt_of_sample)
-        add("response_tokens", samples["tokens"], prompt_of_sample)
-        won = (heldout["margin"] > 0) + 0.5 * (heldout["margin"] == 0)
-        add("preference_accuracy", won, self.prompts.prompt_of_pair)
-        for name in ("margin", "chosen_logratio", "rejected_logratio"):
-            add(name, heldout[name], self.prompts.prompt_of_pair)
-        if (gap := self._frontier_gap(samples)) is not None:
-            metrics["frontier_gap"] = gap
-        return metrics
-
-    def _frontier_gap(self, samples: pd.DataFrame) -> Estimate | None:
-        if self.evaluation.rewards is None or self.options.temperature != 1:
-            return None
-        means = samples.groupby("prompt_id")[["reward", "kl"]].mean()
-        return Frontier(self.evaluation.rewards).gap(
-            means["reward"].to_numpy(), means["kl"].to_numpy(), self.weights
-        )
+    What comparisons at matched KL need of a policy.
+    """
+    columns = ["reward", "win_reference", "win_chosen", "kl", "tokens"]
+    means: pd.DataFrame = samples.groupby("prompt_id")[columns].mean().reset_index()
+    return means.astype(dict.fromkeys(columns, np.float64))

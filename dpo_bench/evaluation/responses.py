@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -54,25 +54,35 @@ def draw_responses(
     return responses, table
 
 
+class SequenceScores(NamedTuple):
+    """What two models say of each response, summed over its tokens; shape [response], nats.
+
+    Attributes:
+        kl: the Rao-Blackwellised KL to the reference: the exact KL between the next-token
+            distributions, summed over the positions (Amini et al. 2025, arXiv:2504.10637).
+        kl_monte_carlo: the plain Monte Carlo estimate, the response's log-ratio.
+        entropy: of the policy's next-token distributions.
+    """
+
+    kl: NDArray[np.float64]
+    kl_monte_carlo: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+
+
 def sequence_kl(
     policy: LogpPath,
     reference: LogpPath,
     prompts: EvaluationPrompts,
     responses: Sequence[Response],
     progress: Progress = quiet,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """KL(policy || reference) of each response, nats per sequence, at temperature 1.
+) -> SequenceScores:
+    """KL(policy || reference) of each response at temperature 1, and the policy's entropy.
 
-    The responses must have been sampled from the policy at temperature 1.
-
-    Returns:
-        Two arrays of shape [response]. First the Rao-Blackwellised estimate: the exact KL between
-        the next-token distributions, summed over the positions of the response (Amini et al. 2025,
-        arXiv:2504.10637). Second the plain Monte Carlo estimate, the response's log-ratio. Both are
-        unbiased for responses of at most ``max_new_tokens`` tokens; the first varies less.
+    The responses must have been sampled from the policy at temperature 1. Then both estimates of
+    the KL are unbiased for responses of at most ``max_new_tokens`` tokens; the first varies less.
+    With policy and reference exchanged, and responses of the reference, it is the reverse KL.
     """
-    exact: list[NDArray[np.float64]] = []
-    plain: list[NDArray[np.float64]] = []
+    parts: list[list[NDArray[np.float64]]] = []
     for start in range(0, len(responses), ROWS_PER_SCORING):
         part = responses[start : start + ROWS_PER_SCORING]
         batch = common_path(policy, reference).response_batch(
@@ -81,7 +91,11 @@ def sequence_kl(
         )
         scores = score(policy, reference, batch)
         ratio = scores.policy_logp - scores.reference_logp
-        exact.append(sum_by_row(scores.kl, batch.lengths).double().cpu().numpy())
-        plain.append(sum_by_row(ratio, batch.lengths).double().cpu().numpy())
+        parts.append(
+            [
+                sum_by_row(values, batch.lengths).double().cpu().numpy()
+                for values in (scores.kl, ratio, scores.entropy)
+            ]
+        )
         progress("KL to the reference", start + len(part), len(responses))
-    return np.concatenate(exact), np.concatenate(plain)
+    return SequenceScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -1,4 +1,8 @@
-"""Rewards: functions that give each response a number."""
+"""Rewards, which give each response a number, and how an experiment names them and its judges.
+
+A reward gives numbers, a judge (`dpo_bench.evaluation.judge`) gives preferences; what both come to,
+the share of opponents that a response beats, is made in `dpo_bench.evaluation.contest`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,17 @@ from dpo_bench.errors import ConfigurationError, DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dpo_bench.evaluation.judge import Judge
+    from dpo_bench.experiment.config import Evaluation
+
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
+
+CLASSIFIERS = ("model", "sentiment")
+JUDGE = "judge"
+
+
+def _none_cut(_prompts: list[str], _responses: list[str]) -> int:
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +41,16 @@ class Reward:
 
     Attributes:
         name: as given in the experiment.
-        identity: the name and the source that it comes from; part of every trial's identity.
+        identity: the name and the source that it comes from, or the digest of a model; part of
+            every trial's identity.
         function: maps prompts and responses to a number each.
+        truncated: how many of these texts the reward cannot read whole.
     """
 
     name: str
     identity: str
     function: RewardFunction
+    truncated: Callable[[list[str], list[str]], int] = _none_cut
 
     def score(self, prompts: Iterable[str], responses: Iterable[str]) -> NDArray[np.float64]:
         """Reward of each response, shape [response].
@@ -55,32 +72,61 @@ class Reward:
         return values
 
 
+def find_reward(options: Evaluation, device: str = "cpu") -> Reward | Judge | None:
+    """What an experiment's ``evaluation.reward`` names; None for ``none``.
+
+    ========================  ====================================================================
+    ``vader``                 the compound score, in [-1, 1], of Hutto & Gilbert 2014's sentiment
+                              rules, of the response alone
+    ``module:function``       a user's function, on the import path or in the working directory
+    ``model:PATH``            a sequence classifier's scalar, or the log-odds of one of its labels
+    ``sentiment:PATH``        a sentiment classifier's p(positive), as in the DPO paper
+    ``judge:MODEL``           a language model behind an OpenAI-compatible endpoint
+    ========================  ====================================================================
+
+    Args:
+        options: the evaluation's settings.
+        device: where a classifier runs.
+
+    Raises:
+        ConfigurationError: there is no such module, function, model or label.
+        EnvironmentProblem: a model cannot be had, or a judge lacks its package or key.
+    """
+    spec = options.reward
+    if spec == "none":
+        return None
+    if spec == "vader":
+        return _vader_reward()
+    kind, colon, rest = spec.partition(":")
+    if not colon or not kind or not rest:
+        raise ConfigurationError(
+            f"evaluation.reward = {spec!r}: use vader, none, module:function, model:PATH, "
+            "sentiment:PATH or judge:MODEL."
+        )
+    if kind in CLASSIFIERS:
+        from dpo_bench.evaluation.classifiers import classifier_reward
+
+        return classifier_reward(kind, rest, options, device)
+    if kind == JUDGE:
+        from dpo_bench.evaluation.judge import find_judge
+
+        return find_judge(rest, options)
+    return _function_reward(spec, kind, rest)
+
+
+def _vader_reward() -> Reward:
+    from importlib.metadata import version
+
+    return Reward("vader", f"vader {version('vaderSentiment')}", _vader)
+
+
 def _vader(_prompts: list[str], responses: list[str]) -> list[float]:
     from dpo_bench.data.world.labels import gold_scores
 
     return gold_scores(responses)
 
 
-def find_reward(spec: str) -> Reward | None:
-    """The reward that an experiment names: ``vader``, ``module:function``, or None for ``none``.
-
-    ``vader`` is the compound score, in [-1, 1], of Hutto & Gilbert 2014's sentiment rules, of the
-    response alone. A user's function is found on the import path or in the working directory.
-
-    Raises:
-        ConfigurationError: there is no such module or function.
-    """
-    if spec == "none":
-        return None
-    if spec == "vader":
-        from importlib.metadata import version
-
-        return Reward("vader", f"vader {version('vaderSentiment')}", _vader)
-    module_name, colon, function_name = spec.partition(":")
-    if not colon or not module_name or not function_name:
-        raise ConfigurationError(
-            f"evaluation.reward = {spec!r}: use vader, none, or module:function."
-        )
+def _function_reward(spec: str, module_name: str, function_name: str) -> Reward:
     function = _import(spec, module_name, function_name)
     source = Path(inspect.getsourcefile(function) or "")
     content = source.read_bytes() if source.is_file() else b""

@@ -123,7 +123,7 @@ class Evaluation(Section):
     """How every policy is measured against the reference."""
 
     reward: str = "none"
-    """vader | module:function | none; ``function(prompts, responses)`` gives a number each"""
+    """vader | module:function | model:PATH | sentiment:PATH | judge:MODEL | none"""
     prompts: Count = 256
     """number of held-out prompts"""
     samples_per_prompt: Count = 2
@@ -140,6 +140,40 @@ class Evaluation(Section):
     """seed of the sampling, the same for every policy"""
     resamples: Annotated[int, Field(ge=100)] = 2000
     """bootstrap resamples over prompts"""
+    every: Annotated[int, Field(ge=0)] = 0
+    """training steps between two evaluations along the way; 0: only at the end"""
+    kl_reverse: bool = False
+    """also measure KL(reference || policy), on the reference's own responses"""
+    controls: Count = 32
+    """prompts on which reward or judge are controlled: self against self, a null response"""
+    reward_template: str = "{prompt} {response}"
+    """text that a classifier reads; ``{response}`` is the response alone"""
+    reward_label: str = ""
+    """label of the classifier, by name or number; empty: its scalar, or its positive label"""
+    reward_max_tokens: Annotated[int, Field(ge=0)] = 0
+    """limit of that text, tokens; 0: the classifier's own"""
+    reward_over_limit: Literal["error", "truncate"] = "error"
+    """texts over the limit: stop, or cut their beginning (counted)"""
+    judge_base_url: str = "https://api.openai.com/v1"
+    """OpenAI-compatible endpoint of a judge, without credentials"""
+    judge_key_variable: str = "OPENAI_API_KEY"
+    """environment variable that holds the endpoint's key; empty: it needs none"""
+    judge_criterion: str = "The better response is more helpful, correct and to the point."
+    """what the judge is told to prefer"""
+    judge_opponents: Count = 1
+    """reference responses that each response is judged against, both orders each"""
+    judge_max_tokens: Count = 16
+    """limit of the judge's answer, tokens; more for one that thinks aloud"""
+    judge_concurrency: Count = 8
+    """requests under way at once"""
+    judge_timeout: Positive = 60.0
+    """seconds that one request may take"""
+    judge_retries: Annotated[int, Field(ge=0)] = 6
+    """further tries, ever later, when the endpoint is busy, fails or answers garbage"""
+    judge_failures: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """share of requests without a verdict above which the trial fails"""
+    judge_round_robin: bool = False
+    """also judge every trial against every other: prompts x trials x (trials - 1) requests"""
 
 
 class LossGrid(BaseModel):

@@ -24,9 +24,22 @@ COSMETIC = {
         "tokens_per_pass",
         "device",
     ),
-    "evaluation": ("rows_per_batch",),
+    "evaluation": (
+        *("rows_per_batch", "judge_key_variable", "judge_concurrency", "judge_timeout"),
+        *("judge_retries", "judge_round_robin"),
+    ),
 }
 """Settings that never change a trial's result (device is replaced by what it resolves to)."""
+
+IN_CONTENT = {
+    "training": (),
+    "evaluation": (
+        *("reward", "reward_template", "reward_label", "reward_max_tokens", "reward_over_limit"),
+        *("judge_base_url", "judge_criterion", "judge_max_tokens"),
+    ),
+}
+"""Settings that stand in `Content.reward` as what they come to: a reward model by its weights,
+wherever its folder is, and a judge's settings only where a judge is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +73,7 @@ class Content:
         policy: weights, configuration and tokenizer of the policy's starting point.
         reference: the same of the reference.
         data: the preference pairs as validated, in their order, and the limits that cut them.
-        reward: the reward's name and, for a user's function, its source.
+        reward: what scores or judges the responses; see `Reward.identity` and `Judge.identity`.
         device: what the trials run on, e.g. ``cpu/fp32``.
     """
 
@@ -110,8 +123,9 @@ def conditions(experiment: Experiment, content: Content) -> dict[str, Any]:
     settings = experiment.settings()
     shared: dict[str, Any] = {"recipe": RECIPE, "keep_policies": experiment.keep_policies}
     for section in ("training", "evaluation"):
+        left_out = (*COSMETIC[section], *IN_CONTENT[section])
         shared[section] = {
-            key: value for key, value in settings[section].items() if key not in COSMETIC[section]
+            key: value for key, value in settings[section].items() if key not in left_out
         }
     shared["content"] = {
         name: getattr(content, name) for name in ("policy", "reference", "data", "reward", "device")

@@ -14,6 +14,7 @@ from dpo_bench.evaluation.policy import Evaluator
 from dpo_bench.evaluation.prompts import choose_prompts
 from dpo_bench.evaluation.reference import ReferenceEvaluation, evaluate_reference
 from dpo_bench.evaluation.rewards import find_reward
+from dpo_bench.experiment.plan import COSMETIC, IN_CONTENT
 from dpo_bench.model.choose import choose_path
 from dpo_bench.model.load import load_model, load_tokenizer
 from dpo_bench.model.paths import LogpPath
@@ -22,6 +23,9 @@ from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest, published_folder, write_json
 from dpo_bench.training.needs import require_margins
 from dpo_bench.training.reference import CachedReference
+
+ONLY_POLICIES = ("every", "kl_reverse", "judge_opponents")
+"""Settings of the evaluation that change nothing of the reference's own."""
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment
@@ -59,6 +63,7 @@ class Bench:
         # Log-ratios are taken between values that came the same way.
         self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
         self.training_reference = self._training_reference(progress)
+        self.scorer = find_reward(experiment.evaluation, sources.device)
         self.reference_folder = self._evaluate_reference(progress)
         self.evaluator = Evaluator(
             reference=self.reference,
@@ -73,7 +78,7 @@ class Bench:
             tokenizer=self.tokenizer,
             end_tokens=self.end_tokens,
             prompts=self.prompts,
-            reward=find_reward(experiment.evaluation.reward),
+            scorer=self.scorer,
             options=experiment.evaluation,
         )
 
@@ -156,7 +161,10 @@ class Bench:
                 "tokenizer": self.sources.content.policy,
                 "device": self.sources.content.device,
                 "reward": self.sources.content.reward,
-                "options": options.model_dump(mode="json", exclude={"rows_per_batch"}),
+                "options": options.model_dump(
+                    mode="json",
+                    exclude={*COSMETIC["evaluation"], *IN_CONTENT["evaluation"], *ONLY_POLICIES},
+                ),
                 "prompts": self.prompts.pairs.digest,
                 "end_tokens": sorted(self.end_tokens),
             }
@@ -169,7 +177,7 @@ class Bench:
                 tokenizer=self.tokenizer,
                 end_tokens=self.end_tokens,
                 prompts=self.prompts,
-                reward=find_reward(options.reward),
+                scorer=self.scorer,
                 options=options,
                 progress=progress,
             )

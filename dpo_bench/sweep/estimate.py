@@ -89,7 +89,9 @@ def estimate(experiment: Experiment, size: Size, speed: float) -> float:
     sampling += batches * evaluation.max_new_tokens * SECONDS_PER_PASS
     scoring = 2 * cost * responses * (size.prompt + size.response)
     heldout = cost * evaluation.prompts * pair_tokens
-    return number_of_steps(training, size.pairs) * step + sampling + scoring + heldout
+    steps = number_of_steps(training, size.pairs)
+    evaluations = 1 + ((steps - 1) // evaluation.every if evaluation.every else 0)
+    return steps * step + evaluations * (sampling + scoring + heldout)
 
 
 def measure(experiment: Experiment) -> Size | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_bench.storage import canonical_json
 from dpo_bench.sweep.store import Manifest, Store
-from dpo_bench.tables import write_csv, write_parquet
+from dpo_bench.tables import read_parquet, write_csv, write_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +25,17 @@ PLAIN = (
 )
 """Metrics whose interval stands in the later columns."""
 FURTHER = ("win_rate_chosen", "kl_monte_carlo")
-TEXT = ("trial", "loss", "hyperparameters", "status", "error")
-COUNTS = ("seed", "steps", "prompts")
+DIAGNOSTICS = (
+    *("kl_per_token", "kl_reverse", "length_drift", "token_entropy", "repetition", "distinct_2"),
+    *("misordered", "displaced", "brier", "calibration_error", "judge_consistency"),
+)
+"""What else is measured of a policy, each with its interval; see `evaluation.figures`."""
+JUDGE_COSTS = ("requests", "failures", "input_tokens", "output_tokens")
+"""Of the trial's own judging, whether asked now or known from the cache."""
+CONTROLS = ("self", "null", "injection", "order", "place")
+"""Of the reward or judge, the same for all trials; see `evaluation.controls`."""
+TEXT = ("trial", "loss", "hyperparameters", "status", "error", "degenerate_reasons")
+COUNTS = ("seed", "steps", "prompts", "reward_truncated", "checkpoints")
 COLUMNS = (
     "trial",
     "loss",
@@ -45,6 +54,14 @@ COLUMNS = (
     "initial_loss_expected",
     "prompts",
     "error",
+    *(f"{name}{end}" for name in DIAGNOSTICS for end in ("", "_low", "_high")),
+    "degenerate",
+    "degenerate_reasons",
+    "reward_truncated",
+    *(f"judge_{name}" for name in JUDGE_COSTS),
+    *(f"control_{name}" for name in CONTROLS),
+    "checkpoints",
+    "checkpoint_seconds",
 )
 
 
@@ -91,4 +108,32 @@ def _row(store: Store, manifest: Manifest) -> dict[str, Any]:
             f"{name}_high": estimate["high"],
         }
     row["prompts"] = evaluation["metrics"]["kl"]["n"]
-    return row
+    return row | _notes(evaluation.get("notes") or {}) | _controls(store) | _along(store, manifest)
+
+
+def _notes(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """What is no figure with an interval."""
+    judge = notes.get("judge") or {}
+    return {
+        "degenerate_reasons": ", ".join(notes.get("degenerate") or ()),
+        "reward_truncated": notes.get("reward_truncated"),
+        **{f"judge_{name}": judge.get(name) for name in JUDGE_COSTS},
+    }
+
+
+def _controls(store: Store) -> dict[str, Any]:
+    file = store.reference_folder / "evaluation.json"
+    if not file.is_file():
+        return {}
+    controls = json.loads(file.read_text(encoding="utf-8")).get("controls") or {}
+    return {f"control_{name}": found["value"] for name, found in controls.items()}
+
+
+def _along(store: Store, manifest: Manifest) -> dict[str, Any]:
+    file = store.trial_folder(manifest.trial) / "checkpoints.parquet"
+    if not file.is_file():
+        return {}
+    return {
+        "checkpoints": len(read_parquet(file)),
+        "checkpoint_seconds": manifest.seconds.get("checkpoints"),
+    }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dpo_bench.experiment import Experiment, Trial, conditions, plan_trials, trial_id
 from dpo_bench.storage import published_folder
 from dpo_bench.sweep.display import Display
+from dpo_bench.sweep.opponents import write_opponents
 from dpo_bench.sweep.pool import Pool, Task, WorkerDiedError
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.sources import Sources, find_sources
@@ -87,10 +88,24 @@ def run_sweep(request: Request, display: Display) -> Outcome:
         missing = [task for task in tasks if not _is_there(store, task[1])]
         if missing:
             _run_missing(request, store, sources, missing, display)
-        results = write_results(store, [identity for _, identity in tasks])
+        identities = [identity for _, identity in tasks]
+        results = write_results(store, identities)
+        _write_opponents(request.experiment, store, identities, display)
         display.note("writing the report")
         report = write_report(request.folder)
     return Outcome(request.folder, report, results, len(missing))
+
+
+def _write_opponents(
+    experiment: Experiment, store: Store, identities: Sequence[str], display: Display
+) -> None:
+    """Everyone against everyone: by stored rewards; by a judge, which costs, only on request."""
+    from dpo_bench.evaluation.judge import Judge
+    from dpo_bench.evaluation.rewards import find_reward
+
+    options = experiment.evaluation
+    judge = find_reward(options) if options.judge_round_robin else None
+    write_opponents(store, identities, judge if isinstance(judge, Judge) else None, display.phase)
 
 
 def _is_there(store: Store, identity: str) -> bool:

@@ -44,7 +44,6 @@ def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
     from dpo_bench.data.prepare import source_digest
     from dpo_bench.model.load import device_of, precision_of
 
-    reward = find_reward(experiment.evaluation.reward)
     trust = experiment.trust_remote_code
 
     def model(spec: str) -> ModelFolder:
@@ -57,6 +56,7 @@ def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
     preferences = _preferences(experiment, progress)
     device = device_of(experiment.training.device)
     precision = precision_of(experiment.training.precision, device)
+    reward = find_reward(experiment.evaluation, device)
     content = Content(
         policy=policy.digest,
         reference=reference.digest,

@@ -4,8 +4,9 @@
 experiment.json          what was asked for, versions, hashes, the planned trials
 reference/               the reference evaluated once for all trials
 trials/<id>/             one trial; manifest.json is written last and lists every file's SHA-256
-checkpoints/<id>.pt      of trials that are under way
+checkpoints/<id>.pt      of trials that are under way; <id>/ holds their evaluations so far
 results.parquet, .csv    a row per planned trial
+opponents.parquet        every trial against every other
 ```
 """
 
@@ -89,6 +90,10 @@ class Store:
     def checkpoint(self, trial: str) -> Path:
         """Where a trial under way keeps its state."""
         return self.folder / "checkpoints" / f"{trial}.pt"
+
+    def evaluations(self, trial: str) -> Path:
+        """Where a trial under way keeps its evaluations along training."""
+        return self.folder / "checkpoints" / trial
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

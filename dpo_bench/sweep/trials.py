@@ -11,11 +11,13 @@ import torch
 
 from dpo_bench.contract import get_loss
 from dpo_bench.errors import DivergedError, DpoBenchError
+from dpo_bench.evaluation.calibration import implicit_scale
 from dpo_bench.progress import Control
 from dpo_bench.storage import write_json
+from dpo_bench.sweep.along import AlongTraining
 from dpo_bench.sweep.store import Manifest, Store, seal
 from dpo_bench.tables import write_parquet
-from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
+from dpo_bench.training.trainer import AfterStep, StoppedError, Trainer, TrainingResult
 
 if TYPE_CHECKING:
     from dpo_bench.evaluation.policy import PolicyEvaluation
@@ -38,24 +40,32 @@ def run_trial(
     """
     store = Store(sweep)
     trainer: Trainer | None = None
+    scale = implicit_scale(get_loss(trial.loss), trial)
+    along = AlongTraining(bench, store.evaluations(identity), scale, control.progress)
     try:
-        trainer = _trainer(bench, trial, store.checkpoint(identity), control)
+        trainer = _trainer(bench, trial, store.checkpoint(identity), control, along.after_step)
         result = trainer.run()
         started = time.monotonic()
-        evaluation = bench.evaluator.evaluate(bench.policy, control.progress)
-        seconds = {"training": result.seconds, "evaluation": time.monotonic() - started}
+        evaluation = bench.evaluator.evaluate(bench.policy, control.progress, scale=scale)
+        seconds = {
+            "training": result.seconds,
+            "evaluation": time.monotonic() - started,
+            "checkpoints": along.seconds,
+        }
         manifest = manifest_of(trial, identity, "done", seconds=seconds)
         with store.new_trial(identity) as folder:
             _write(folder, result, evaluation)
+            along.publish(folder)
             if bench.experiment.keep_policies:
                 bench.save_policy(folder / "policy")
             seal(folder, manifest)
     except StoppedError:
         raise
     except Exception as error:
-        _publish_failure(store, trial, identity, error, trainer)
+        _publish_failure(store, trial, identity, error, trainer=trainer, along=along)
         return describe(error)
     store.checkpoint(identity).unlink(missing_ok=True)
+    along.clear()
     return None
 
 
@@ -65,7 +75,9 @@ def describe(error: BaseException) -> str:
     return text if isinstance(error, DpoBenchError) else f"{type(error).__name__}: {text}"
 
 
-def _trainer(bench: Bench, trial: Trial, checkpoint: Path, control: Control) -> Trainer:
+def _trainer(
+    bench: Bench, trial: Trial, checkpoint: Path, control: Control, after_step: AfterStep
+) -> Trainer:
     loss = get_loss(trial.loss)
     bench.reset_policy()
     # Nothing here draws random numbers, but a user's loss may: then by the trial's seed.
@@ -79,6 +91,7 @@ def _trainer(bench: Bench, trial: Trial, checkpoint: Path, control: Control) -> 
         seed=trial.seed,
         checkpoint=checkpoint,
         control=control,
+        after_step=after_step,
     )
 
 
@@ -108,14 +121,22 @@ def _write(folder: Path, result: TrainingResult, evaluation: PolicyEvaluation) -
             "initial_loss": result.initial_loss,
             "initial_loss_expected": result.initial_loss_expected,
             "steps": result.steps,
+            "notes": dict(evaluation.notes),
         },
     )
 
 
 def _publish_failure(
-    store: Store, trial: Trial, identity: str, error: Exception, trainer: Trainer | None
+    store: Store,
+    trial: Trial,
+    identity: str,
+    error: Exception,
+    *,
+    trainer: Trainer | None,
+    along: AlongTraining,
 ) -> None:
     with store.new_trial(identity) as folder:
+        along.publish(folder)
         if trainer is not None:
             write_parquet(folder / "training.parquet", trainer.metrics())
         trace = None

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from dpo_bench.experiment.config import Training
 
 PairLoss = Callable[[PairLogps], Tensor]
+AfterStep = Callable[[int, int], None]
+"""Called as ``after_step(done, total)``; its time is not training time."""
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,8 @@ class Trainer:
         checkpoint: file that a run resumes from and is saved to.
         control: told and asked after every step; when it says stop, the run is saved and
             `StoppedError` raised.
+        after_step: called after every step, before the step can be saved: whatever it keeps is
+            there when a run is resumed behind it. It must leave weights and gradients alone.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Trainer:
         seed: int,
         checkpoint: Path,
         control: Control | None = None,
+        after_step: AfterStep | None = None,
     ) -> None:
         self.path = path
         self.objective = _objective(loss)
@@ -129,6 +134,7 @@ class Trainer:
         self.order = step_order(len(pairs), settings.pairs_per_step, self.steps, seed)
         self.checkpoint = checkpoint
         self.control = control or Control()
+        self.after_step = after_step
         self.optimiser = build_optimiser(path.model.parameters(), settings)
         self.log = MetricLog()
         self.first_step = 0
@@ -152,6 +158,9 @@ class Trainer:
                 self._require_finite()
             now = time.monotonic()
             self.seconds = before + now - started
+            if self.after_step is not None:
+                self.after_step(step + 1, self.steps)
+                started += time.monotonic() - now
             stop = self.ranks.any(self.control.should_stop())
             if stop or now - saved >= self.settings.checkpoint_seconds:
                 self._save(step + 1)

@@ -114,3 +114,27 @@ def test_the_identity_covers_all_content(field: str) -> None:
 )
 def test_the_identity_covers_nothing_else(changes: dict[str, Any]) -> None:
     assert identity(experiment(**changes)) == identity(experiment())
+
+
+def test_a_reward_counts_by_what_it_is_and_not_by_where_it_lies() -> None:
+    here = identity(experiment(evaluation={"reward": "model:/here"}))
+    assert here == identity(experiment(evaluation={"reward": "model:/there"}))
+    other = dataclasses.replace(CONTENT, reward="model 2")
+    assert here != identity(experiment(evaluation={"reward": "model:/here"}), other)
+
+
+@pytest.mark.parametrize(
+    ("setting", "counts"),
+    [
+        ({"judge_concurrency": 3}, False),
+        ({"judge_key_variable": "MINE"}, False),
+        ({"judge_opponents": 2}, True),
+        ({"every": 10}, True),
+        ({"kl_reverse": True}, True),
+        ({"controls": 4}, True),
+    ],
+)
+def test_settings_count_where_they_change_what_is_stored(
+    setting: dict[str, Any], counts: bool
+) -> None:
+    assert (identity(experiment(evaluation=setting)) != identity(experiment())) == counts

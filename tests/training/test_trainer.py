@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -378,3 +379,21 @@ def test_epochs_become_steps(
 ) -> None:
     trainer = setup.trainer(tmp_path, settings={"steps": None, "epochs": epochs})
     assert trainer.steps == steps
+
+
+def test_what_is_called_after_each_step_costs_no_training_time(
+    setup: Setup, tmp_path: Path
+) -> None:
+    plain = setup.run(tmp_path / "plain")
+    weights = setup.snapshot()
+    calls: list[tuple[int, int]] = []
+
+    def after_step(done: int, total: int) -> None:
+        calls.append((done, total))
+        time.sleep(0.3)
+
+    result = setup.run(tmp_path / "called", after_step=after_step)
+    assert calls == [(done, 6) for done in range(1, 7)]
+    assert torch.equal(setup.snapshot(), weights)
+    pd.testing.assert_frame_equal(result.metrics, plain.metrics, check_exact=True)
+    assert result.seconds < 6 * 0.3

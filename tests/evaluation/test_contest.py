@@ -1,0 +1,119 @@
+"""Win fractions by rewards and by judges, and everyone against everyone."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpo_bench.evaluation.contest import (
+    JudgeContest,
+    NoContest,
+    RewardContest,
+    make_contest,
+    round_robin,
+)
+from dpo_bench.evaluation.controls import Resampling, control_reward
+from dpo_bench.evaluation.judge import find_judge
+from dpo_bench.evaluation.reference import ReferenceEvaluation
+from dpo_bench.evaluation.rewards import Reward
+from dpo_bench.experiment.config import Evaluation
+from tests.evaluation.judge_server import asked, running
+
+
+def length(_prompts: list[str], responses: list[str]) -> list[float]:
+    return [len(response) for response in responses]
+
+
+def table() -> pd.DataFrame:
+    """Two prompts with two responses each."""
+    return pd.DataFrame(
+        {
+            "prompt_id": [0, 0, 1, 1],
+            "sample": [0, 1, 0, 1],
+            "prompt": ["p", "p", "q", "q"],
+            "response": ["a", "aaa", "bb", "bbbb"],
+        }
+    )
+
+
+def reference(*, scored: bool) -> ReferenceEvaluation:
+    return ReferenceEvaluation(
+        rewards=np.array([[1.0, 2.0, 4.0], [2.0, 2.0, 5.0]]) if scored else None,
+        chosen_rewards=np.array([2.0, 4.0]) if scored else None,
+        responses=(("c", "cc", "cccc"), ("dd", "dd", "ddddd")),
+        chosen=("cc", "dddd"),
+        own=pd.DataFrame(),
+    )
+
+
+def test_a_reward_meets_every_opponent() -> None:
+    samples = table()
+    contest = make_contest(Reward("length", "1", length), reference(scored=True), 1)
+    assert isinstance(contest, RewardContest)
+    assert contest.enter(samples) == {"reward_truncated": 0}
+    assert samples["reward"].tolist() == [1, 3, 2, 4]
+    np.testing.assert_allclose(samples["win_reference"], [1 / 6, 2 / 3, 1 / 3, 2 / 3])
+    assert samples["win_chosen"].tolist() == [0, 1, 0, 0.5]
+
+
+def test_a_judge_meets_a_few_and_gives_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPO_BENCH_CACHE", str(tmp_path))
+    samples = table()
+    with running() as url:
+        options = Evaluation(judge_base_url=url, judge_key_variable="")
+        contest = make_contest(find_judge("rule", options), reference(scored=False), 2)
+        assert isinstance(contest, JudgeContest)
+        cost = contest.enter(samples)["judge"]
+        # 4 responses, 2 opponents and the chosen one each, 2 orders; equal texts are one question
+        assert cost["requests"] == len(asked(url)) == cost["asked"]
+        assert cost["requests"] <= 4 * 3 * 2
+    assert samples["reward"].isna().all()
+    # sample 0 meets opponents 0 and 1, sample 1 meets 2 and 0
+    assert samples["win_reference"].tolist() == [0.25, 0.5, 0.5, 0.5]
+    assert samples["win_chosen"].tolist() == [0, 1, 0, 0.5]
+    assert samples["judge_agreed"].tolist() == [1, 1, 1, 1]
+
+
+def test_without_either_everything_is_missing() -> None:
+    samples = table()
+    assert isinstance(make_contest(None, reference(scored=False), 1), NoContest)
+    NoContest().enter(samples)
+    assert samples[["reward", "win_reference", "win_chosen"]].isna().all(axis=None)
+
+
+def test_a_round_robin_is_all_pairs_of_responses() -> None:
+    generator = np.random.default_rng(0)
+    players = [generator.integers(0, 4, (5, samples)).astype(float) for samples in (2, 3, 1)]
+    wins = round_robin(players)
+    assert wins.shape == (3, 3, 5)
+    for first, second in itertools.product(range(3), repeat=2):
+        for prompt in range(5):
+            pairs = list(itertools.product(players[first][prompt], players[second][prompt]))
+            share = sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
+            assert wins[first, second, prompt] == pytest.approx(share)
+    np.testing.assert_allclose(wins + wins.swapaxes(0, 1), 1)
+    with pytest.raises(ValueError, match="same prompts"):
+        round_robin([np.zeros((2, 1)), np.zeros((3, 1))])
+
+
+def test_controls_of_a_reward_tell_one_that_depends_on_the_order() -> None:
+    def place(_prompts: list[str], responses: list[str]) -> list[float]:
+        return [float(index) for index, _ in enumerate(responses)]
+
+    texts = ["a", "bb", "ccc", "dddd"]
+    opponents = np.array([[30.0, 1.0], [1.0, 1.0], [40.0, 40.0], [1.0, 19.0]])
+
+    def controls(reward: Reward) -> dict[str, tuple[float, bool | None]]:
+        found = control_reward(reward, texts, texts, opponents, Resampling(100, 0))
+        return {one.name: (one.estimate.value, one.passed) for one in found}
+
+    good = controls(Reward("length", "1", length))
+    assert good == {"self": (0.5, True), "null": (2.25 / 4, None), "order": (1.0, True)}
+    bad = controls(Reward("place", "1", place))
+    assert bad["order"] == (0.0, False)

@@ -1,0 +1,105 @@
+"""A judge behind transformers' own server."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dpo_bench.evaluation.judge import find_judge
+from dpo_bench.experiment.config import Evaluation
+from tests.conftest import PAIRS
+from tests.tiny import save_tokenizer
+
+SERVE = "from transformers.cli.transformers import main; main()"
+
+
+def save_one_word_model(folder: Path, word: str) -> None:
+    """A real GPT-2 whose last layer norm gives the embedding of one word at every position."""
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    vocabulary = save_tokenizer(folder, [" ".join(pair.values()) for pair in PAIRS])
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
+    (token,) = tokenizer(word)["input_ids"]
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        n_positions=2048,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        embedding = torch.randn(vocabulary, 32, generator=torch.Generator().manual_seed(0))
+        embedding /= embedding.norm(dim=1, keepdim=True)
+        model.transformer.wte.weight.copy_(embedding)
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(10 * embedding[token])
+    model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Base URL and model of a running `transformers serve`."""
+    folder = tmp_path_factory.mktemp("served") / "model"
+    folder.mkdir()
+    save_one_word_model(folder, "A")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", SERVE, "serve", str(folder)),
+            *("--host", "127.0.0.1", "--port", str(port), "--device", "cpu"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    process.kill()
+                    raise AssertionError(process.communicate()[0]) from None
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1", str(folder)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_model_behind_transformers_serve_judges(
+    served: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPO_BENCH_CACHE", str(tmp_path))
+    url, model = served
+    options = Evaluation(
+        judge_base_url=url, judge_key_variable="", judge_max_tokens=1, judge_concurrency=2
+    )
+    found = find_judge(model, options).compare(["p", "q"], ["yes", "no"], ["no", "maybe"])
+    # It says A whatever it reads: preferred in one order only, so every pair is a tie.
+    assert found.wins.tolist() == [0.5, 0.5]
+    assert found.agreed.tolist() == [0, 0]
+    assert found.places.tolist() == [1, 1]
+    assert (found.cost.requests, found.cost.failures, found.cost.output_tokens) == (4, 0, 4)
+    assert found.cost.input_tokens is not None
+    assert found.cost.input_tokens > 4 * 100
+    again = find_judge(model, options).compare(["p", "q"], ["yes", "no"], ["no", "maybe"])
+    assert again.cost.asked == 0
