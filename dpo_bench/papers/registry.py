@@ -37,7 +37,7 @@ EXPERIMENTS = (
     Experiment(
         "population-optima",
         "with unlimited data DPO, IPO and chi-PO reach their closed forms",
-        "arXiv:2305.18290 eq. 4; arXiv:2310.12036 eq. 7; arXiv:2407.13399 eq. 9",
+        "arXiv:2305.18290 eq. 4; arXiv:2310.12036; arXiv:2407.13399",
         1.0,
         "exact",
         "exact.population_optima:run",

@@ -271,7 +271,9 @@ a share of them is turned round, and the losses that want to know that share are
 A claim *holds* (1) when its difference is separated from 0 in its direction, *fails* (-1)
 when it is separated in the other or is not there, and is a *tie* (0) when it is not separated.
 "Listed" is the outcome of an independent trial in another miniature world; the verdict says
-whether ours is the same. An outcome in miniature is no result about language models.
+whether ours is the same. The worlds, their size and the rule that a rise within the noise does not
+count against "more flips, fewer wins" were settled after first trials: these outcomes illustrate,
+they do not test. An outcome in miniature is no result about language models.
 
 cDPO reaches less reward because it moves less: its KL is smaller, too. What robust DPO gains at
 beta .5 comes with a larger KL: a comparison at equal beta is confounded, which is why this
