@@ -252,13 +252,17 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option(help="Also write report, figures and CSV into this folder.")
     ] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Fill a paper's table from this sweep; repeatable."),
+    ] = None,
 ) -> None:
     """Published results beside what the registry's losses give."""
     from dpo_bench.papers.command import Wanted
     from dpo_bench.papers.command import reproduce as run
 
     command = shlex.join(["dpo-bench", *sys.argv[1:]])
-    if not run(Wanted(name, exact, as_json, out, command), _console()):
+    if not run(Wanted(name, exact, as_json, out, tuple(runs or ()), command), _console()):
         raise typer.Exit(1)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.papers.record import Experiment
-from dpo_bench.papers.registry import EXPERIMENTS, exact_experiments, find_experiment
+from dpo_bench.papers.record import Reproducible
+from dpo_bench.papers.registry import exact_experiments, experiments, find_experiment
 from dpo_bench.papers.show import as_json, print_listing, print_outcome
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Wanted:
         exact: all exact ones.
         as_json: rows for programs.
         out: folder of the report; None for none.
+        runs: finished sweep folders that fill a paper's table.
         command: the command line, for the report.
     """
 
@@ -36,6 +37,7 @@ class Wanted:
     exact: bool
     as_json: bool
     out: Path | None
+    runs: tuple[Path, ...]
     command: str
 
 
@@ -48,11 +50,13 @@ def reproduce(wanted: Wanted, console: Console) -> bool:
     if wanted.exact and wanted.name:
         raise ConfigurationError("--exact runs all exact experiments: give it no name.")
     if not wanted.exact and wanted.name is None:
-        if wanted.out:
-            raise ConfigurationError("--out needs something to run: give a name, or --exact.")
+        if wanted.out or wanted.runs:
+            raise ConfigurationError("--out and --runs need a name, or --exact.")
         _list(wanted, console)
         return True
-    chosen = exact_experiments() if wanted.exact else (find_experiment(wanted.name or ""),)
+    chosen: Sequence[Reproducible] = exact_experiments()
+    if wanted.name is not None:
+        chosen = (find_experiment(wanted.name),)
     finished = _run(chosen, wanted, console)
     if wanted.as_json:
         rows = as_json(one.outcome for one in finished)
@@ -68,18 +72,22 @@ def reproduce(wanted: Wanted, console: Console) -> bool:
 
 def _list(wanted: Wanted, console: Console) -> None:
     if wanted.as_json:
-        print(json.dumps([asdict(one) for one in EXPERIMENTS], indent=2, ensure_ascii=False))
+        print(json.dumps([_card(one) for one in experiments()], indent=2, ensure_ascii=False))
     else:
-        print_listing(console, EXPERIMENTS)
+        print_listing(console, experiments())
 
 
-def _run(chosen: Iterable[Experiment], wanted: Wanted, console: Console) -> list[Finished]:
+def _card(one: Reproducible) -> dict[str, str]:
+    return {key: getattr(one, key) for key in ("name", "title", "source", "cost", "kind")}
+
+
+def _run(chosen: Iterable[Reproducible], wanted: Wanted, console: Console) -> list[Finished]:
     from dpo_bench.papers.write import Finished
 
     finished = []
     for experiment in chosen:
         start = time.perf_counter()
-        outcome = experiment.run()
+        outcome = experiment.run(wanted.runs)
         finished.append(Finished(experiment, outcome, time.perf_counter() - start))
         if not wanted.as_json:
             print_outcome(console, experiment, outcome)

@@ -81,6 +81,6 @@ def _dots(axis: Axes, outcome: Outcome) -> None:
     axis.set_xscale("symlog", linthresh=0.1)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.margins(y=0.02)
-    labels = [font_text(f"{row.series} | {row.x}", 70) for row in outcome.rows]
+    labels = [font_text(f"{row.as_dict()['series']} | {row.x}", 70) for row in outcome.rows]
     axis.set_yticks(list(places), labels, fontsize=6.5)
     axis.set_title("open: published (or rerun), filled: reproduced", fontsize=8, loc="left")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+from dpo_bench.errors import ConfigurationError
 
 Provenance = Literal["src", "csv", "dig", "eye", "run", "formula", ""]
 
@@ -21,6 +25,8 @@ PROVENANCE = MappingProxyType(
     }
 )
 """What the mark beside a figure means."""
+
+Kind = Literal["exact", "variant", "claims", "table"]
 
 KEYS = ("source", "series", "x", "published", "reproduced", "tolerance", "ok")
 """Keys of a row for programs, in this order."""
@@ -39,6 +45,7 @@ class Row:
         tolerance: largest distance that counts as the same; None where nothing is claimed.
         provenance: how the figure to compare with was obtained, a key of `PROVENANCE`.
         rerun: stands in for a figure that the paper lacks: measured, but not by its authors.
+        note: a word on it, shown with the verdict.
     """
 
     source: str
@@ -49,6 +56,7 @@ class Row:
     tolerance: float | None = None
     provenance: Provenance = ""
     rerun: float | None = None
+    note: str = ""
 
     @property
     def target(self) -> float | None:
@@ -63,8 +71,13 @@ class Row:
         return abs(self.reproduced - self.target) <= self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
-        """The row for programs: `KEYS`, a figure that is none as None."""
+        """The row for programs: `KEYS`, a figure that is none as None.
+
+        An eye-read figure says so in its series, as it has no other place to.
+        """
         row = {key: getattr(self, key) for key in KEYS}
+        if self.provenance == "eye":
+            row["series"] = f"{self.series} [eye]"
         return {key: None if _is_none(value) else value for key, value in row.items()}
 
 
@@ -115,6 +128,33 @@ class Outcome:
         return tuple(row for row in self.rows if row.ok is False)
 
 
+class Reproducible(Protocol):
+    """What can be listed and run: an experiment, or a paper's table."""
+
+    @property
+    def name(self) -> str:
+        """On the command line."""
+
+    @property
+    def title(self) -> str:
+        """What it shows, in a line."""
+
+    @property
+    def source(self) -> str:
+        """Paper, arXiv id, section or figure."""
+
+    @property
+    def kind(self) -> Kind:
+        """See `Experiment`."""
+
+    @property
+    def cost(self) -> str:
+        """For people."""
+
+    def run(self, folders: Sequence[Path] = ()) -> Outcome:
+        """Published beside reproduced; a table is filled from sweep folders."""
+
+
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """A published result that can be run.
@@ -124,7 +164,8 @@ class Experiment:
         title: what it shows, in a line.
         source: paper, arXiv id, section or figure.
         seconds: measured cost on one core.
-        kind: ``exact`` belongs to `reproduce --exact`; ``variant`` is offered beside it.
+        kind: ``exact`` belongs to `reproduce --exact`, ``variant`` is offered beside it, ``claims``
+            is the report on claims, ``table`` needs a model.
         function: ``module:function`` below `dpo_bench.papers`; takes the source, gives an Outcome.
     """
 
@@ -132,11 +173,22 @@ class Experiment:
     title: str
     source: str
     seconds: float
-    kind: Literal["exact", "variant"]
+    kind: Kind
     function: str
 
-    def run(self) -> Outcome:
-        """Run it, on one thread: the tensors are tiny, and the bits do not vary."""
+    @property
+    def cost(self) -> str:
+        """For people."""
+        return f"{self.seconds:g} s"
+
+    def run(self, folders: Sequence[Path] = ()) -> Outcome:
+        """Run it, on one thread: the tensors are tiny, and the bits do not vary.
+
+        Raises:
+            ConfigurationError: there are sweep folders to fill it from, but it needs none.
+        """
+        if folders:
+            raise ConfigurationError(f"--runs: {self.name} is computed here, not filled from runs.")
         import torch
 
         threads = torch.get_num_threads()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.papers.record import Experiment
+from dpo_bench.papers.record import Experiment, Reproducible
+from dpo_bench.papers.tables import published_tables
 
 IPO = "Azar et al. 2023, arXiv:2310.12036"
 
@@ -36,7 +37,7 @@ EXPERIMENTS = (
     Experiment(
         "population-optima",
         "with unlimited data DPO, IPO and chi-PO reach their closed forms",
-        "arXiv:2305.18290 eq. 4; arXiv:2310.12036 eq. 7; arXiv:2407.13399 eq. 9",
+        "arXiv:2305.18290 eq. 4; arXiv:2310.12036; arXiv:2407.13399",
         1.0,
         "exact",
         "exact.population_optima:run",
@@ -73,16 +74,29 @@ EXPERIMENTS = (
         "exact",
         "exact.out_of_preference:run",
     ),
+    Experiment(
+        "claims",
+        "eight claims about preference losses, in a world with exact reward and KL",
+        "arXiv:2305.18290, 2310.12036, 2406.02900, 2403.00409 and the note on cDPO",
+        20.0,
+        "claims",
+        "claims.claims:run",
+    ),
 )
 
 
-def find_experiment(name: str) -> Experiment:
-    """The experiment of this name.
+def experiments() -> tuple[Reproducible, ...]:
+    """All of them, the tables of papers last."""
+    return (*EXPERIMENTS, *published_tables())
+
+
+def find_experiment(name: str) -> Reproducible:
+    """The experiment or table of this name.
 
     Raises:
         ConfigurationError: there is none; the message suggests the nearest name.
     """
-    known = {experiment.name: experiment for experiment in EXPERIMENTS}
+    known = {one.name: one for one in experiments()}
     if name not in known:
         raise ConfigurationError(
             f"nothing to reproduce is called {name!r}{nearest(name, known)}. "

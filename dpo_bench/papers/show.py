@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dpo_bench.papers.record import PROVENANCE, Experiment, Outcome, Row
+from dpo_bench.papers.record import PROVENANCE, Outcome, Reproducible, Row
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 BLANK = "\u2013"
 HEADER = ("series", "x", "published", "reproduced", "tolerance", "verdict")
-LISTING = ("name", "shows", "source", "seconds", "kind")
+LISTING = ("name", "shows", "source", "cost", "kind")
 
 
 def figure_text(value: float | None) -> str:
@@ -39,8 +39,9 @@ def published_text(row: Row) -> str:
 
 
 def verdict_text(row: Row) -> str:
-    """ok, FAILS, or a dash where nothing is claimed."""
-    return {True: "ok", False: "FAILS", None: BLANK}[row.ok]
+    """ok, FAILS, or a dash where nothing is claimed; before it the row's note."""
+    word = {True: "ok", False: "FAILS", None: "" if row.note else BLANK}[row.ok]
+    return ": ".join(part for part in (row.note, word) if part)
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ def summary(outcome: Outcome) -> str:
     judged = [row for row in outcome.rows if row.ok is not None]
     without = len(outcome.rows) - len(judged)
     if not judged:
-        return "Nothing was published for these rows: no verdict."
+        return "No row has a verdict: nothing of ours, or nothing published, to compare."
     more = f"; {without} rows without a verdict" if without else ""
     return f"{len(judged) - len(outcome.failed)} of {len(judged)} within tolerance{more}."
 
@@ -100,7 +101,7 @@ def _style(cell: str) -> str:
     return {"ok": "green", "holds": "green", "FAILS": "bold red", "fails": "yellow"}.get(cell, "")
 
 
-def print_outcome(console: Console, experiment: Experiment, outcome: Outcome) -> None:
+def print_outcome(console: Console, experiment: Reproducible, outcome: Outcome) -> None:
     """One experiment, published beside reproduced."""
     title = f"{experiment.title}\n{experiment.source}"
     print_table(console, HEADER, [cells(row) for row in outcome.rows], title)
@@ -108,9 +109,9 @@ def print_outcome(console: Console, experiment: Experiment, outcome: Outcome) ->
         console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def print_listing(console: Console, experiments: Iterable[Experiment]) -> None:
+def print_listing(console: Console, experiments: Iterable[Reproducible]) -> None:
     """What can be reproduced, with source and cost."""
-    rows = [(e.name, e.title, e.source, f"{e.seconds:g}", e.kind) for e in experiments]
+    rows = [(e.name, e.title, e.source, e.cost, e.kind) for e in experiments]
     print_table(console, LISTING, rows)
 
 
@@ -121,7 +122,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def markdown_section(experiment: Experiment, outcome: Outcome, seconds: float) -> str:
+def markdown_section(experiment: Reproducible, outcome: Outcome, seconds: float) -> str:
     """One experiment as a section of a report."""
     parts = [
         f"## {experiment.name}",

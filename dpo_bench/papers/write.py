@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpo_bench.papers.draw import draw
-from dpo_bench.papers.record import KEYS, Experiment, Outcome
+from dpo_bench.papers.record import KEYS, Outcome, Reproducible
 from dpo_bench.papers.show import markdown_section
 from dpo_bench.storage import write_atomic
 from dpo_bench.tables import write_csv
@@ -31,7 +31,7 @@ class Finished:
         seconds: what it took.
     """
 
-    experiment: Experiment
+    experiment: Reproducible
     outcome: Outcome
     seconds: float
 

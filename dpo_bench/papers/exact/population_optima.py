@@ -17,7 +17,7 @@ ACTIONS = 6
 TOLERANCE = 1e-12
 BETAS = {"dpo": (0.3, 1.0), "ipo_sum": (0.3, 1.0), "chi_po": (0.3, 1.0)}
 NAMES = {"dpo": "DPO", "ipo_sum": "IPO", "chi_po": "chi-PO"}
-PAPERS = {"dpo": "2305.18290 eq. 4", "ipo_sum": "2310.12036 eq. 7", "chi_po": "2407.13399 eq. 9"}
+PAPERS = {"dpo": "2305.18290 eq. 4", "ipo_sum": "2310.12036", "chi_po": "2407.13399"}
 
 
 @dataclass(frozen=True, slots=True)

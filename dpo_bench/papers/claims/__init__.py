@@ -1,0 +1,1 @@
+"""Claims of papers, tried in a world where reward and KL are exact."""
