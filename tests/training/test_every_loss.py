@@ -33,7 +33,7 @@ SETTING: dict[str, dict[str, float]] = {
     "bco": {"beta": 0.1},
     "dpop": {"lam": 1.0},
     "discopop": {"beta": 0.25, "tau": 0.5},
-    "alpha_po": {"alpha": 0.02},
+    "alpha_po": {"alpha": 0.02, "gamma_beta_ratio": 0.5},
     "slic": {"delta": 10.0},
 }
 """Where the paper's setting moves too little in 20 steps, or the wrong way first (see the docs)."""
@@ -114,6 +114,5 @@ def test_loss_descends_and_accuracy_rises(bench: Bench, tmp_path: Path, name: st
     outcome = bench.run(name, tmp_path / "checkpoint.pt")
     expected = outcome.result.initial_loss_expected
     assert outcome.result.initial_loss == pytest.approx(expected, rel=1e-5, abs=1e-5)
-    print(name, outcome.start, outcome.after, outcome.accuracy)
     assert outcome.after < outcome.start - 1e-4 * abs(outcome.start)
     assert outcome.accuracy > 0.55
