@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import mpmath as mp
 import pytest
@@ -17,7 +19,7 @@ from dpo_bench.errors import ConfigurationError
 from dpo_bench.testing import check_loss
 from tests.losses.formulas import Pair, log_sigmoid, pairs_of
 
-DIVERGENCES = {
+DIVERGENCES: dict[str, Callable[[Any], Any]] = {
     "forward_kl": lambda u: -mp.exp(-u),
     "js": lambda u: mp.log(2 * mp.exp(u) / (1 + mp.exp(u))),
     "alpha": lambda u: (1 - mp.exp(u) ** mp.mpf("-0.5")) / mp.mpf("0.5"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpo_bench import PairLogps, get_loss
-from dpo_bench.contract.example_pairs import extreme_pairs, ordinary_pairs
+from dpo_bench.contract.example_pairs import extreme_pairs, ordinary_pairs, supplied
+from dpo_bench.errors import ConfigurationError
 from tests.losses.pairs import margins
 
 BOTH = pytest.mark.parametrize(
@@ -59,6 +61,77 @@ def test_loss_at_a_limit_is_another(
     others: dict[str, float],
 ) -> None:
     torch.testing.assert_close(loss(name, pairs, **hyperparameters), loss(other, pairs, **others))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("name", "hyperparameters"),
+    [
+        ("ld_dpo", {"alpha": 1}),
+        ("tdpo2", {"alpha": 0}),
+        ("odpo", {"alpha": 0}),
+        ("dpo_shift", {"lam": 1}),
+    ],
+)
+def test_loss_that_needs_more_is_dpo_at_a_limit(
+    pairs: PairLogps, name: str, hyperparameters: dict[str, float]
+) -> None:
+    found = loss(name, supplied(pairs), beta=0.3, **hyperparameters)
+    torch.testing.assert_close(found, loss("dpo", pairs, beta=0.3))
+
+
+def test_ld_dpo_at_alpha_0_ignores_what_is_behind_the_shorter_length() -> None:
+    pairs = supplied(ordinary_pairs())
+    moved = replace(pairs, policy_chosen=pairs.policy_chosen - 7)
+    assert torch.equal(loss("ld_dpo", pairs, alpha=0), loss("ld_dpo", moved, alpha=0))
+
+
+def test_equal_lengths_make_ld_dpo_dpo_whatever_alpha() -> None:
+    pairs = equal_lengths(ordinary_pairs(), 9)  # the shared sums follow from the whole ones
+    torch.testing.assert_close(loss("ld_dpo", pairs, alpha=0.2), loss("dpo", pairs))
+
+
+def test_batches_of_one_pair_have_nothing_to_sort() -> None:
+    pairs = ordinary_pairs()
+    single = PairLogps(*(getattr(pairs, f.name)[:1] for f in fields(pairs)[:6]))
+    torch.testing.assert_close(loss("aot", single, beta=0.3), loss("dpo", single, beta=0.3))
+    unpaired = loss("aot_unpaired", single, beta=0.3)
+    torch.testing.assert_close(unpaired, loss("dpo", single, beta=0.3))
+
+
+def test_bco_takes_the_batchs_own_mean_where_none_is_given() -> None:
+    pairs = ordinary_pairs()
+    mean = (pairs.chosen_logratio.mean() + pairs.rejected_logratio.mean()) / 2
+    known = replace(pairs, mean_logratio=mean.expand_as(pairs.policy_chosen))
+    torch.testing.assert_close(loss("bco", pairs), loss("bco", known))
+
+
+def test_kto_without_a_drift_is_apo_zero() -> None:
+    pairs = ordinary_pairs()
+    still = replace(pairs, mismatched_logratio=-torch.ones_like(pairs.policy_chosen))
+    torch.testing.assert_close(loss("kto", still, beta=0.3), loss("apo_zero", pairs, beta=0.3))
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("odpo", "preference_margin"),
+        ("ld_dpo", "policy_chosen_shared"),
+        ("wpo(dpo)", "chosen_confidence"),
+        ("tdpo1", "chosen_kl"),
+        ("kto", "mismatched_logratio"),
+    ],
+)
+def test_missing_field_is_named(name: str, field: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"needs .* has no {field} \("):
+        loss(name, ordinary_pairs())
+
+
+@pytest.mark.parametrize("name", ["ld_dpo", "tdpo1", "tdpo2", "kto", "bco", "aot"])
+def test_plain_record_of_a_policy_at_its_reference_is_enough(name: str) -> None:
+    pairs = ordinary_pairs().at_reference()
+    value = {"kto": 1.0, "bco": 2 * math.log(2)}.get(name, math.log(2))
+    torch.testing.assert_close(loss(name, pairs), torch.full_like(pairs.policy_chosen, value))
 
 
 @BOTH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,14 +40,17 @@ class Tokens:
         first = torch.arange(LONGEST) < shared[:, None]
         confidence = (self.policy - self.collision).sum(1) / self.lengths
         policy, reference = self.policy.sum(1).chunk(2), self.reference.sum(1).chunk(2)
-        return PairLogps(
-            *policy,
-            *reference,
-            *LENGTHS,
-            None,
-            *(self.policy * first).sum(1).chunk(2),
-            *(self.reference * first).sum(1).chunk(2),
-            *confidence.chunk(2),
+        policy_shared = (self.policy * first).sum(1).chunk(2)
+        reference_shared = (self.reference * first).sum(1).chunk(2)
+        record = PairLogps(policy[0], policy[1], reference[0], reference[1], LENGTHS[0], LENGTHS[1])
+        return replace(
+            record,
+            policy_chosen_shared=policy_shared[0],
+            policy_rejected_shared=policy_shared[1],
+            reference_chosen_shared=reference_shared[0],
+            reference_rejected_shared=reference_shared[1],
+            chosen_confidence=confidence.chunk(2)[0],
+            rejected_confidence=confidence.chunk(2)[1],
             mean_logratio=torch.zeros(4),
         )
 
