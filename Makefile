@@ -1,4 +1,4 @@
-.PHONY: check format lint types test test-slow
+.PHONY: check format lint types test test-slow bench
 
 check: format lint types test
 
@@ -16,3 +16,6 @@ test:
 
 test-slow:
 	python -m pytest -m slow
+
+bench:
+	python -m pytest tests/benchmarks --benchmark-enable --benchmark-only

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.model.logps import LogpPath, score, sum_by_row
 from dpo_bench.model.paths import common_path
 from dpo_bench.model.sampling import Response, SamplingPlan, sample_responses
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dpo_bench.evaluation.prompts import EvaluationPrompts
-
-ROWS_PER_SCORING = 64
 
 
 def draw_responses(
@@ -73,9 +72,13 @@ def sequence_kl(
     """
     exact: list[NDArray[np.float64]] = []
     plain: list[NDArray[np.float64]] = []
-    for start in range(0, len(responses), ROWS_PER_SCORING):
-        part = responses[start : start + ROWS_PER_SCORING]
-        batch = common_path(policy, reference).response_batch(
+    path = common_path(policy, reference)
+    sizes = np.fromiter(
+        (len(prompts.tokens[one.prompt_id]) + len(one.tokens) for one in responses), np.int64
+    )
+    for rows in consecutive_passes(sizes, path.tokens_per_pass()):
+        part = responses[rows.start : rows.stop]
+        batch = path.response_batch(
             [prompts.tokens[response.prompt_id] for response in part],
             [response.tokens for response in part],
         )
@@ -83,5 +86,5 @@ def sequence_kl(
         ratio = scores.policy_logp - scores.reference_logp
         exact.append(sum_by_row(scores.kl, batch.lengths).double().cpu().numpy())
         plain.append(sum_by_row(ratio, batch.lengths).double().cpu().numpy())
-        progress("KL to the reference", start + len(part), len(responses))
+        progress("KL to the reference", rows.stop, len(responses))
     return np.concatenate(exact), np.concatenate(plain)
