@@ -1,4 +1,4 @@
-.PHONY: check format lint types test test-slow test-peers
+.PHONY: check format lint types test test-slow test-peers bench
 
 check: format lint types test
 
@@ -19,3 +19,6 @@ test-slow:
 
 test-peers:
 	python -m pytest -m peers tests/peers
+
+bench:
+	python -m pytest tests/benchmarks --benchmark-enable --benchmark-only

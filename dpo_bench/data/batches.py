@@ -112,6 +112,24 @@ def split_passes(
     return passes
 
 
+def consecutive_passes(sizes: NDArray[np.int64], tokens_per_pass: int) -> Iterator[range]:
+    """Cut texts into passes of neighbours of at most so many tokens, or of one text.
+
+    >>> list(consecutive_passes(np.array([3, 4, 9, 1]), 8))
+    [range(0, 2), range(2, 3), range(3, 4)]
+    """
+    start = room = 0
+    for at, size in enumerate(sizes.tolist()):
+        if at > start and size > room:
+            yield range(start, at)
+            start = at
+        if at == start:
+            room = tokens_per_pass
+        room -= size
+    if len(sizes):
+        yield range(start, len(sizes))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Padded sequences of prompt and response, and where the response's tokens are predicted.

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.evaluation.contest import make_contest
 from dpo_bench.evaluation.diagnostics import repetitions
 from dpo_bench.evaluation.figures import Figures
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from dpo_bench.experiment.config import Evaluation
     from dpo_bench.model.reference_cache import ReferenceLogps
     from dpo_bench.model.sampling import Response
-
-PAIRS_PER_PASS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +147,7 @@ class Evaluator:
     def _heldout(self, policy: LogpPath, progress: Progress) -> pd.DataFrame:
         pairs = self.prompts.pairs
         parts = []
-        for start in range(0, len(pairs), PAIRS_PER_PASS):
-            indices = range(start, min(start + PAIRS_PER_PASS, len(pairs)))
+        for indices in consecutive_passes(pairs.sizes, policy.tokens_per_pass()):
             batch = policy.batch(pairs, indices)
             with torch.inference_mode():
                 sums = sum_by_row(token_logps(policy, batch), batch.lengths)

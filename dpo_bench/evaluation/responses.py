@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.model.logps import LogpPath, score, sum_by_row
 from dpo_bench.model.paths import common_path
 from dpo_bench.model.sampling import Response, SamplingPlan, sample_responses
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dpo_bench.evaluation.prompts import EvaluationPrompts
-
-ROWS_PER_SCORING = 64
 
 
 def draw_responses(
@@ -83,9 +82,13 @@ def sequence_kl(
     With policy and reference exchanged, and responses of the reference, it is the reverse KL.
     """
     parts: list[list[NDArray[np.float64]]] = []
-    for start in range(0, len(responses), ROWS_PER_SCORING):
-        part = responses[start : start + ROWS_PER_SCORING]
-        batch = common_path(policy, reference).response_batch(
+    path = common_path(policy, reference)
+    sizes = np.fromiter(
+        (len(prompts.tokens[one.prompt_id]) + len(one.tokens) for one in responses), np.int64
+    )
+    for rows in consecutive_passes(sizes, path.tokens_per_pass()):
+        part = responses[rows.start : rows.stop]
+        batch = path.response_batch(
             [prompts.tokens[response.prompt_id] for response in part],
             [response.tokens for response in part],
         )
@@ -97,5 +100,5 @@ def sequence_kl(
                 for values in (scores.kl, ratio, scores.entropy)
             ]
         )
-        progress("KL to the reference", start + len(part), len(responses))
+        progress("KL to the reference", rows.stop, len(responses))
     return SequenceScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
 from dpo_bench.model.statistics import sum_shared
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dpo_bench.data.tokenised import TokenisedPairs
-
-PAIRS_PER_PASS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +122,7 @@ def _compute(
     path: LogpPath, pairs: TokenisedPairs, progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for start in range(0, len(pairs), PAIRS_PER_PASS):
-        indices = range(start, min(start + PAIRS_PER_PASS, len(pairs)))
+    for indices in consecutive_passes(pairs.sizes, path.tokens_per_pass()):
         batch = path.batch(pairs, indices)
         with torch.inference_mode():
             values = token_logps(path, batch).float().cpu()

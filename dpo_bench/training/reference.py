@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.data.tokenised import TokenisedPairs, Tokens
 from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
 from dpo_bench.model.paths import AnyBatch
 from dpo_bench.model.reference_cache import (
-    PAIRS_PER_PASS,
     ReferenceLogps,
     reference_logps,
     shared_reference_logps,
@@ -105,8 +105,7 @@ class CachedReference:
     @cached_property
     def _mismatched(self) -> Tensor:
         parts = []
-        for start in range(0, len(self.pairs), PAIRS_PER_PASS):
-            indices = range(start, min(start + PAIRS_PER_PASS, len(self.pairs)))
+        for indices in consecutive_passes(self.pairs.sizes, self.path.tokens_per_pass()):
             parts.append(self.mismatches.logps(self.path, indices))
             self.key[-1]("reference, mismatched", indices.stop, len(self.pairs))
         return torch.cat(parts)

@@ -1,0 +1,100 @@
+"""What each technique brings, turned on one after another."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from dpo_bench.data.batches import split_passes
+from dpo_bench.model.load import load_model
+from dpo_bench.model.logps import sum_by_row, token_logps
+from dpo_bench.model.paths import FullPath, HiddenPath, LogpPath
+
+if TYPE_CHECKING:
+    from dpo_bench.data.tokenised import TokenisedPairs
+    from tests.benchmarks.workloads import Prepared
+
+Step = Callable[[], None]
+ROUNDS = 5
+
+
+def measure_ladder(prepared: Prepared, cores: int, *, quick: bool) -> dict[str, Any]:
+    """Forward and backward of one step's pairs on one thread; then, two processes.
+
+    Every rung is the best of a few rounds in which all rungs take turns.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    steps = _steps(prepared)
+    best = dict.fromkeys(steps, float("inf"))
+    for _ in range(1 if quick else ROUNDS):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            best[name] = min(best[name], time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    rungs = [{"rung": name, "milliseconds": 1e3 * value} for name, value in best.items()]
+    gain = _gain_of_processes(prepared, cores)
+    rungs.append(
+        {
+            "rung": f"+ {cores} processes of one thread instead of one of {cores} threads",
+            "gain": gain,
+        }
+    )
+    return {"workload": prepared.workload.key, "title": prepared.workload.title, "rungs": rungs}
+
+
+def _steps(prepared: Prepared) -> dict[str, Step]:
+    pairs = prepared.load_pairs()
+    policy, reference = load_model(prepared.model), load_model(prepared.model)
+    indices = list(range(prepared.workload.pairs_per_step))
+    cached = torch.zeros(2 * len(indices))
+
+    def step(path: LogpPath, live: LogpPath | None = None, budget: int = 0) -> Step:
+        def run() -> None:
+            policy.zero_grad()
+            for part in split_passes(pairs, indices, tokens_per_pass=budget):
+                with torch.no_grad():
+                    base = cached[: 2 * len(part)] if live is None else _sums(live, pairs, part)
+                chosen, rejected = (_sums(path, pairs, part) - base).chunk(2)
+                (-logsigmoid(0.1 * (chosen - rejected)).sum() / len(indices)).backward()
+
+        return run
+
+    packed = HiddenPath(policy, packs=True)
+    return {
+        "padded, logits everywhere, live reference": step(FullPath(policy), FullPath(reference)),
+        "+ cached reference": step(FullPath(policy)),
+        "+ head on response tokens only": step(HiddenPath(policy)),
+        "+ packing, every prompt once": step(packed),
+        "+ passes of bounded tokens": step(packed, budget=packed.tokens_per_pass()),
+    }
+
+
+def _sums(path: LogpPath, pairs: TokenisedPairs, indices: list[int]) -> Tensor:
+    batch = path.batch(pairs, indices)
+    return sum_by_row(token_logps(path, batch), batch.lengths)
+
+
+def _gain_of_processes(prepared: Prepared, cores: int) -> float:
+    """How much sooner single-threaded processes finish the same trials."""
+    from tests.benchmarks.versus_trl import Team
+
+    trials = [("dpo", 0.1)] * cores
+    with tempfile.TemporaryDirectory() as folder:
+        many, one = Team("dpo_bench"), Team("dpo_bench")
+        many.hire(prepared, cores, 1, Path(folder))
+        one.hire(prepared, 1, cores, Path(folder))
+        for _ in range(2):
+            many.round(trials)
+            one.round(trials)
+        many.dismiss()
+        one.dismiss()
+    return min(one.rounds) / min(many.rounds)
