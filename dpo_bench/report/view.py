@@ -41,7 +41,7 @@ class ReportView:
         heat_maps: one per measure.
         table: every trial.
         seeds: spread over seeds; None with one seed.
-        browser: responses side by side; None when no trial finished.
+        browser: responses side by side, for paper; None when no trial finished.
         failed: failed trials.
         notes: methods.
         provenance: versions, hashes, machine.
@@ -60,6 +60,11 @@ class ReportView:
     failed: tuple[Failure, ...]
     notes: tuple[Note, ...]
     provenance: tuple[tuple[str, str], ...]
+
+    @property
+    def text_columns(self) -> int:
+        """How many of the results table's first columns say which trial it is."""
+        return 3 + (len(self.results.seeds) > 1) + bool(self.results.sources)
 
     @property
     def no_reward(self) -> str:

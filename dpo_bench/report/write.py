@@ -25,7 +25,7 @@ _REFERENCE_FILES = (
     "frontier.parquet",
     "best_of_n.parquet",
 )
-_SOURCES = ("dpo_bench.report", "dpo_bench.evaluation")
+_SOURCES = ("dpo_bench.report", "dpo_bench.evaluation", "dpo_bench.losses")
 """packages whose code decides what a report says"""
 _LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "plotly", "scipy")
 _HEAD = 4096
@@ -91,7 +91,7 @@ def _source_digest() -> str:
     hasher = hashlib.sha256()
     for package in _SOURCES:
         root = resources.files(package)
-        for place in (root, root / "templates"):
+        for place in (root, root / "templates", root / "templates" / "scripts"):
             for file in sorted(place.iterdir(), key=lambda one: one.name) if place.is_dir() else ():
                 if file.is_file() and file.name.endswith((".py", ".html", ".css", ".js")):
                     hasher.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

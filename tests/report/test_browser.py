@@ -32,6 +32,7 @@ class Opened:
         self.page.on("dialog", self._dialog)
         self.page.on("request", lambda request: self.log.append(f"request: {request.url}"))
         self.page.goto((folder / "report.html").as_uri())
+        self.page.wait_for_selector("html[data-complete=true]", state="attached")
         self.own = f"request: {(folder / 'report.html').as_uri()}"
 
     def _dialog(self, dialog: Any) -> None:
@@ -79,33 +80,151 @@ def test_the_page_is_ready_without_a_word_a_request_or_a_dialog(desktop: Opened)
     assert desktop.said == []
 
 
-def test_every_chart_is_drawn(desktop: Opened) -> None:
-    counts = desktop.page.eval_on_selector_all(
-        "[data-chart], #chart-training",
-        "all => all.map(one => one.querySelectorAll('.trace').length)",
-    )
-    assert len(counts) == 4
-    assert min(counts) >= 8
+def test_every_chart_is_drawn_when_it_comes_near(desktop: Opened) -> None:
+    for name in ("chart-explorer-1", "chart-explorer-2", "chart-training", "chart-displacement"):
+        desktop.page.locator(f"#{name}").scroll_into_view_if_needed()
+        desktop.page.wait_for_selector(f"#{name} .trace")
+        count = desktop.page.locator(f"#{name} .trace").count()
+        assert count >= 8, name
 
 
-def test_hovering_shows_the_hostile_name_as_text(desktop: Opened) -> None:
+def test_hovering_shows_the_hostile_name_as_text_and_marks_the_trial_everywhere(
+    desktop: Opened,
+) -> None:
+    desktop.page.locator("#chart-explorer-1").scroll_into_view_if_needed()
     shown = desktop.page.evaluate(
         """() => {
-          const chart = document.getElementById("chart-frontier");
+          const chart = document.getElementById("chart-explorer-1");
           const curve = chart.data.findIndex(
             (one) => one.meta && one.meta.series === 3 && one.mode === "markers");
           Plotly.Fx.hover(chart, [{ curveNumber: curve, pointNumber: 0 }]);
           const label = chart.querySelector(".hoverlayer");
-          return [label.textContent, label.querySelectorAll("a, script").length];
+          const rings = ["chart-explorer-1", "chart-explorer-2", "chart-displacement"].map((id) =>
+            document.getElementById(id).data.find((one) => one.meta && one.meta.ring).x.length);
+          return [label.textContent, label.querySelectorAll("a, script").length, rings];
         }"""
     )
     assert HOSTILE_LOSS in shown[0]
     assert "nats" in shown[0]
-    assert shown[1] == 0
+    assert shown[1:] == [0, [1, 1, 1]]
+    words = desktop.page.inner_text("#point")
+    assert HOSTILE_LOSS in words
+    assert "Prompt 1" in words
+    assert "Win rate against the reference" in words
+
+
+def test_the_axes_switch(desktop: Opened) -> None:
+    page = desktop.page
+    axes = "() => ['x', 'y'].map((w) => document.getElementById('chart-explorer-2').layout[w + 'axis'].title.text)"
+    page.select_option("#explorer-2-x", "response_tokens")
+    page.select_option("#explorer-2-y", "kl")
+    assert page.evaluate(axes) == [
+        "Response length (tokens)",
+        "KL to the reference (nats), √ scale",
+    ]
+    page.select_option("#explorer-2-x", "kl")
+    page.select_option("#explorer-2-y", "win_rate")
+    assert page.evaluate(axes)[1] == "Win rate against the reference"
+
+
+def test_intervals_come_and_go(desktop: Opened) -> None:
+    bars = (
+        "() => document.getElementById('chart-explorer-1').data.filter((one) => one.error_y).length"
+    )
+    before = desktop.page.evaluate(bars)
+    assert before >= 4
+    desktop.page.uncheck("#intervals")
+    assert desktop.page.evaluate(bars) == 0
+    desktop.page.check("#intervals")
+    assert desktop.page.evaluate(bars) == before
+
+
+def test_arrow_keys_walk_through_the_trials_and_enter_opens_one(desktop: Opened) -> None:
+    chart = desktop.page.locator("#chart-explorer-1")
+    chart.focus()
+    chart.press("Escape")
+    chart.press("ArrowRight")
+    first = desktop.page.inner_text("#point h3")
+    chart.press("ArrowRight")
+    assert desktop.page.inner_text("#point h3") != first
+    said = str(desktop.page.text_content("#announcer"))
+    assert "KL to the reference" in said
+    chart.press("Enter")
+    assert str(desktop.page.inner_text("#trial-panel h3")).split(", ")[0] in said
+    assert "95% interval" in desktop.page.inner_text("#trial-panel")
+
+
+def test_a_failed_trial_opens_with_its_cause(desktop: Opened) -> None:
+    desktop.page.select_option("#trial-picker", label="cdpo, beta 0.03, failed")
+    text = desktop.page.inner_text("#trial-panel")
+    assert "the loss is not finite at step 70 (nan)<script>window.hacked = 1" in text
+    assert "Traceback (most recent call last)" in text
+    desktop.page.wait_for_selector("#trial-chart .trace")
+
+
+def test_the_matrix_is_walked_and_opened_by_keys(desktop: Opened) -> None:
+    page = desktop.page
+    page.locator("#matrix td[tabindex='0']").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    label = str(page.evaluate("document.activeElement.getAttribute('aria-label')"))
+    assert re.search(r" minus .*: −?[\d.]+ \[.*\], (not )?separated", label)
+    rows = page.locator("#difference tbody tr")
+    assert rows.count() == page.locator("#matrix-level option").count()
+    assert label.split(" minus ")[0] in page.inner_text("#difference h3")
+    assert page.locator("#matrix tbody tr").count() == 4
+
+
+def test_the_matrix_is_antisymmetric_and_follows_the_level(desktop: Opened) -> None:
+    read = """() => Object.fromEntries(Array.from(document.querySelectorAll("#matrix td[data-pair]"))
+      .map((one) => [one.dataset.pair, one.textContent.replace("−", "-").replace(/[^-.0-9]/g, "")]))"""
+    first = desktop.page.evaluate(read)
+    for pair, text in first.items():
+        back = first[" ".join(reversed(pair.split()))]
+        assert float(text) == pytest.approx(-float(back))
+    desktop.page.select_option("#matrix-level", "0")
+    assert desktop.page.evaluate(read) != first
+    assert desktop.page.locator("p[data-level='0']").is_visible()
+    assert not desktop.page.locator("p[data-level='1']").is_visible()
+
+
+def test_samples_are_searched_paged_and_ordered(desktop: Opened) -> None:
+    page = desktop.page
+    assert page.locator("#samples-shown .sample").count() == 5
+    assert "Page 1 of 13, 64 of 64 prompts" in page.inner_text("#sample-pages")
+    page.click("#sample-next")
+    assert page.inner_text("#samples-shown h3 >> nth=0") == "Prompt 6"
+    assert page.locator("#sample-back").is_enabled()
+    page.fill("#sample-search", "review 63")
+    assert "1 of 64 prompts" in page.inner_text("#sample-pages")
+    assert page.inner_text("#samples-shown mark >> nth=0") == "review"
+    page.fill("#sample-search", "nobody says this")
+    assert "No prompt or response" in page.inner_text("#samples-shown")
+    page.fill("#sample-search", "")
+    page.select_option("#sample-order", "low")
+    assert page.inner_text("#samples-shown h3 >> nth=0") != "Prompt 1"
+    page.select_option("#sample-order", "order")
+    page.select_option("#sample-view", "all")
+    assert page.locator("#samples-shown .sample >> nth=0").locator(".card").count() == 21
+    page.select_option("#sample-view", "series-1")
+    assert page.locator("#samples-shown .sample >> nth=0").locator(".card").count() == 6
+
+
+def test_a_trial_is_opened_from_the_table_and_read(desktop: Opened) -> None:
+    page = desktop.page
+    page.click("#results-table tbody tr[class=''] button >> nth=2")
+    name = page.inner_text("#trial-panel h3")
+    assert page.locator("#results-table tr.chosen").count() == 1
+    page.click("#trial-samples")
+    titles = page.locator("#samples-shown .sample >> nth=0").locator("h4").all_inner_texts()
+    assert titles == ["dataset's chosen", "reference", name]
+    page.click("#sample-only")
+    page.select_option("#sample-view", "matched")
 
 
 def test_headings_sort_by_number_and_back_with_missing_last(desktop: Opened) -> None:
-    heading = desktop.page.get_by_role("button", name="Win rate against the reference")
+    heading = desktop.page.locator("#results-table thead button").nth(3)
     heading.click()
     rising = desktop.column(4)
     heading.press("Enter")
@@ -122,52 +241,114 @@ def test_the_filter_keeps_the_rows_with_all_words(desktop: Opened) -> None:
     desktop.page.fill("#filter", "cdpo failed")
     assert desktop.column(1) == ["cdpo"]
     assert desktop.page.text_content("#filter-count") == "1 of 20 trials"
+    desktop.page.fill("#filter", "kl<1 beta>=3")
+    kls = [float(one) for one in desktop.column(6)]
+    assert 0 < len(kls) < 6
+    assert max(kls) < 1
     desktop.page.fill("#filter", "")
     assert len(desktop.column(1)) == 20
 
 
-def test_a_loss_is_hidden_in_every_chart_by_keyboard(desktop: Opened) -> None:
-    visible = """() => ["frontier", "win_rate", "displacement"].map((id) =>
-      document.getElementById("chart-" + id).data
-        .filter((one) => one.meta && one.visible).length)"""
-    before = desktop.page.evaluate(visible)
-    button = desktop.page.locator(".legend button[data-series='0']").first
+def test_a_loss_is_hidden_everywhere_by_keyboard(desktop: Opened) -> None:
+    names = '["explorer-1", "explorer-2", "displacement"]'
+    visible = f"""() => {names}.map((id) => document.getElementById("chart-" + id).data
+        .filter((one) => one.meta && one.meta.series !== undefined && one.visible).length)"""
+    page = desktop.page
+    for name in ("explorer-1", "displacement"):
+        page.locator(f"#chart-{name}").scroll_into_view_if_needed()
+        page.wait_for_selector(f"#chart-{name} .trace")
+    page.evaluate("document.documentElement.style.zoom = '0.2'")  # all figures near the window
+    page.wait_for_timeout(200)
+    before = page.evaluate(visible)
+    button = page.locator("#losses button[data-series='0']")
     button.focus()
     button.press("Space")
     assert button.get_attribute("aria-pressed") == "false"
-    assert desktop.page.evaluate(visible) == [before[0] - 2, before[1] - 2, before[2] - 4]
-    button.press("Space")
-    assert desktop.page.evaluate(visible) == before
+    assert "3 of 4" in page.inner_text("#losses-count")
+    assert page.evaluate(visible) == [before[0] - 2, before[1] - 2, before[2] - 4]
+    assert page.locator("#matrix tbody tr").count() == 3
+    page.check("#filter-shown")
+    assert "dpo" not in desktop.column(1)
+    page.uncheck("#filter-shown")
+    page.click("[data-losses='length-aware']") if page.locator(
+        "[data-losses='length-aware']"
+    ).count() else None
+    page.click("[data-losses='none']")
+    assert page.evaluate(visible) == [0, 0, 0]
+    page.click("[data-losses='all']")
+    assert page.evaluate(visible) == before
+    page.evaluate("document.documentElement.style.zoom = ''")
 
 
 def test_the_selectors_change_what_is_shown(desktop: Opened) -> None:
     page = desktop.page
     page.select_option("#heat-measure", "kl")
     assert page.locator(".heat-view:visible").get_attribute("data-view") == "kl"
+    page.locator("#chart-training").scroll_into_view_if_needed()
     page.select_option("#training-measure", "accuracy")
     assert page.evaluate("document.getElementById('chart-training').data[0].y[0]") == 0.5
-    page.select_option("#sample-prompt", "3")
-    assert page.locator(".sample:visible").get_attribute("data-prompt") == "3"
-    page.select_option("#sample-view", "all")
-    assert page.locator(".card:visible").count() == 21
-    page.select_option("#sample-view", "series-1")
-    assert page.locator(".card:visible").count() == 6
 
 
-def test_the_colours_follow_the_scheme_and_print_is_light(desktop: Opened) -> None:
+def test_the_colours_follow_scheme_and_toggle_and_print_is_light(desktop: Opened) -> None:
     page = desktop.page
-    ink = "() => document.getElementById('chart-win_rate').layout.font.color"
+    page.locator("#chart-explorer-2").scroll_into_view_if_needed()
+    ink = "() => document.getElementById('chart-explorer-2').layout.font.color"
     light = page.evaluate(ink)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(50)
-    assert page.evaluate(ink) != light
+    page.wait_for_timeout(100)
+    dark = page.evaluate(ink)
+    assert dark != light
+    page.check("input[name=scheme][value=light]")
+    assert page.evaluate(ink) == light
+    page.emulate_media(color_scheme="light")
+    page.check("input[name=scheme][value=dark]")
+    assert page.evaluate(ink) == dark
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate(ink) == light
     assert page.locator("details:not([open])").count() == 0
     page.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert page.evaluate(ink) != light
+    assert page.evaluate(ink) == dark
     assert page.locator("details:not([open])").count() > 0
-    page.emulate_media(color_scheme="light")
+    page.check("input[name=scheme][value=auto]")
+
+
+CONTRAST = """() => {
+  const light = (colour) => {
+    const parts = colour.match(/[\\d.]+/g).map(Number);
+    const unit = colour.startsWith("color(srgb") ? parts : parts.map((one, at) => (at < 3 ? one / 255 : one));
+    const [r, g, b] = unit.map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+    return [0.2126 * r + 0.7152 * g + 0.0722 * b, unit.length > 3 ? unit[3] : 1];
+  };
+  const ground = (one) => {
+    for (let at = one; at; at = at.parentElement) {
+      const [value, opacity] = light(getComputedStyle(at).backgroundColor);
+      if (opacity === 1) return value;
+    }
+    return 1;
+  };
+  return Array.from(document.querySelectorAll("body *")).filter((one) => !one.closest("svg, script, style, .js-plotly-plot") &&
+      one.checkVisibility() && Array.from(one.childNodes).some((node) => node.nodeType === 3 && node.textContent.trim()))
+    .map((one) => {
+      const [a, b] = [light(getComputedStyle(one).color)[0], ground(one)];
+      return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), one.outerHTML.slice(0, 90)];
+    }).filter(([ratio]) => ratio < 4.5).slice(0, 8);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_its_ground(desktop: Opened, scheme: str) -> None:
+    desktop.page.check(f"input[name=scheme][value={scheme}]")
+    assert desktop.page.evaluate(CONTRAST) == []
+    desktop.page.check("input[name=scheme][value=auto]")
+
+
+def test_what_has_the_focus_is_seen(desktop: Opened) -> None:
+    page = desktop.page
+    for selector in ("#losses button", "#filter", "#matrix td[tabindex='0']", "#chart-explorer-1"):
+        page.locator(selector).first.focus()
+        page.keyboard.press("Shift")
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+        assert float(str(outline).removesuffix("px")) >= 2, selector
 
 
 def test_printing_gives_pages_of_paper(desktop: Opened) -> None:
@@ -190,7 +371,9 @@ def test_a_phone_scrolls_in_one_direction_only(phone: Opened) -> None:
 def test_dark_is_dark_also_behind_the_charts(phone: Opened) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     assert phone.page.evaluate(ground) == "rgb(20, 23, 28)"
-    chart = "getComputedStyle(document.querySelector('#chart-frontier .main-svg')).backgroundColor"
+    chart = (
+        "getComputedStyle(document.querySelector('#chart-explorer-1 .main-svg')).backgroundColor"
+    )
     assert phone.page.evaluate(chart) == "rgba(0, 0, 0, 0)"
 
 
