@@ -17,6 +17,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+CALM = {"color_scheme": "light", "reduced_motion": "reduce"}
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 400, "height": 800}
 
 
@@ -44,6 +45,17 @@ class Opened:
         """All but the request for the page itself."""
         return [line for line in self.log if line != self.own]
 
+    def show(self, name: str) -> None:
+        """Bring a figure into the window and wait until it is drawn."""
+        self.page.evaluate(f"document.getElementById('{name}').scrollIntoView({{block: 'center'}})")
+        self.page.wait_for_selector(f"#{name} .trace", state="attached")
+        self.page.wait_for_timeout(150)  # the observer's turn
+
+    def asked(self, expression: str) -> Any:
+        """The value of an expression once the figures have followed what was done."""
+        self.page.wait_for_timeout(150)
+        return self.page.evaluate(expression)
+
     def column(self, index: int) -> list[str]:
         cells = f"#results-table tbody tr:not([hidden]) > :nth-child({index})"
         values = "all => all.map(one => one.dataset.value)"
@@ -60,14 +72,14 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def desktop(browser: Any, reported: ByName) -> Iterator[Opened]:
-    opened = Opened(browser, reported("hostile"), viewport=DESKTOP, color_scheme="light")
+    opened = Opened(browser, reported("hostile"), viewport=DESKTOP, **CALM)
     yield opened
     opened.context.close()
 
 
 @pytest.fixture(scope="module")
 def phone(browser: Any, reported: ByName) -> Iterator[Opened]:
-    touch = {"is_mobile": True, "has_touch": True}
+    touch = {"is_mobile": True, "has_touch": True, "reduced_motion": "reduce"}
     opened = Opened(browser, reported("hostile"), viewport=PHONE, color_scheme="dark", **touch)
     yield opened
     opened.context.close()
@@ -82,8 +94,7 @@ def test_the_page_is_ready_without_a_word_a_request_or_a_dialog(desktop: Opened)
 
 def test_every_chart_is_drawn_when_it_comes_near(desktop: Opened) -> None:
     for name in ("chart-explorer-1", "chart-explorer-2", "chart-training", "chart-displacement"):
-        desktop.page.locator(f"#{name}").scroll_into_view_if_needed()
-        desktop.page.wait_for_selector(f"#{name} .trace")
+        desktop.show(name)
         count = desktop.page.locator(f"#{name} .trace").count()
         assert count >= 8, name
 
@@ -91,22 +102,31 @@ def test_every_chart_is_drawn_when_it_comes_near(desktop: Opened) -> None:
 def test_hovering_shows_the_hostile_name_as_text_and_marks_the_trial_everywhere(
     desktop: Opened,
 ) -> None:
-    desktop.page.locator("#chart-explorer-1").scroll_into_view_if_needed()
-    shown = desktop.page.evaluate(
+    desktop.show("chart-explorer-1")
+    box = desktop.page.evaluate(
         """() => {
           const chart = document.getElementById("chart-explorer-1");
-          const curve = chart.data.findIndex(
-            (one) => one.meta && one.meta.series === 3 && one.mode === "markers");
-          Plotly.Fx.hover(chart, [{ curveNumber: curve, pointNumber: 0 }]);
-          const label = chart.querySelector(".hoverlayer");
-          const rings = ["chart-explorer-1", "chart-explorer-2", "chart-displacement"].map((id) =>
-            document.getElementById(id).data.find((one) => one.meta && one.meta.ring).x.length);
-          return [label.textContent, label.querySelectorAll("a, script").length, rings];
+          const found = chart.querySelectorAll(".scatterlayer .points");
+          const filled = Array.from(found).filter((one) => one.children.length);
+          const own = filled.find((one) => one.firstChild.__data__.trace.meta?.series === 3);
+          const box = own.firstChild.getBoundingClientRect();
+          return [box.x + box.width / 2, box.y + box.height / 2];
         }"""
     )
+    desktop.page.mouse.move(box[0] - 2, box[1] - 2)
+    desktop.page.mouse.move(box[0], box[1])
+    shown = desktop.asked(
+        """() => {
+          const label = document.querySelector("#chart-explorer-1 .hoverlayer");
+          return [label.textContent, label.querySelectorAll("a, script").length];
+        }"""
+    )
+    rings = """() => ["chart-explorer-1", "chart-explorer-2", "chart-displacement"].map((id) =>
+      document.getElementById(id).data.find((one) => one.meta && one.meta.ring).x.length)"""
+    assert desktop.asked(rings) == [1, 1, 1]
     assert HOSTILE_LOSS in shown[0]
     assert "nats" in shown[0]
-    assert shown[1:] == [0, [1, 1, 1]]
+    assert shown[1] == 0
     words = desktop.page.inner_text("#point")
     assert HOSTILE_LOSS in words
     assert "Prompt 1" in words
@@ -115,28 +135,29 @@ def test_hovering_shows_the_hostile_name_as_text_and_marks_the_trial_everywhere(
 
 def test_the_axes_switch(desktop: Opened) -> None:
     page = desktop.page
-    axes = "() => ['x', 'y'].map((w) => document.getElementById('chart-explorer-2').layout[w + 'axis'].title.text)"
+    axes = """() => ["x", "y"].map((way) =>
+      document.getElementById("chart-explorer-2").layout[way + "axis"].title.text)"""
     page.select_option("#explorer-2-x", "response_tokens")
     page.select_option("#explorer-2-y", "kl")
-    assert page.evaluate(axes) == [
+    assert desktop.asked(axes) == [
         "Response length (tokens)",
         "KL to the reference (nats), √ scale",
     ]
     page.select_option("#explorer-2-x", "kl")
     page.select_option("#explorer-2-y", "win_rate")
-    assert page.evaluate(axes)[1] == "Win rate against the reference"
+    assert desktop.asked(axes)[1] == "Win rate against the reference"
 
 
 def test_intervals_come_and_go(desktop: Opened) -> None:
     bars = (
         "() => document.getElementById('chart-explorer-1').data.filter((one) => one.error_y).length"
     )
-    before = desktop.page.evaluate(bars)
+    before = desktop.asked(bars)
     assert before >= 4
     desktop.page.uncheck("#intervals")
-    assert desktop.page.evaluate(bars) == 0
+    assert desktop.asked(bars) == 0
     desktop.page.check("#intervals")
-    assert desktop.page.evaluate(bars) == before
+    assert desktop.asked(bars) == before
 
 
 def test_arrow_keys_walk_through_the_trials_and_enter_opens_one(desktop: Opened) -> None:
@@ -150,7 +171,7 @@ def test_arrow_keys_walk_through_the_trials_and_enter_opens_one(desktop: Opened)
     said = str(desktop.page.text_content("#announcer"))
     assert "KL to the reference" in said
     chart.press("Enter")
-    assert str(desktop.page.inner_text("#trial-panel h3")).split(", ")[0] in said
+    assert str(desktop.page.inner_text("#trial-panel h3")).partition(", ")[0] in said
     assert "95% interval" in desktop.page.inner_text("#trial-panel")
 
 
@@ -169,16 +190,18 @@ def test_the_matrix_is_walked_and_opened_by_keys(desktop: Opened) -> None:
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     label = str(page.evaluate("document.activeElement.getAttribute('aria-label')"))
-    assert re.search(r" minus .*: −?[\d.]+ \[.*\], (not )?separated", label)
+    assert re.search(r" minus .*: \u2212?[\d.]+ \[.*\], (not )?separated", label)
     rows = page.locator("#difference tbody tr")
     assert rows.count() == page.locator("#matrix-level option").count()
-    assert label.split(" minus ")[0] in page.inner_text("#difference h3")
+    assert label.partition(" minus ")[0] in page.inner_text("#difference h3")
     assert page.locator("#matrix tbody tr").count() == 4
 
 
 def test_the_matrix_is_antisymmetric_and_follows_the_level(desktop: Opened) -> None:
-    read = """() => Object.fromEntries(Array.from(document.querySelectorAll("#matrix td[data-pair]"))
-      .map((one) => [one.dataset.pair, one.textContent.replace("−", "-").replace(/[^-.0-9]/g, "")]))"""
+    read = """() => Object.fromEntries(
+      Array.from(document.querySelectorAll("#matrix td[data-pair]")).map((one) => [
+        one.dataset.pair,
+        one.textContent.replace("\u2212", "-").replace(/[^-.0-9]/g, "")]))"""
     first = desktop.page.evaluate(read)
     for pair, text in first.items():
         back = first[" ".join(reversed(pair.split()))]
@@ -250,64 +273,65 @@ def test_the_filter_keeps_the_rows_with_all_words(desktop: Opened) -> None:
 
 
 def test_a_loss_is_hidden_everywhere_by_keyboard(desktop: Opened) -> None:
-    names = '["explorer-1", "explorer-2", "displacement"]'
-    visible = f"""() => {names}.map((id) => document.getElementById("chart-" + id).data
+    visible = """() => [1, 2].map((at) => document.getElementById("chart-explorer-" + at).data
         .filter((one) => one.meta && one.meta.series !== undefined && one.visible).length)"""
     page = desktop.page
-    for name in ("explorer-1", "displacement"):
-        page.locator(f"#chart-{name}").scroll_into_view_if_needed()
-        page.wait_for_selector(f"#chart-{name} .trace")
-    page.evaluate("document.documentElement.style.zoom = '0.2'")  # all figures near the window
-    page.wait_for_timeout(200)
-    before = page.evaluate(visible)
+    desktop.show("chart-explorer-1")
+    before = desktop.asked(visible)
     button = page.locator("#losses button[data-series='0']")
     button.focus()
     button.press("Space")
     assert button.get_attribute("aria-pressed") == "false"
     assert "3 of 4" in page.inner_text("#losses-count")
-    assert page.evaluate(visible) == [before[0] - 2, before[1] - 2, before[2] - 4]
+    assert desktop.asked(visible) == [before[0] - 2, before[1] - 2]
     assert page.locator("#matrix tbody tr").count() == 3
     page.check("#filter-shown")
     assert "dpo" not in desktop.column(1)
     page.uncheck("#filter-shown")
-    page.click("[data-losses='length-aware']") if page.locator(
-        "[data-losses='length-aware']"
-    ).count() else None
+    desktop.show("chart-explorer-1")
+    page.click("[data-losses='pairwise']")
+    assert desktop.asked(visible) == [6, 6]
     page.click("[data-losses='none']")
-    assert page.evaluate(visible) == [0, 0, 0]
+    assert desktop.asked(visible) == [0, 0]
     page.click("[data-losses='all']")
-    assert page.evaluate(visible) == before
-    page.evaluate("document.documentElement.style.zoom = ''")
+    assert desktop.asked(visible) == before
+    desktop.show("chart-displacement")
+    count = "document.getElementById('chart-displacement').data.filter((one) => one.visible).length"
+    assert desktop.asked(count) == 16
 
 
 def test_the_selectors_change_what_is_shown(desktop: Opened) -> None:
     page = desktop.page
     page.select_option("#heat-measure", "kl")
     assert page.locator(".heat-view:visible").get_attribute("data-view") == "kl"
-    page.locator("#chart-training").scroll_into_view_if_needed()
+    desktop.show("chart-training")
     page.select_option("#training-measure", "accuracy")
-    assert page.evaluate("document.getElementById('chart-training').data[0].y[0]") == 0.5
+    assert desktop.asked("document.getElementById('chart-training').data[0].y[0]") == 0.5
 
 
 def test_the_colours_follow_scheme_and_toggle_and_print_is_light(desktop: Opened) -> None:
     page = desktop.page
-    page.locator("#chart-explorer-2").scroll_into_view_if_needed()
+    desktop.show("chart-explorer-2")
     ink = "() => document.getElementById('chart-explorer-2').layout.font.color"
-    light = page.evaluate(ink)
+    light = desktop.asked(ink)
     page.emulate_media(color_scheme="dark")
     page.wait_for_timeout(100)
-    dark = page.evaluate(ink)
+    dark = desktop.asked(ink)
     assert dark != light
     page.check("input[name=scheme][value=light]")
-    assert page.evaluate(ink) == light
+    desktop.show("chart-explorer-2")
+    assert desktop.asked(ink) == light
     page.emulate_media(color_scheme="light")
     page.check("input[name=scheme][value=dark]")
-    assert page.evaluate(ink) == dark
+    desktop.show("chart-explorer-2")
+    assert desktop.asked(ink) == dark
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate(ink) == light
+    desktop.show("chart-explorer-2")
+    assert desktop.asked(ink) == light
     assert page.locator("details:not([open])").count() == 0
     page.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert page.evaluate(ink) == dark
+    desktop.show("chart-explorer-2")
+    assert desktop.asked(ink) == dark
     assert page.locator("details:not([open])").count() > 0
     page.check("input[name=scheme][value=auto]")
 
@@ -315,8 +339,10 @@ def test_the_colours_follow_scheme_and_toggle_and_print_is_light(desktop: Opened
 CONTRAST = """() => {
   const light = (colour) => {
     const parts = colour.match(/[\\d.]+/g).map(Number);
-    const unit = colour.startsWith("color(srgb") ? parts : parts.map((one, at) => (at < 3 ? one / 255 : one));
-    const [r, g, b] = unit.map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+    const whole = colour.startsWith("color(srgb") ? 1 : 255;
+    const unit = parts.map((one, at) => (at < 3 ? one / whole : one));
+    const [r, g, b] = unit.map(
+      (one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
     return [0.2126 * r + 0.7152 * g + 0.0722 * b, unit.length > 3 ? unit[3] : 1];
   };
   const ground = (one) => {
@@ -326,8 +352,10 @@ CONTRAST = """() => {
     }
     return 1;
   };
-  return Array.from(document.querySelectorAll("body *")).filter((one) => !one.closest("svg, script, style, .js-plotly-plot") &&
-      one.checkVisibility() && Array.from(one.childNodes).some((node) => node.nodeType === 3 && node.textContent.trim()))
+  const written = (one) => one.checkVisibility()
+    && !one.closest("svg, script, style, .js-plotly-plot")
+    && Array.from(one.childNodes).some((node) => node.nodeType === 3 && node.textContent.trim());
+  return Array.from(document.querySelectorAll("body *")).filter(written)
     .map((one) => {
       const [a, b] = [light(getComputedStyle(one).color)[0], ground(one)];
       return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), one.outerHTML.slice(0, 90)];
@@ -358,19 +386,20 @@ def test_printing_gives_pages_of_paper(desktop: Opened) -> None:
 
 
 def test_a_phone_scrolls_in_one_direction_only(phone: Opened) -> None:
-    assert phone.page.evaluate("document.documentElement.scrollWidth") == 400
     wide = phone.page.evaluate(
         """() => Array.from(document.querySelectorAll("main *"))
           .filter((one) => !one.closest("svg, .scroll") && one.getBoundingClientRect().right > 401)
           .map((one) => one.outerHTML.slice(0, 80))"""
     )
     assert wide == []
+    assert phone.page.evaluate("document.documentElement.scrollWidth") == 400
     assert phone.said == []
 
 
 def test_dark_is_dark_also_behind_the_charts(phone: Opened) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     assert phone.page.evaluate(ground) == "rgb(20, 23, 28)"
+    phone.show("chart-explorer-1")
     chart = (
         "getComputedStyle(document.querySelector('#chart-explorer-1 .main-svg')).backgroundColor"
     )

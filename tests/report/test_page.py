@@ -206,10 +206,10 @@ def test_the_methods_paragraph_names_the_configuration(page_of: PageOf, view_of:
 
 def test_losses_are_grouped_by_family_and_cited(page_of: PageOf) -> None:
     page = document(page_of("clean"))
-    lists = [one for one in page.by_id("losses").all("ul")]
+    lists = page.by_id("losses").all("ul")
     assert [one.attributes["aria-label"] for one in lists] == ["pairwise", "length-aware"]
     assert [len(one.all("button")) for one in lists] == [3, 1]
-    cited = [one for one in page.all("section") if one.attributes["aria-labelledby"] == "cite"][0]
+    (cited,) = page.all("section", aria_labelledby="cite")
     assert "arXiv:2305.18290" in cited.text
     assert "@software{dpo_bench" in cited.text
 

@@ -83,7 +83,7 @@ def test_selections_name_trials_by_place(view_of: ViewOf) -> None:
     assert len(chosen["all"]) == 19
     assert sorted(data["trials"][one]["series"] for one in chosen["matched"]) == [0, 1, 2, 3]
     assert {data["trials"][one]["series"] for one in chosen["series-2"]} == {2}
-    assert list(chosen)[0] == "matched"
+    assert next(iter(chosen)) == "matched"
     assert page_data(view_of("all_failed"))["selections"] == []
 
 

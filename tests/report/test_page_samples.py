@@ -1,4 +1,4 @@
-"""What travels in the page: every prompt and policy, or fewer by a rule that looks at no content."""
+"""What travels in the page: every prompt and policy, or fewer by a rule blind to content."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ const ring = () => ({ type: "scatter", mode: "markers", hoverinfo: "skip", meta:
 
 const axisOf = (name) => {
   const measure = data.measures[name];
-  const axis = { gridcolor: "@grid", linecolor: "@line", zeroline: false, ticks: "outside", tickcolor: "@line", automargin: true,
+  const axis = { gridcolor: "@grid", linecolor: "@line", zeroline: false, ticks: "outside", tickcolor: "@line",
     title: { text: measure.axis + (measure.root ? ", \u221a scale" : ""), standoff: 8, font: { size: 14 } } };
   if (!measure.root) return axis;
   const end = Math.sqrt(measure.largest);
@@ -107,7 +107,7 @@ const drawExplorer = (chart) => {
   const optimal = x === "kl" && y === "reward" ? optimum() : [];
   plot(chart, [...optimal, ...alongTraces(x, y), ...traceAll(x, y), ...star(x, y), ring()], {
     half: true, xaxis: axisOf(x), yaxis: axisOf(y), showlegend: false, hovermode: "closest", uirevision: x + y,
-    shapes: [...level(y, "x"), ...level(x, "y")], annotations: edge(x, y), margin: { l: 56, r: 14, t: 14, b: 52 },
+    shapes: [...level(y, "x"), ...level(x, "y")], annotations: edge(x, y), margin: { l: 68, r: 14, t: 14, b: 52 },
   });
   listen(chart);
   mark();
@@ -119,7 +119,7 @@ const drawDisplacement = (chart) => {
   ]);
   plot(chart, [...traces, ring()], {
     xaxis: axisOf("kl"), yaxis: { ...axisOf("chosen_logratio"), title: { text: "Log-ratio on held-out pairs (nats)", standoff: 8, font: { size: 14 } } },
-    showlegend: false, hovermode: "closest", shapes: level("margin", "x"), margin: { l: 56, r: 14, t: 14, b: 52 },
+    showlegend: false, hovermode: "closest", shapes: level("margin", "x"), margin: { l: 68, r: 14, t: 14, b: 52 },
     annotations: [{ x: 1, y: 0, xref: "x domain", text: "as likely as under the reference", showarrow: false, xanchor: "right", yanchor: "bottom", font: { size: 12, color: "@muted" } }],
   });
   listen(chart);
