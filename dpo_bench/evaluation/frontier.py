@@ -105,9 +105,9 @@ class Frontier:
         levels = self.kl[:, :POINTS].mean(axis=0)
 
         def rewards(means: Array) -> Array:
-            return np.stack([self._along(means, level) for level in levels], axis=1)
+            return np.stack([self.read(means, level) for level in levels], axis=1)
 
-        estimates = bootstrap_each(rewards, self._columns(), weights)
+        estimates = bootstrap_each(rewards, self.columns, weights)
         return pd.DataFrame(
             {
                 "kl": levels,
@@ -126,7 +126,7 @@ class Frontier:
         """The optimal mean reward at a mean KL (nats); NaN outside the valid range."""
         if not self.covers(kl):
             return math.nan
-        return float(self._along(self._columns().mean(axis=0, keepdims=True), kl)[0])
+        return float(self.read(self.columns.mean(axis=0, keepdims=True), kl)[0])
 
     def gap(
         self, policy_reward: ArrayLike, policy_kl: ArrayLike, weights: Array
@@ -155,14 +155,16 @@ class Frontier:
             return None
 
         def difference(means: Array) -> Array:
-            return self._along(means[:, 2:], means[:, 1]) - means[:, 0]
+            return self.read(means[:, 2:], means[:, 1]) - means[:, 0]
 
-        return bootstrap(difference, np.hstack([policy, self._columns()]), weights)
+        return bootstrap(difference, np.hstack([policy, self.columns]), weights)
 
-    def _columns(self) -> Array:
+    @property
+    def columns(self) -> Array:
+        """[prompts, 2 points]: KLs, then rewards, whose means over prompts make the curve."""
         return np.hstack([self.kl, self.reward])
 
-    def _along(self, means: Array, level: float | Array) -> Array:
+    def read(self, means: Array, level: float | Array) -> Array:
         """The reward [rows] at one level, or a level per row, of curves [rows, 2 points].
 
         Linear in sqrt(KL), in which a frontier starts as a straight line.

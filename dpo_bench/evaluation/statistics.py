@@ -155,18 +155,33 @@ def bootstrap_each(
         The j estimates, each with an interval of its own at ``level`` (not simultaneous).
     """
     table = _checked(values, weights)
-    clusters = len(table)
-    value = _evaluated(statistic, table.mean(axis=0, keepdims=True))[0]
-    if clusters == 1:
+    value = evaluated(statistic, table.mean(axis=0, keepdims=True))[0]
+    if len(table) == 1:
         return [Estimate(float(one), math.nan, math.nan, 1) for one in value]
     # einsum: unlike a matrix product its bytes depend on neither the BLAS nor its threads
-    replicates = _evaluated(statistic, np.einsum("bc,ck->bk", weights, table))
-    left_out = _evaluated(statistic, (table.sum(axis=0) - table) / (clusters - 1))
-    low, high = _interval(value, replicates, left_out, level)
-    return [
-        Estimate(float(a), float(b), float(c), clusters)
-        for a, b, c in zip(value, low, high, strict=True)
-    ]
+    replicates = evaluated(statistic, np.einsum("bc,ck->bk", weights, table))
+    left_out = evaluated(statistic, (table.sum(axis=0) - table) / (len(table) - 1))
+    return _estimates(value, replicates, left_out, level)
+
+
+def bootstrap_weighted(statistic: Statistic, weights: Array, level: float = 0.95) -> list[Estimate]:
+    """Statistics that are no functions of means: a fit to the prompts, each with its weight.
+
+    Args:
+        statistic: weights [rows, clusters] -> [rows, j]; a row sums to 1 and a cluster with weight
+            w counts as w x clusters clusters.
+        weights: [resamples, clusters] from `resample_weights`.
+        level: of the intervals.
+
+    Raises:
+        ValueError: the statistic is not finite in some resample.
+    """
+    clusters = weights.shape[1]
+    value = evaluated(statistic, np.full((1, clusters), 1 / clusters))[0]
+    if clusters == 1:
+        return [Estimate(float(one), math.nan, math.nan, 1) for one in value]
+    left_out = evaluated(statistic, (1 - np.eye(clusters)) / (clusters - 1))
+    return _estimates(value, evaluated(statistic, weights), left_out, level)
 
 
 def cluster_means(values: ArrayLike, clusters: ArrayLike) -> Array:
@@ -235,12 +250,25 @@ def _checked(values: ArrayLike, weights: Array) -> Array:
     return table
 
 
-def _evaluated(statistic: Statistic, means: Array) -> Array:
+def evaluated(statistic: Statistic, means: Array) -> Array:
+    """The statistic of each row [rows, ...].
+
+    Raises:
+        ValueError: it is not finite in some row.
+    """
     result = np.asarray(statistic(means), dtype=np.float64)
     lost = ~np.isfinite(result).all(axis=tuple(range(1, result.ndim)))
     if lost.any():
         raise ValueError(f"the statistic is not finite in {lost.sum()} of {len(means)} resamples")
     return result
+
+
+def _estimates(value: Array, replicates: Array, left_out: Array, level: float) -> list[Estimate]:
+    low, high = _interval(value, replicates, left_out, level)
+    return [
+        Estimate(float(a), float(b), float(c), len(left_out))
+        for a, b, c in zip(value, low, high, strict=True)
+    ]
 
 
 def _interval(

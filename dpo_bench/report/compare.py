@@ -29,7 +29,7 @@ class PairAtLevel:
         first: index of a series.
         second: index of the other.
         difference: reward of the first minus the second; missing when they cannot be compared.
-        separated: whether its interval excludes 0.
+        separated: whether they differ, corrected for all pairs at the level.
         prompts: how many prompts would separate them, were the difference right; None when they
             are separated or when it cannot be said.
         reason: why they cannot be compared at this KL; empty when they can.
@@ -131,7 +131,7 @@ def _level(curves: matched.Curves, kl: float, weights: Array) -> Level:
 def _pair(comparison: matched.Comparison) -> PairAtLevel:
     needed = None
     if not comparison.separated and not comparison.reason:
-        needed = matched.prompts_to_separate(comparison.difference)
+        needed = matched.prompts_to_separate(comparison)
     return PairAtLevel(
         first=int(comparison.first),
         second=int(comparison.second),
@@ -154,6 +154,7 @@ def _point(setting: Setting, prompts: pd.Index) -> matched.Point:
     return matched.Point(
         np.stack([table["kl"].to_numpy(float) for table in tables]),
         np.stack([table["reward"].to_numpy(float) for table in tables]),
+        [trial.seed for trial in setting.done],
     )
 
 

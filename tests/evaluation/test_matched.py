@@ -8,15 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpo_bench.evaluation.curves import knots
+from dpo_bench.evaluation.frontier import Frontier
 from dpo_bench.evaluation.matched import (
     Comparison,
     Point,
+    areas,
     common_range,
     compare,
+    compare_levels,
     default_levels,
+    gaps_at,
     groups,
     not_comparable,
-    prompts_to_separate,
+    readings_at,
     rewards_at,
 )
 from dpo_bench.evaluation.statistics import Array, Estimate, resample_weights
@@ -76,8 +81,8 @@ class TestCurve:
 
     def test_takes_points_with_the_same_kl(self) -> None:
         points = [_flat(1.0, 0.2), _flat(1.0, 0.4), _flat(4.0, 0.6)]
-        assert 0.2 <= _value(points, 1.0) <= 0.4
-        assert _value(points, 2.25) == pytest.approx(0.5)
+        assert _value(points, 1.0) == pytest.approx(0.3)
+        assert _value(points, 2.25) == pytest.approx(0.45)
 
     def test_averages_seeds_of_a_strength_first(self) -> None:
         both = Point([[1.0] * PROMPTS, [3.0] * PROMPTS], [[0.0] * PROMPTS, [0.4] * PROMPTS])
@@ -112,8 +117,8 @@ class TestCurve:
         for kl, seed in ((5.0, 1), (5.01, 2)):
             noisy = _noisy(1.0, 0.5, seed)
             points.append(Point(kl * noisy.kl / noisy.mean_kl, noisy.reward))
-        estimate = rewards_at({"x": points}, 5.005, WEIGHTS)["x"]
-        assert estimate.high - estimate.low < 0.5
+        estimate = rewards_at({"x": points}, 4.995, WEIGHTS)["x"]
+        assert estimate.high - estimate.low < 0.3
 
 
 class TestRange:
@@ -230,7 +235,7 @@ class TestComparison:
     def test_says_how_many_seeds_are_behind_it(self) -> None:
         many = Point(np.ones((3, PROMPTS)), np.ones((3, PROMPTS)))
         two = Point(np.full((2, PROMPTS), 4.0), np.ones((2, PROMPTS)))
-        (pair,) = compare({"a": [many, two], "b": [many, many]}, 1.0, WEIGHTS)
+        (pair,) = compare({"a": [many, two], "b": [many, two]}, 2.0, WEIGHTS)
         assert pair.seeds == 2
 
     def test_same_inputs_give_the_same_bytes(self) -> None:
@@ -246,13 +251,121 @@ class TestComparison:
             rewards_at(curves, 2.0, WEIGHTS)
 
 
+class TestKnots:
+    def test_points_closer_than_a_tenth_in_root_kl_are_averaged(self) -> None:
+        points = [_flat(kl, 0) for kl in (4.0, 1.0, 1.2, 1.1, 1.3)]
+        assert knots(points) == [[1, 3, 2], [4], [0]]
+
+    def test_checkpoints_smooth_the_curve(self) -> None:
+        generator = np.random.default_rng(0)
+        checkpoints = [
+            _flat(kl, math.sqrt(kl) + noise)
+            for kl, noise in zip(
+                np.linspace(3.9, 4.1, 40), generator.normal(0, 0.2, 40), strict=True
+            )
+        ]
+        points = [_flat(1.0, 1.0), *checkpoints, _flat(9.0, 3.0)]
+        assert _value(points, 4.0) == pytest.approx(2.0, abs=0.1)
+
+
+class TestSeeds:
+    def test_same_seeds_are_paired_by_name(self) -> None:
+        luck = np.array([[0.5], [-0.2], [-0.3]]) + np.zeros(PROMPTS)
+        one = [Point(np.full_like(luck, kl), luck + kl, (7, 8, 9)) for kl in (1.0, 4.0)]
+        other = [Point(np.full_like(luck, kl), luck[::-1] + kl, (9, 8, 7)) for kl in (1.0, 4.0)]
+        (pair,) = compare({"a": one, "b": other}, 2.0, WEIGHTS)
+        assert pair.spread is not None
+        assert pair.spread.between == pytest.approx(0, abs=1e-9)
+        assert readings_at({"a": one}, 2.0, WEIGHTS)["a"].spread.between > 0.2
+
+    def test_one_seed_says_that_its_variance_is_unknown(self) -> None:
+        curves = {"a": [_noisy(0.5, 0, 0), _noisy(5, 0.7, 1)]}
+        assert not readings_at(curves, 2.0, WEIGHTS)["a"].spread.known
+
+    def test_names_must_fit_the_rows(self) -> None:
+        for names in ((1,), (1, 1)):
+            with pytest.raises(ValueError, match="do not name"):
+                Point(np.ones((2, 3)), np.ones((2, 3)), names)
+
+
+class TestFamilies:
+    def test_more_levels_are_a_larger_family(self) -> None:
+        curves = {name: [_noisy(0.5, 0, ord(name)), _noisy(5, 0.7, 1)] for name in "abc"}
+        alone, (first, second) = (
+            compare(curves, 1.0, WEIGHTS),
+            compare_levels(curves, [1.0, 2.0], WEIGHTS),
+        )
+        assert [one.family for one in alone] == [3] * 3
+        assert [one.family for one in first + second] == [6] * 6
+        for one, other in zip(alone, first, strict=True):
+            assert one.p_value == other.p_value
+            assert one.adjusted <= other.adjusted
+
+
+class TestAreas:
+    def test_is_the_integral_over_kl(self) -> None:
+        curves = {
+            "a": [_flat(1.0, 0.0), _flat(4.0, 0.5), _flat(9.0, 0.6)],
+            "b": [_flat(0.25, 0.0), _flat(16.0, 0.0)],
+        }
+        (found,) = areas(curves, WEIGHTS)
+        assert (found.low, found.high) == (1.0, 9.0)
+        kl = np.linspace(1, 9, 200_001)
+        gap = np.interp(np.sqrt(kl), [1, 2, 3], [0, 0.5, 0.6])
+        assert found.area.value == pytest.approx(gap.mean() * 8, rel=2e-3)
+        assert found.mean.value == pytest.approx(found.area.value / 8)
+
+    def test_of_parallel_curves_is_their_distance_and_paired(self) -> None:
+        points = [_noisy(0.5, 0.1, 0), _noisy(5.0, 0.7, 1)]
+        lower = [Point(one.kl, one.reward - 0.2) for one in points]
+        (found,) = areas({"a": points, "b": lower}, WEIGHTS)
+        assert [found.mean.value, found.mean.low, found.mean.high] == pytest.approx([0.2] * 3)
+        assert found.adjusted == pytest.approx(0)
+
+    def test_without_common_range_there_is_none(self) -> None:
+        curves = {"a": [_flat(0.2, 0), _flat(1.0, 1)], "b": [_flat(2.0, 1), _flat(5.0, 0)]}
+        assert areas(curves, WEIGHTS) == []
+        assert areas({"a": [_flat(0.2, 0)]}, WEIGHTS) == []
+
+    def test_family_is_corrected(self) -> None:
+        curves = {name: [_noisy(0.5, 0, ord(name)), _noisy(5, 0.7, 1)] for name in "abc"}
+        found = areas(curves, WEIGHTS)
+        assert len(found) == 3
+        smallest = min(found, key=lambda one: one.p_value)
+        assert smallest.adjusted == pytest.approx(min(1, 3 * smallest.p_value))
+
+
+class TestGaps:
+    def test_is_what_the_losses_lack(self) -> None:
+        rewards = np.random.default_rng(0).normal(size=(PROMPTS, 32))
+        frontier = Frontier(rewards)
+        curves = {"a": [_flat(0.1, 0.0), _flat(1.0, 0.4)], "b": [_flat(0.5, 0.2)]}
+        found = gaps_at(curves, frontier, 0.4, WEIGHTS)
+        assert list(found) == ["a"]
+        reward = rewards_at(curves, 0.4, WEIGHTS)["a"].value
+        assert found["a"].estimate.value == pytest.approx(frontier.reward_at(0.4) - reward)
+        assert found["a"].estimate.low < found["a"].estimate.value < found["a"].estimate.high
+
+    def test_beyond_the_frontier_there_is_none(self) -> None:
+        frontier = Frontier(np.random.default_rng(0).normal(size=(PROMPTS, 32)))
+        curves = {"a": [_flat(0.1, 0.0), _flat(9.0, 0.4)]}
+        assert gaps_at(curves, frontier, frontier.valid_kl + 0.01, WEIGHTS) == {}
+
+    def test_other_prompts_are_refused(self) -> None:
+        frontier = Frontier(np.random.default_rng(0).normal(size=(PROMPTS - 1, 32)))
+        with pytest.raises(ValueError, match="39 prompts, the losses 40"):
+            gaps_at({"a": [_flat(0.1, 0.0), _flat(1.0, 0.4)]}, frontier, 0.4, WEIGHTS)
+
+
 def _compared(rewards: dict[str, float], apart: set[frozenset[str]]) -> list[tuple[str, ...]]:
     estimates = {name: Estimate(value, value, value, 9) for name, value in rewards.items()}
     comparisons = []
     for first, second in itertools.combinations(rewards, 2):
         separated = frozenset((first, second)) in apart
-        difference = Estimate(1, 0.5, 2, 9) if separated else Estimate(1, -0.5, 2, 9)
-        comparisons.append(Comparison(first, second, 1.0, difference, 1))
+        found = 0.001 if separated else 0.2
+        comparisons.append(
+            Comparison(first, second, 1.0, Estimate(1, 0, 2, 9), p_value=found, adjusted=found)
+        )
     return groups(estimates, comparisons)
 
 
@@ -293,30 +406,6 @@ class TestGroups:
         found = _compared({name: ord(name) for name in "abcdef"}, apart)
         assert {frozenset(names) for names in found} == maximal
         assert len(found) == len(maximal)
-
-
-class TestPromptsToSeparate:
-    @pytest.mark.parametrize("sign", [1, -1])
-    def test_halving_the_interval_takes_four_times_the_prompts(self, sign: int) -> None:
-        low, high = sorted((-sign * 0.1, sign * 0.3))
-        assert prompts_to_separate(Estimate(sign * 0.1, low, high, 100)) == 400
-
-    def test_counts_the_half_that_faces_zero(self) -> None:
-        assert prompts_to_separate(Estimate(0.1, -0.1, 0.9, 100)) == 400
-
-    @given(st.floats(0.01, 1), st.floats(0.01, 3), st.floats(0.01, 3))
-    def test_agrees_with_separated(self, value: float, below: float, above: float) -> None:
-        estimate = Estimate(value, value - below, value + above, 1000)
-        needed = prompts_to_separate(estimate)
-        assert needed is not None
-        assert needed <= 1000 if estimate.excludes() else needed >= 1000
-
-    @pytest.mark.parametrize(
-        "difference",
-        [Estimate(0, -1, 1, 9), Estimate.missing(), Estimate(1, math.nan, math.nan, 1)],
-    )
-    def test_without_difference_or_interval_is_none(self, difference: Estimate) -> None:
-        assert prompts_to_separate(difference) is None
 
 
 def _drawn(generator: np.random.Generator, ease: Array) -> list[Point]:

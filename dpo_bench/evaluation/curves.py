@@ -1,0 +1,212 @@
+"""A loss's reward as a function of the KL to the reference, read off and never extrapolated.
+
+The points of a curve are a loss's policies, one for each strength and each checkpoint that there
+is, in order of their mean KL. Points whose sqrt(KL) differ by at most `NEAR` are averaged into one
+knot: as a pair they would say nothing of the slope, and with many checkpoints the average is what
+smooths. Between two knots the reward is read off a straight line in sqrt(KL), never beyond the
+ends.
+
+Reward grows with sqrt(KL) close to the reference (Gao et al. 2022, arXiv:2210.10760), so that the
+line is exact for reward = a sqrt(KL), where one in KL is .018 too low on average and .030 at worst
+(a = .6, strengths a factor of 3 apart). On the optimal curve of a reward that saturates it is .013
+and .025 too low against .022 and .038, on d (.75 - .25 ln d), d = sqrt(KL), .008 and .013 against
+.020 and .034. These errors are in no interval; they point the same way for all losses.
+
+Every resample of prompts moves both rewards and KLs, and each resampled curve is read at the
+level. Where a resampled curve ends just short of it, its last piece is prolonged by half its length
+at most: held flat instead, the interval is too narrow near the ends (coverage 92-93%); prolonged
+without a limit it explodes where two knots have almost the same KL.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dpo_bench.evaluation.statistics import Array
+
+NEAR = 0.1
+"""difference of sqrt(KL), sqrt(nats), up to which points are averaged into a knot"""
+
+_PROLONGED = 0.5
+"""share of its length by which a resampled curve's last piece may be prolonged"""
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Point:
+    """A policy, or one per seed, trained with one loss at one strength.
+
+    Given as [clusters] or [seeds, clusters], kept as [seeds, clusters]: a cluster is a prompt, its
+    value the mean over that prompt's samples, and all points have the same prompts in one order.
+
+    Attributes:
+        kl: KL(policy || reference), nats per sequence.
+        reward: mean reward, or another figure to compare, such as the win rate.
+        seed_names: the training seed of each row; policies of one seed are paired across losses.
+            Counted from 0 when not given.
+
+    Raises:
+        ValueError: the shapes differ, a seed occurs twice, or a value is missing or infinite.
+    """
+
+    kl: Array
+    reward: Array
+    seed_names: tuple[int, ...]
+
+    def __init__(
+        self, kl: ArrayLike, reward: ArrayLike, seed_names: Sequence[int] | None = None
+    ) -> None:
+        tables = [np.atleast_2d(np.asarray(one, dtype=np.float64)) for one in (kl, reward)]
+        if tables[0].shape != tables[1].shape or tables[0].ndim != 2 or not tables[0].size:
+            raise ValueError(
+                "kl and reward must both be [clusters] or [seeds, clusters],"
+                f" not {list(tables[0].shape)} and {list(tables[1].shape)}"
+            )
+        if not all(np.isfinite(table).all() for table in tables):
+            raise ValueError("a KL or reward is missing or infinite: leave the point out")
+        names = tuple(range(len(tables[0])) if seed_names is None else seed_names)
+        if len(names) != len(tables[0]) or len(set(names)) != len(names):
+            raise ValueError(f"the seeds {names} do not name the {len(tables[0])} rows")
+        object.__setattr__(self, "kl", tables[0])
+        object.__setattr__(self, "reward", tables[1])
+        object.__setattr__(self, "seed_names", names)
+
+    @property
+    def seeds(self) -> int:
+        """Number of training seeds averaged over."""
+        return len(self.kl)
+
+    @property
+    def mean_kl(self) -> float:
+        """Mean KL over prompts and seeds, nats."""
+        return float(self.kl.mean())
+
+
+Curves = Mapping[str, Sequence[Point]]
+"""For each loss the points of its grid and its checkpoints, in any order."""
+
+
+def knots(points: Sequence[Point]) -> list[list[int]]:
+    """The points by knot, each with its points' indices, in order of KL.
+
+    A knot begins with the lowest point left and takes those within `NEAR` of it.
+    """
+    order = sorted(range(len(points)), key=lambda index: points[index].mean_kl)
+    found: list[list[int]] = []
+    start = -math.inf
+    for index in order:
+        root = math.sqrt(max(points[index].mean_kl, 0.0))
+        if root - start > NEAR:
+            found.append([])
+            start = root
+        found[-1].append(index)
+    return found
+
+
+def span(points: Sequence[Point]) -> tuple[float, float] | None:
+    """The KLs (nats) of a curve's first and last knot; None without a point."""
+    levels = [float(np.mean([points[i].mean_kl for i in one])) for one in knots(points)]
+    return (min(levels), max(levels)) if levels else None
+
+
+def common_range(curves: Curves) -> tuple[float, float] | None:
+    """The KLs (nats) that every loss with two points or more spans; None when there are none."""
+    spans = [found for points in curves.values() if len(points) > 1 and (found := span(points))]
+    if not spans:
+        return None
+    low, high = max(one[0] for one in spans), min(one[1] for one in spans)
+    return (low, high) if low <= high else None
+
+
+def default_levels(low: float, high: float, count: int = 3) -> list[float]:
+    """KLs strictly inside a range, evenly in sqrt(KL), nats.
+
+    >>> default_levels(0.0, 4.0)
+    [0.25, 1.0, 2.25]
+    """
+    if not 0 <= low <= high:
+        raise ValueError(f"KLs from {low} to {high} nats are no range")
+    if low == high:
+        return [low]
+    roots = np.linspace(math.sqrt(low), math.sqrt(high), count + 2)[1:-1]
+    return [float(root) ** 2 for root in roots]
+
+
+def not_comparable(curves: Curves, level: float) -> dict[str, str]:
+    """The losses that have no reward at a KL (nats), each with the reason."""
+    reasons = {name: _reason(points, level) for name, points in curves.items()}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def cells(curves: Curves) -> Array:
+    """KLs, then rewards, of all points [seeds, clusters, 2 points], for `clustered.two_way`.
+
+    Raises:
+        ValueError: the points differ in their number of prompts.
+    """
+    points = [point for grid in curves.values() for point in grid]
+    if len({point.kl.shape[1] for point in points}) > 1:
+        raise ValueError("the points differ in their number of prompts: they cannot be paired")
+    names = sorted({name for point in points for name in point.seed_names})
+    table = np.full((len(names), points[0].kl.shape[1], 2 * len(points)), np.nan)
+    for index, point in enumerate(points):
+        rows = [names.index(name) for name in point.seed_names]
+        table[rows, :, index] = point.kl
+        table[rows, :, len(points) + index] = point.reward
+    return table
+
+
+def read(curves: Curves, means: Array, level: float) -> Array:
+    """The reward [rows, losses] of each curve at a KL (nats), from means [rows, 2 points]."""
+    return np.asarray(read_levels(curves, means, [level])[0])
+
+
+def read_levels(curves: Curves, means: Array, levels: Sequence[float]) -> Array:
+    """`read` at several KLs at once: [levels, rows, losses]."""
+    ends = list(itertools.accumulate(len(points) for points in curves.values()))
+    kl, reward = means[:, : ends[-1]], means[:, ends[-1] :]
+    columns = []
+    for end, points in zip(ends, curves.values(), strict=True):
+        own = [[end - len(points) + index for index in one] for one in knots(points)]
+        at = [np.stack([part[:, one].mean(axis=1) for one in own], axis=1) for part in (kl, reward)]
+        columns.append(_along(at[0], at[1], levels))
+    return np.stack(columns, axis=2)
+
+
+def _reason(points: Sequence[Point], level: float) -> str:
+    found = span(points)
+    if not found:
+        return "has no point"
+    low, high = found
+    if low <= level <= high or math.isclose(level, low, rel_tol=1e-9):
+        return ""
+    if low == high:
+        return f"has one point only, at KL {low:.3g}"
+    return f"spans KL {low:.3g} to {high:.3g}"
+
+
+def _along(kl: Array, reward: Array, levels: Sequence[float]) -> Array:
+    """The reward [levels, rows] of curves [rows, knots] in any order."""
+    if kl.shape[1] == 1:
+        return np.repeat(reward.T, len(levels), axis=0)
+    order = np.argsort(kl, axis=1, kind="stable")
+    root = np.sqrt(np.maximum(np.take_along_axis(kl, order, axis=1), 0))
+    reward = np.take_along_axis(reward, order, axis=1)
+    return np.stack([_between(root, reward, math.sqrt(max(level, 0.0))) for level in levels])
+
+
+def _between(root: Array, reward: Array, wanted: float) -> Array:
+    """The reward [rows] at one sqrt(KL), of curves [rows, knots] in order."""
+    rows = np.arange(len(root))
+    left = np.clip((root < wanted).sum(axis=1) - 1, 0, root.shape[1] - 2)
+    width = root[rows, left + 1] - root[rows, left]
+    share = np.divide(
+        wanted - root[rows, left], width, out=np.full_like(width, 0.5), where=width > 0
+    )
+    share = np.clip(share, -_PROLONGED, 1 + _PROLONGED)
+    return np.asarray(reward[rows, left] * (1 - share) + reward[rows, left + 1] * share)
