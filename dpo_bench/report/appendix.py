@@ -104,8 +104,8 @@ def _statistics(results: SweepResults, comparison: MatchedComparison | str) -> I
         "Because equal strengths mean different things to different losses, losses were compared at"
         f" matched KL ({levels} nats), inside the range that all of them cover, by interpolation in"
         " the root of the KL between a loss's own settings, paired over"
-        f" {comparison.prompts:,} prompts and never extrapolated; a pair is called separated only"
-        " where the interval of its difference excludes 0."
+        f" {comparison.prompts:,} prompts and never extrapolated; pairs are called separated"
+        " after Holm's correction over all pairs and KLs at the 5% level."
     )
 
 

@@ -49,7 +49,8 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "series": view.series,
         "families": _families(view),
         "many_seeds": len(results.seeds) > 1,
-        "contents": [(key, title) for key, title in _CONTENTS if present.get(key, True)],
+        "contents": _contents(view, present),
+        "further": view.further,
         "no_reward": view.no_reward,
         "explorers": explorers,
         "axes": [(name, one.axis) for name, one in measures.items()],
@@ -82,6 +83,12 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": view.provenance,
         "settings_file": "sources.json" if results.sources else "experiment.json",
     }
+
+
+def _contents(view: ReportView, present: Mapping[str, bool]) -> list[tuple[str, str]]:
+    known = [(key, title) for key, title in _CONTENTS if present.get(key, True)]
+    place = [key for key, _ in known].index("matched") + 1
+    return [*known[:place], *((one.key, one.title) for one in view.further), *known[place:]]
 
 
 def _families(view: ReportView) -> list[tuple[str, list[Any]]]:

@@ -111,6 +111,7 @@ def _length(training: Mapping[str, Any]) -> str:
 
 
 def _caveats(results: SweepResults) -> Iterator[str]:
+    yield from results.remarks
     yield (
         "The fixed settings were tuned for no loss: another learning rate or number of steps could"
         " order the losses differently."
