@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -166,14 +166,27 @@ def evaluate(
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Sweep folders.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report; needed for several sweeps.")
+    ] = None,
+    kind: Annotated[
+        Literal["html", "markdown", "latex"],
+        typer.Option("--format", help="html: page, Markdown and figures; latex: for a paper."),
+    ] = "html",
 ) -> None:
-    """Rebuild the report of finished sweeps from their folders."""
-    from dpo_bench.report import write_report
+    """Rebuild a sweep's report, or compare several sweeps (and machines) in one.
+
+    Sweeps that differ in data, reference, reward or evaluation are refused: they do not compare.
+    """
+    from dpo_bench.report import report_sweeps
 
     for folder in folders:
         if not (folder / "experiment.json").is_file():
             raise ConfigurationError(f"{folder} is not a sweep's folder: no experiment.json in it.")
-        _console().print(str(write_report(folder)), markup=False, soft_wrap=True)
+    if out is None and len(folders) > 1:
+        raise ConfigurationError("Several sweeps become one report: say where with --out DIR.")
+    written = report_sweeps(folders, out, kind)
+    _console().print(str(written), markup=False, soft_wrap=True)
 
 
 @app.command()

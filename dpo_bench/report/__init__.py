@@ -1,5 +1,5 @@
-"""A sweep's folder as a page, a Markdown file and figures; nothing is trained or sampled here."""
+"""Sweeps' folders as a page, a Markdown file and figures; nothing is trained or sampled here."""
 
-from dpo_bench.report.write import write_report
+from dpo_bench.report.write import report_sweeps, write_report
 
-__all__ = ["write_report"]
+__all__ = ["report_sweeps", "write_report"]

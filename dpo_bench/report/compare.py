@@ -11,6 +11,7 @@ import pandas as pd
 
 from dpo_bench.evaluation import matched
 from dpo_bench.evaluation.statistics import Array, Estimate, resample_weights
+from dpo_bench.report.measured import finite
 from dpo_bench.report.read import SweepResults, Trial
 from dpo_bench.report.series import Series, Setting
 
@@ -29,10 +30,14 @@ class PairAtLevel:
         first: index of a series.
         second: index of the other.
         difference: reward of the first minus the second; missing when they cannot be compared.
-        separated: whether they differ, corrected for all pairs at the level.
+        separated: whether they differ, corrected for all pairs at all levels.
         prompts: how many prompts would separate them, were the difference right; None when they
             are separated or when it cannot be said.
         reason: why they cannot be compared at this KL; empty when they can.
+        p_value: of the pair by itself.
+        adjusted: after Holm's correction for all pairs at all levels.
+        seeds: how many training seeds would separate them; None likewise, and with one seed.
+        shares: standard errors from prompts and from seeds; None where unknown.
     """
 
     first: int
@@ -41,6 +46,10 @@ class PairAtLevel:
     separated: bool
     prompts: int | None
     reason: str
+    p_value: float | None = None
+    adjusted: float | None = None
+    seeds: int | None = None
+    shares: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +98,23 @@ class MatchedComparison:
         return self.levels[len(self.levels) // 2]
 
 
-def compare_series(results: SweepResults, series: Sequence[Series]) -> MatchedComparison | str:
-    """Compare mean rewards at matched KL; a sentence instead where that cannot be done."""
+@dataclass(frozen=True, eq=False)
+class CurvesOnPrompts:
+    """The curves of all series on the prompts that all trials answered.
+
+    Attributes:
+        curves: by index of series, as text.
+        prompts: ids, sorted.
+        weights: [resamples, prompts] of the bootstrap that serves all comparisons.
+    """
+
+    curves: matched.Curves
+    prompts: pd.Index
+    weights: Array
+
+
+def read_curves(results: SweepResults, series: Sequence[Series]) -> CurvesOnPrompts | str:
+    """The curves that can be compared; a sentence instead where none can."""
     if not results.has_reward:
         return "Without a reward there is nothing to compare at matched KL."
     settings = {one.index: [s for s in one.settings if s.done] for one in series}
@@ -100,25 +124,37 @@ def compare_series(results: SweepResults, series: Sequence[Series]) -> MatchedCo
     prompts = _shared_prompts([t for found in usable.values() for s in found for t in s.done])
     if not len(prompts):
         return "The trials share no prompt on which all of them were scored."
-    curves = {
-        str(index): [_point(setting, prompts) for setting in found]
-        for index, found in usable.items()
-    }
+    resamples = int(results.evaluation.get("resamples") or DEFAULT_RESAMPLES)
+    seed = int(results.evaluation.get("seed") or 0)
+    return CurvesOnPrompts(
+        {str(index): [_point(s, prompts) for s in found] for index, found in usable.items()},
+        prompts,
+        resample_weights(len(prompts), resamples, seed),
+    )
+
+
+def compare_series(found: CurvesOnPrompts | str) -> MatchedComparison | str:
+    """Compare mean rewards at matched KL; a sentence instead where that cannot be done."""
+    if isinstance(found, str):
+        return found
+    curves, weights = found.curves, found.weights
     span = matched.common_range(curves)
     if span is None:
         return NO_COMMON_RANGE
-    resamples = int(results.evaluation.get("resamples") or DEFAULT_RESAMPLES)
-    seed = int(results.evaluation.get("seed") or 0)
-    weights = resample_weights(len(prompts), resamples, seed)
-    levels = tuple(_level(curves, kl, weights) for kl in matched.default_levels(*span))
+    at = matched.default_levels(*span)
+    families = matched.compare_levels(curves, at, weights)
+    levels = tuple(
+        _level(curves, kl, weights, pairs) for kl, pairs in zip(at, families, strict=True)
+    )
     if not any(level.compared for level in levels):
         return NO_COMMON_RANGE
-    return MatchedComparison(*span, levels, len(prompts))
+    return MatchedComparison(*span, levels, len(found.prompts))
 
 
-def _level(curves: matched.Curves, kl: float, weights: Array) -> Level:
+def _level(
+    curves: matched.Curves, kl: float, weights: Array, comparisons: Sequence[matched.Comparison]
+) -> Level:
     rewards = matched.rewards_at(curves, kl, weights)
-    comparisons = matched.compare(curves, kl, weights)
     return Level(
         kl=kl,
         rewards={int(name): estimate for name, estimate in rewards.items()},
@@ -129,16 +165,22 @@ def _level(curves: matched.Curves, kl: float, weights: Array) -> Level:
 
 
 def _pair(comparison: matched.Comparison) -> PairAtLevel:
-    needed = None
+    prompts = seeds = None
     if not comparison.separated and not comparison.reason:
-        needed = matched.prompts_to_separate(comparison)
+        prompts = matched.prompts_to_separate(comparison)
+        seeds = matched.seeds_to_separate(comparison)
+    spread = comparison.spread
     return PairAtLevel(
         first=int(comparison.first),
         second=int(comparison.second),
         difference=comparison.difference,
         separated=comparison.separated,
-        prompts=needed,
+        prompts=prompts,
         reason="not covered by both" if comparison.reason else "",
+        p_value=finite(comparison.p_value),
+        adjusted=finite(comparison.adjusted),
+        seeds=seeds,
+        shares=(spread.prompts, spread.seeds) if spread and spread.known else None,
     )
 
 

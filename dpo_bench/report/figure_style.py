@@ -18,6 +18,7 @@ SETTINGS: dict[Any, Any] = {
     "figure.facecolor": "white",
     "font.family": FONT,
     "font.size": 9,
+    "figure.figsize": (6.6, 4.2),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": theme.LIGHT["muted"],
@@ -30,6 +31,17 @@ SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,
     "savefig.dpi": 160,
 }
+COLUMN: dict[Any, Any] = {
+    **SETTINGS,
+    "font.size": 7,
+    "figure.figsize": (3.35, 2.5),
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+}
+"""for a paper: a column's width (inches), fonts embedded as TrueType; panels span two columns"""
+_PANELS = 2.08
+"""widest picture, in columns"""
 SERIES_MARK = "series: "
 """begins the artist's label of a series, which may itself begin with an underscore"""
 FIXED_LABELS = ("optimal frontier", "best of n", "reference")
@@ -42,10 +54,18 @@ _LABEL_LIMIT = 28
 def new_figure(
     width: float = 6.6, height: float = 4.2, columns: int = 1, rows: int = 1
 ) -> tuple[Figure, Any]:
-    """A figure (inches) with its axes [rows, columns]."""
+    """A figure with its axes [rows, columns]; inches, where one plain picture takes 6.6 x 4.2.
+
+    Where the settings' own size is smaller it shrinks along, less in height than in width, because
+    text shrinks less than either.
+    """
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    full = mpl.rcParams["figure.figsize"]
+    share = full[0] / 6.6
+    size = (min(width * share, _PANELS * full[0]), height * max(share, full[1] / 4.2))
+    figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -57,11 +77,18 @@ def add_legend(figure: Figure, axis: Axes | None = None) -> None:
     names = [str(line.get_label()).removeprefix(SERIES_MARK) for line in [*handles, *others]]
     if not names:
         return
-    width = _KEY_INCHES + _CHARACTER_INCHES * max(map(len, names))
+    scale = _font_scale()
+    width = scale * (_KEY_INCHES + _CHARACTER_INCHES * max(map(len, names)))
     columns = max(1, min(len(names), int(figure.get_figwidth() / width)))
     rows = -(-len(names) // columns)
-    figure.set_figheight(figure.get_figheight() + _ROW_INCHES * max(rows - 2, 0))
+    figure.set_figheight(figure.get_figheight() + scale * _ROW_INCHES * max(rows - 2, 0))
     figure.legend([*handles, *others], names, loc="outside lower center", ncols=columns)
+
+
+def _font_scale() -> float:
+    import matplotlib as mpl
+
+    return float(mpl.rcParams["font.size"]) / 9
 
 
 def series_label(series: Series) -> str:

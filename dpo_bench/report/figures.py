@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dpo_bench.report.figure_curves import (
     draw_against_kl,
@@ -17,7 +17,7 @@ from dpo_bench.report.figure_curves import (
     draw_frontier,
     draw_training,
 )
-from dpo_bench.report.figure_style import SETTINGS
+from dpo_bench.report.figure_style import COLUMN, SETTINGS
 from dpo_bench.report.figure_tables import draw_differences, draw_heat_map
 from dpo_bench.report.measures import ACCURACY, REWARD, WIN_RATE, headline
 from dpo_bench.report.view import ReportView
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("svg", "png")
+PAPER_FORMATS = ("pdf", "svg")
+_DATED = {
+    "svg": ("Date", "Creator"),
+    "png": ("Software",),
+    "pdf": ("CreationDate", "Creator", "Producer"),
+}
+"""what a format would record besides the picture"""
 NAMES = (
     "frontier",
     WIN_RATE.name,
@@ -43,7 +50,13 @@ Drawing = Callable[[ReportView], "Figure"]
 def draw_figures(view: ReportView) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Every picture that this sweep gives: its name and its bytes by format."""
     for name, drawing in _drawings(view):
-        yield name, _drawn(view, drawing)
+        yield name, _drawn(view, drawing, SETTINGS, FORMATS)
+
+
+def draw_paper_figures(view: ReportView) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The same at a column's width, as vector files with their fonts inside."""
+    for name, drawing in _drawings(view):
+        yield name, _drawn(view, drawing, COLUMN, PAPER_FORMATS)
 
 
 def figure_names(view: ReportView) -> tuple[str, ...]:
@@ -67,20 +80,22 @@ def _drawings(view: ReportView) -> Iterator[tuple[str, Drawing]]:
         yield "training", draw_training
 
 
-def _drawn(view: ReportView, drawing: Drawing) -> dict[str, bytes]:
+def _drawn(
+    view: ReportView, drawing: Drawing, settings: dict[Any, Any], formats: Sequence[str]
+) -> dict[str, bytes]:
     import matplotlib as mpl
 
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(SETTINGS)
+        mpl.rcParams.update(settings)
         figure = drawing(view)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, for both formats
-        return {kind: _bytes(figure, kind) for kind in FORMATS}
+        return {kind: _bytes(figure, kind) for kind in formats}
 
 
 def _bytes(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    metadata: dict[str, Any] = dict.fromkeys(_DATED[kind])
     figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()

@@ -42,6 +42,7 @@ def render_markdown(view: ReportView, figures: Sequence[str]) -> str:
         *([f"> {markdown_text(view.no_reward)}"] if view.no_reward else []),
         *_pictures(figures, ("frontier", "win_rate", "preference_accuracy")),
         *_matched(view, figures),
+        *_further(view),
         *_pictures(figures, ("heat_map",)),
         *map(_heat_map, view.heat_maps[:1]),
         *_results(view),
@@ -128,6 +129,13 @@ def _matched(view: ReportView, figures: Sequence[str]) -> Iterator[str]:
         ),
     )
     yield from _pictures(figures, ("differences",))
+
+
+def _further(view: ReportView) -> Iterator[str]:
+    for one in view.further:
+        yield f"## {markdown_text(one.title)}"
+        yield markdown_text(one.about)
+        yield _plain_table(one.table, 1)
 
 
 def _difference(cell: Cell, verdict: str, needed: str) -> str:

@@ -164,6 +164,15 @@ def headline(results: SweepResults) -> tuple[Measure, ...]:
     return present(results, (REWARD, WIN_RATE) if results.has_reward else (ACCURACY,))
 
 
+def explored(results: SweepResults) -> tuple[Measure, ...]:
+    """Every measure that some trial has, those that this module does not know by their names."""
+    known = present(results, all_measures())
+    names = {name for trial in results.done for name in trial.metrics}
+    strange = sorted(names - {measure.name for measure in all_measures()})
+    further = (Measure(name, name.replace("_", " ").capitalize(), "", 3, "") for name in strange)
+    return (*known, *present(results, tuple(further)))
+
+
 def all_measures() -> tuple[Measure, ...]:
     """Every measure once."""
     return tuple(dict.fromkeys(chain(IN_TABLE, IN_HEAT_MAP)))

@@ -122,7 +122,7 @@ def _intervals(results: SweepResults) -> Note:
             " accelerated): a prompt is drawn with all its responses, because responses to one"
             " prompt are alike. Intervals do not contain the variance between training seeds, and"
             " each stands for itself: they are not corrected for how many comparisons a reader"
-            " makes."
+            " makes (the comparison at matched KL is)."
         ),
     )
 
@@ -135,8 +135,10 @@ def _matched() -> Note:
             " equal KL: each loss's reward is interpolated between its own settings, at KLs that"
             " all of the compared losses cover, and never extrapolated. Differences are taken"
             " prompt by prompt, and the same resampled prompts serve all losses. Two losses are"
-            " called separated only where the 95% interval of their difference excludes 0;"
-            " otherwise they are not separated, which is not the same as equal."
+            " called separated where Holm's correction over all pairs at all of these KLs lets"
+            " them: any false separation has a chance of 5%; otherwise they are not separated,"
+            " which is not the same as equal. With several seeds the intervals of the differences"
+            " hold the spread over prompts and over seeds; with one seed over prompts only."
         ),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from dpo_bench.report.files import read_json
-from dpo_bench.report.measured import NOTHING, Measured, finite
+from dpo_bench.report.measured import NOTHING, Measured, finite, measured_from
 from dpo_bench.report.reference import Reference, read_reference
 from dpo_bench.tables import read_parquet
 
@@ -39,6 +39,7 @@ class Trial:
         traceback: the whole cause.
         row: its row of the results table.
         metrics: its ``evaluation.json``'s metrics.
+        sources: names of the sweeps that it comes from; empty in the report of one sweep.
     """
 
     id: str
@@ -53,12 +54,14 @@ class Trial:
     traceback: str
     row: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Any]]
+    sources: tuple[str, ...] = ()
 
     def measured(self, name: str) -> Measured:
-        """A figure of the results table with its interval and n."""
+        """A figure of the results table, or else of the evaluation, with its interval and n."""
         value = finite(self.row.get(name))
         if value is None:
-            return NOTHING
+            found = self.metrics.get(name)
+            return measured_from(found) if isinstance(found, Mapping) else NOTHING
         n = self.metrics.get(name, {}).get("n", self.row.get("prompts"))
         return Measured(
             value,
@@ -95,6 +98,9 @@ class SweepResults:
         planned: ids of all planned trials.
         trials: in the order of the results table.
         reference: the reference policy.
+        conditions: what all its trials share.
+        sources: names of the sweeps that were merged; empty for a single one.
+        remarks: what merging them means for the conclusions, in sentences.
     """
 
     folder: Path
@@ -108,6 +114,9 @@ class SweepResults:
     planned: tuple[str, ...]
     trials: tuple[Trial, ...]
     reference: Reference
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -180,6 +189,7 @@ def read_sweep(folder: Path) -> SweepResults:
         planned=tuple(map(str, record.get("trials") or ())),
         trials=tuple(_trial(folder, row) for row in table.to_dict("records")),
         reference=read_reference(folder / "reference"),
+        conditions=dict(record.get("conditions") or {}),
     )
 
 

@@ -83,7 +83,7 @@ def sample_browser(results: SweepResults, series: Sequence[Series]) -> SampleBro
     views += [(f"series-{one.index}", f"{one.label}, all strengths") for one in series if one.done]
     views += [(ALL, "every policy")]
     count, limit = _affordable(len(prompts), len(chosen) + 2, _longest(results))
-    rows = prompts.iloc[_spread(len(prompts), count)]
+    rows = prompts.iloc[spread(len(prompts), count)]
     keys = set(rows["prompt_id"])
     pools = [_by_prompt(trial.samples, keys) for _, trial, _ in chosen]
     reference = _by_prompt(results.reference.samples, keys)
@@ -149,7 +149,7 @@ def _chosen(
         settings = [setting for setting in one.settings if setting.done]
         if not settings:
             continue
-        nearest = min(settings, key=lambda setting: _distance(setting, target))
+        nearest = nearest_setting(settings, target)
         highest = max(settings, key=lambda setting: setting.mean(best) or float("-inf"))
         for setting in settings:
             views = [f"series-{one.index}", ALL]
@@ -173,6 +173,11 @@ def common_kl(series: Sequence[Series]) -> float:
     return ((position(low) + position(high)) / 2) ** 2
 
 
+def nearest_setting(settings: Sequence[Setting], target: float) -> Setting:
+    """The setting whose KL is nearest to a KL (nats), on the scale of the KL axis."""
+    return min(settings, key=lambda setting: _distance(setting, target))
+
+
 def _distance(setting: Setting, target: float) -> float:
     return abs(position(setting.mean(KL.name) or 0.0) - position(target))
 
@@ -192,7 +197,7 @@ def _by_prompt(samples: pd.DataFrame, keys: set[Any]) -> dict[Any, Any]:
     return {row["prompt_id"]: row for row in first.to_dict("records")}
 
 
-def _spread(total: int, count: int) -> list[int]:
+def spread(total: int, count: int) -> list[int]:
     """Positions of ``count`` items, evenly over ``total``, the first included."""
     return [index * total // count for index in range(min(count, total))]
 

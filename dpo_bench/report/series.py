@@ -121,6 +121,11 @@ def trial_label(series: Series, trial: Trial, seeds: Sequence[int]) -> str:
     return ", ".join(parts)
 
 
+def setting_key(trial: Trial) -> tuple[float | None, str]:
+    """What tells a trial from others of its loss, but for the seed."""
+    return trial.strength, _other_settings(trial, None)
+
+
 def _settings(trials: Sequence[Trial]) -> tuple[Setting, ...]:
     by_strength: dict[float, list[Trial]] = {}
     for trial in trials:

@@ -84,19 +84,17 @@ def _essentials(results: SweepResults) -> Iterator[tuple[str, str]]:
     yield "Reference", str(experiment.get("reference") or "the policy's starting point")
     yield "Preferences", _preferences(results)
     optimiser = [
-        f"{training.get('optimiser', '')}, learning rate {_value(training.get('learning_rate'))}"
+        f"{training.get('optimiser', '')}, learning rate {spelled(training.get('learning_rate'))}"
     ]
     optimiser.append(f"{training.get('schedule', '')} schedule")
     yield "Optimiser", ", ".join(optimiser)
-    yield "Length", f"{_length(training)}, {_value(training.get('pairs_per_step'))} pairs per step"
+    yield "Length", f"{_length(training)}, {spelled(training.get('pairs_per_step'))} pairs per step"
     yield "Reward", str(evaluation.get("reward", "none"))
-    prompts = f"{_value(evaluation.get('prompts'))} held-out prompts"
+    prompts = f"{spelled(evaluation.get('prompts'))} held-out prompts"
     samples = counted(int(evaluation.get("samples_per_prompt", 1)), "response")
-    tokens = f"at most {_value(evaluation.get('max_new_tokens'))} tokens"
-    yield (
-        "Evaluation",
-        f"{prompts}, {samples} each, {tokens}, temperature {_value(evaluation.get('temperature'))}",
-    )
+    tokens = f"at most {spelled(evaluation.get('max_new_tokens'))} tokens"
+    temperature = f"temperature {spelled(evaluation.get('temperature'))}"
+    yield "Evaluation", f"{prompts}, {samples} each, {tokens}, {temperature}"
 
 
 def _preferences(results: SweepResults) -> str:
@@ -113,6 +111,7 @@ def _length(training: Mapping[str, Any]) -> str:
 
 
 def _caveats(results: SweepResults) -> Iterator[str]:
+    yield from results.remarks
     yield (
         "The fixed settings were tuned for no loss: another learning rate or number of steps could"
         " order the losses differently."
@@ -157,7 +156,7 @@ def _fixed_settings(experiment: Mapping[str, Any]) -> Iterator[FixedSetting]:
         about = meanings.get(key, "").replace("``", "")
         if name in COSMETIC.get(section, ()):
             about = f"{about}; cannot change a result" if about else "cannot change a result"
-        yield FixedSetting(key, _value(value), about)
+        yield FixedSetting(key, spelled(value), about)
 
 
 def _flat(experiment: Mapping[str, Any], unused: set[str]) -> Iterator[tuple[str, Any]]:
@@ -175,7 +174,8 @@ def _unused(experiment: Mapping[str, Any]) -> set[str]:
     return set() if any(str(one).startswith("world:") for one in sources) else {"world"}
 
 
-def _value(value: Any) -> str:
+def spelled(value: Any) -> str:
+    """A setting's value in words."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
@@ -183,5 +183,5 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return plain_number(value)
     if isinstance(value, list):
-        return ", ".join(map(_value, value))
+        return ", ".join(map(spelled, value))
     return str(value)

@@ -19,7 +19,7 @@ from dpo_bench.report.measures import (
 from dpo_bench.report.read import SweepResults, Trial
 from dpo_bench.report.scale import position
 from dpo_bench.report.series import Series, Setting
-from dpo_bench.report.text import MISSING, counted, interval, number, plain_number
+from dpo_bench.report.text import MISSING, counted, interval, listing, number, plain_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,7 @@ def results_table(results: SweepResults, series: Sequence[Series]) -> Table:
     columns = [("Loss", "The loss, with the settings that tell it from its siblings.")]
     columns += [("Strength", "The loss's own strength, the hyperparameter that its grid varies.")]
     columns += [("Seed", "Of the training: the order of the pairs.")] if many_seeds else []
+    columns += [("Source", "The sweeps that the trial comes from.")] if results.sources else []
     columns += [("Status", "Done or failed.")]
     columns += [(measure.axis, measure.about) for measure in measures]
     columns += [("Seconds", "Training and evaluation together, this machine.")]
@@ -129,6 +130,9 @@ def _cells(
     cells = [Cell(series.label, value=series.label), strength_cell(series, setting)]
     if many_seeds:
         cells.append(Cell(str(trial.seed), value=float(trial.seed)))
+    if trial.sources:
+        named = listing(trial.sources)
+        cells.append(Cell(named, value=named))
     status = "done" if trial.done else "failed"
     cells.append(Cell(status, value=status))
     cells += [measured_cell(trial.measured(measure.name), measure) for measure in measures]

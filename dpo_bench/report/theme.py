@@ -20,6 +20,7 @@ LIGHT = {
     "accent": "#0b5cad",
     "warning": "#9a3412",
     "heat": "#3f8fd6",
+    "warm": "#e08a4a",
     "frontier": "#6b7280",
 }
 DARK = {
@@ -32,6 +33,7 @@ DARK = {
     "accent": "#7fb8f5",
     "warning": "#fdba74",
     "heat": "#1d63a8",
+    "warm": "#8f4a18",
     "frontier": "#9aa3b2",
 }
 SERIES_LIGHT = (

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dpo_bench.report.compare import MatchedComparison, compare_series
+from dpo_bench.report.compare import MatchedComparison, compare_series, read_curves
 from dpo_bench.report.findings import Findings, find
+from dpo_bench.report.further import Finding, further_findings
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
 from dpo_bench.report.methods import Note, method_notes
 from dpo_bench.report.read import SweepResults
@@ -41,8 +42,9 @@ class ReportView:
         heat_maps: one per measure.
         table: every trial.
         seeds: spread over seeds; None with one seed.
-        browser: responses side by side; None when no trial finished.
+        browser: responses side by side, for paper; None when no trial finished.
         failed: failed trials.
+        further: areas, over-optimisation, strengths, length control, as far as there is data.
         notes: methods.
         provenance: versions, hashes, machine.
     """
@@ -58,8 +60,14 @@ class ReportView:
     seeds: Table | None
     browser: SampleBrowser | None
     failed: tuple[Failure, ...]
+    further: tuple[Finding, ...]
     notes: tuple[Note, ...]
     provenance: tuple[tuple[str, str], ...]
+
+    @property
+    def text_columns(self) -> int:
+        """How many of the results table's first columns say which trial it is."""
+        return 3 + (len(self.results.seeds) > 1) + bool(self.results.sources)
 
     @property
     def no_reward(self) -> str:
@@ -75,7 +83,8 @@ class ReportView:
 def build_view(results: SweepResults) -> ReportView:
     """Work out everything that a report says about a sweep."""
     series = group_series(results)
-    comparison = compare_series(results, series)
+    curves = read_curves(results, series)
+    comparison = compare_series(curves)
     matched = None if isinstance(comparison, str) else matched_tables(comparison, series)
     return ReportView(
         results=results,
@@ -89,6 +98,7 @@ def build_view(results: SweepResults) -> ReportView:
         seeds=seed_table(results, series),
         browser=sample_browser(results, series),
         failed=tuple(_failures(results, series)),
+        further=further_findings(results, series, None if isinstance(curves, str) else curves),
         notes=method_notes(results, matched is not None),
         provenance=tuple(_provenance(results)),
     )

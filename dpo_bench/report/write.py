@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata, resources
 from pathlib import Path
 
+from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.report.figures import FORMATS, NAMES, draw_figures, figure_names
+from dpo_bench.report.figure_data import figure_table
+from dpo_bench.report.figures import (
+    FORMATS,
+    NAMES,
+    draw_figures,
+    draw_paper_figures,
+    figure_names,
+)
+from dpo_bench.report.files import read_json
+from dpo_bench.report.latex import render_latex
 from dpo_bench.report.markdown import render_markdown
+from dpo_bench.report.merge import merge_sweeps
 from dpo_bench.report.page import render_page
-from dpo_bench.report.read import EXPERIMENT, RESULTS, read_sweep
-from dpo_bench.report.view import build_view
+from dpo_bench.report.read import EXPERIMENT, RESULTS, SweepResults, read_sweep
+from dpo_bench.report.view import ReportView, build_view
 from dpo_bench.storage import digest, file_digest, write_atomic
+from dpo_bench.tables import write_csv, write_parquet
 
-PAGE, TEXT, FIGURES = "report.html", "report.md", "figures"
+PAGE, TEXT, FIGURES, PAPER = "report.html", "report.md", "figures", "paper"
 _TRIAL_FILES = ("manifest.json", "evaluation.json", "training.parquet", "samples.parquet")
 _REFERENCE_FILES = (
     "evaluation.json",
@@ -25,7 +38,7 @@ _REFERENCE_FILES = (
     "frontier.parquet",
     "best_of_n.parquet",
 )
-_SOURCES = ("dpo_bench.report", "dpo_bench.evaluation")
+_SOURCES = ("dpo_bench.report", "dpo_bench.evaluation", "dpo_bench.losses")
 """packages whose code decides what a report says"""
 _LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "plotly", "scipy")
 _HEAD = 4096
@@ -49,25 +62,97 @@ def write_report(folder: Path, progress: Progress = quiet) -> Path:
         ConfigurationError: the folder holds no sweep.
         EnvironmentProblem: one of its files is missing or damaged.
     """
-    page = folder / PAGE
-    inputs = inputs_digest(folder)
-    if _is_current(page, inputs):
-        return page
+    page, inputs = folder / PAGE, inputs_digest(folder)
+    if not _is_current(page, inputs):
+        _write_pages(folder, inputs, lambda: build_view(read_sweep(folder)), progress)
+    return page
+
+
+def report_sweeps(folders: Sequence[Path], out: Path | None, kind: str) -> Path:
+    """What the command ``report`` asks for: page and Markdown, or a paper's files.
+
+    Args:
+        folders: of sweeps; several are merged.
+        out: where the report goes; None for the one sweep's own folder.
+        kind: html, markdown or latex.
+
+    Returns:
+        the file to open first.
+    """
+    if kind == "latex":
+        return write_paper(folders, out or folders[0])
+    page = write_report(folders[0]) if out is None else write_comparison(folders, out)
+    return page.parent / TEXT if kind == "markdown" else page
+
+
+def write_comparison(folders: Sequence[Path], out: Path, progress: Progress = quiet) -> Path:
+    """Write the report of one or several sweeps into a folder of its own.
+
+    Beside what `write_report` writes there are the merged ``results.parquet`` and ``results.csv``
+    with a column ``source``, and ``sources.json`` with the record of every sweep.
+
+    Raises:
+        ConfigurationError: as `write_report`, or the sweeps cannot be compared, or ``out`` is the
+            folder of a sweep.
+    """
+    if (out / EXPERIMENT).exists() and len(folders) > 1:
+        raise ConfigurationError(f"{out} is a sweep's folder: give another one for the comparison.")
+    page, inputs = out / PAGE, digest([inputs_digest(folder) for folder in folders])
+    if not _is_current(page, inputs):
+        _write_pages(out, inputs, lambda: build_view(_merged(folders, out)), progress)
+    return page
+
+
+def write_paper(folders: Sequence[Path], out: Path) -> Path:
+    """Write the tables, the methods and the figures for a LaTeX paper into ``out/paper``.
+
+    Returns:
+        the path of ``paper/report.tex``, which holds all of them.
+    """
+    view = build_view(read_sweeps(folders))
+    for name, files in draw_paper_figures(view):
+        for kind, content in files.items():
+            write_atomic(out / PAPER / FIGURES / f"{name}.{kind}", content)
+        write_csv(out / PAPER / FIGURES / f"{name}.csv", figure_table(view, name))
+    for name, text in render_latex(view, figure_names(view)).items():
+        write_atomic(out / PAPER / name, _encoded(text))
+    return out / PAPER / "report.tex"
+
+
+def read_sweeps(folders: Sequence[Path]) -> SweepResults:
+    """A sweep, or several merged into one."""
+    sweeps = [read_sweep(folder) for folder in dict.fromkeys(folders)]
+    return sweeps[0] if len(sweeps) == 1 else merge_sweeps(sweeps)
+
+
+def _merged(folders: Sequence[Path], out: Path) -> SweepResults:
+    results = read_sweeps(folders)
+    write_parquet(out / RESULTS, results.table)
+    write_csv(out / "results.csv", results.table)
+    records = {folder.name: read_json(folder / EXPERIMENT) for folder in folders}
+    write_atomic(out / "sources.json", _encoded(json.dumps(records, indent=2, sort_keys=True)))
+    return results
+
+
+def _write_pages(
+    folder: Path, inputs: str, look: Callable[[], ReportView], progress: Progress
+) -> None:
     progress("report", 0, 3)
-    view = build_view(read_sweep(folder))
+    view = look()
     names = figure_names(view)
     progress("report", 1, 3)
     for name, files in draw_figures(view):
         for kind, content in files.items():
             write_atomic(folder / FIGURES / f"{name}.{kind}", content)
+        write_csv(folder / FIGURES / f"{name}.csv", figure_table(view, name))
     for path in _figure_paths(set(NAMES) - set(names)):
         (folder / path).unlink(missing_ok=True)  # of an earlier state of this sweep
     write_atomic(folder / TEXT, _encoded(render_markdown(view, names)))
     progress("report", 2, 3)
     written = [TEXT, *_figure_paths(names)]
-    write_atomic(page, _encoded(render_page(view, inputs, names, written)))  # last: it vouches
+    page = render_page(view, inputs, names, written)
+    write_atomic(folder / PAGE, _encoded(page))  # last: it vouches
     progress("report", 3, 3)
-    return page
 
 
 def inputs_digest(folder: Path) -> str:
@@ -91,7 +176,7 @@ def _source_digest() -> str:
     hasher = hashlib.sha256()
     for package in _SOURCES:
         root = resources.files(package)
-        for place in (root, root / "templates"):
+        for place in (root, root / "templates", root / "templates" / "scripts"):
             for file in sorted(place.iterdir(), key=lambda one: one.name) if place.is_dir() else ():
                 if file.is_file() and file.name.endswith((".py", ".html", ".css", ".js")):
                     hasher.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
@@ -112,7 +197,7 @@ def _is_current(page: Path, inputs: str) -> bool:
 
 
 def _figure_paths(names: Iterable[str]) -> list[str]:
-    return [f"{FIGURES}/{name}.{kind}" for name in sorted(names) for kind in FORMATS]
+    return [f"{FIGURES}/{name}.{kind}" for name in sorted(names) for kind in (*FORMATS, "csv")]
 
 
 def _encoded(text: str) -> bytes:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from dpo_bench.report import matched_table
-from dpo_bench.report.compare import MatchedComparison, compare_series
+from dpo_bench.report.compare import MatchedComparison, compare_series, read_curves
 from dpo_bench.report.matched_table import difference_cell, matched_tables
 from dpo_bench.report.read import read_sweep
 from dpo_bench.report.series import group_series
@@ -22,7 +22,7 @@ from tests.report.sweep_world import Sweep
 
 def compared(folder: Path) -> MatchedComparison:
     results = read_sweep(folder)
-    comparison = compare_series(results, group_series(results))
+    comparison = compare_series(read_curves(results, group_series(results)))
     assert isinstance(comparison, MatchedComparison)
     return comparison
 
@@ -91,7 +91,9 @@ def test_losses_that_share_no_kl_are_not_compared(tmp_path: Path) -> None:
         Sweep(losses=("dpo", "ipo"), prompts=16, reference_samples=8, strengths=1, failed=()),
     )
     results = read_sweep(folder)
-    assert "nothing is extrapolated" in str(compare_series(results, group_series(results)))
+    assert "nothing is extrapolated" in str(
+        compare_series(read_curves(results, group_series(results)))
+    )
 
 
 def test_a_prompt_without_reward_in_one_trial_is_left_out_of_all(

@@ -1,0 +1,166 @@
+"""What the page's script works from: plain values, each said once; all pictures come from them.
+
+Texts are visible characters as they are (`text.visible`); the script writes them as text, never as
+markup, and escapes what plotly would read as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dpo_bench.report.compare import Level, MatchedComparison, PairAtLevel
+from dpo_bench.report.families import loss_card
+from dpo_bench.report.measured import Measured
+from dpo_bench.report.measures import CHOSEN, KL, REJECTED, Measure, explored, headline
+from dpo_bench.report.page_samples import selections
+from dpo_bench.report.read import SweepResults, Trial
+from dpo_bench.report.scale import ticks
+from dpo_bench.report.series import Series, largest_kl, trial_label
+from dpo_bench.report.setup import spelled
+from dpo_bench.report.text import one_line, plain_number, rounded, visible
+from dpo_bench.report.training_curves import training_data
+from dpo_bench.report.view import ReportView
+
+_CROWD = 12
+"""series from which intervals are first hidden: more of them cannot be told apart"""
+
+
+def page_data(view: ReportView) -> dict[str, Any]:
+    """Everything that the page's figures, matrix and panels show."""
+    results, series = view.results, view.series
+    ordered = [(one, trial) for one in series for trial in one.trials]
+    places = {trial.id: index for index, (_, trial) in enumerate(ordered)}
+    measures = explored(results)
+    return {
+        "measures": {one.name: _measure(one, results) for one in measures},
+        "first": _first_axes(results),
+        "intervals": len(series) <= _CROWD,
+        "series": [_series(one) for one in series],
+        "trials": [_trial(one, trial, results, measures) for one, trial in ordered],
+        "reference": _reference(results),
+        "compared": _compared(view.comparison),
+        "training": training_data(series, places),
+        "selections": [
+            {"key": key, "title": one_line(title), "trials": [places[one] for one in ids]}
+            for key, title, ids in selections(results, series)
+        ],
+        "textColumns": view.text_columns,
+    }
+
+
+def _measure(measure: Measure, results: SweepResults) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "title": measure.title, "axis": measure.axis, "unit": measure.unit,
+        "decimals": measure.decimals, "about": measure.about,
+    }  # fmt: skip
+    if measure == KL:
+        largest = largest_kl(results)
+        found |= {"root": True, "ticks": ticks(largest), "largest": rounded(largest)}
+    return found
+
+
+def _first_axes(results: SweepResults) -> list[list[str]]:
+    """The axes of the two linked charts when the page opens."""
+    upright = [measure.name for measure in headline(results)]
+    upright += [CHOSEN.name] if len(upright) < 2 else []
+    return [[KL.name, name] for name in upright[:2]]
+
+
+def _series(series: Series) -> dict[str, Any]:
+    return {
+        "label": one_line(series.label),
+        "family": loss_card(series.loss).family,
+        "colour": series.style.colour,
+        "symbol": series.style.marker.plotly,
+        "path": series.style.marker.path,
+        "dash": series.style.dash[0],
+        "strength": one_line(series.strength_name),
+    }
+
+
+def _trial(
+    series: Series, trial: Trial, results: SweepResults, measures: Sequence[Measure]
+) -> dict[str, Any]:
+    figures = {one.name: trial.measured(one.name) for one in measures}
+    found: dict[str, Any] = {
+        "id": trial.id,
+        "series": series.index,
+        "label": one_line(trial_label(series, trial, results.seeds)),
+        "strength": trial.strength,
+        "seed": trial.seed,
+        "done": trial.done,
+        "values": {
+            name: values(figure) for name, figure in figures.items() if figure.value is not None
+        },
+        "settings": {one_line(k): one_line(spelled(v)) for k, v in trial.hyperparameters.items()},
+        "seconds": [
+            rounded(trial.measured(f"{name}_seconds").value) for name in ("train", "evaluation")
+        ],
+        "steps": trial.measured("steps").value,
+        "start": [
+            rounded(trial.measured(name).value)
+            for name in ("initial_loss", "initial_loss_expected")
+        ],
+    }
+    if trial.sources:
+        found["sources"] = [one_line(one) for one in trial.sources]
+    if not trial.done:
+        found |= {"error": visible(trial.error), "traceback": visible(trial.traceback)}
+    return found
+
+
+def values(figure: Measured) -> list[Any]:
+    """Value, low, high and n."""
+    return [*(rounded(end, 6) for end in (figure.value, figure.low, figure.high)), figure.n]
+
+
+def _reference(results: SweepResults) -> dict[str, Any]:
+    reference = results.reference
+    level: dict[str, Any] = {KL.name: [0, None, None, None]}
+    level |= {name: [0, None, None, None] for name in (CHOSEN.name, REJECTED.name, "margin")}
+    if results.has_reward:
+        level["win_rate"] = [0.5, None, None, None]
+    for name, figure in (
+        ("reward", reference.reward),
+        ("response_tokens", reference.response_tokens),
+    ):
+        if figure.value is not None:
+            level[name] = values(figure)
+    return {
+        "values": level,
+        "frontier": [
+            [rounded(end) for end in (p.kl, p.reward, p.low, p.high)] for p in reference.frontier
+        ],
+        "best": [
+            [p.n, *(rounded(end) for end in (p.kl, p.reward, p.low, p.high))]
+            for p in reference.best_of_n
+        ],
+    }
+
+
+def _compared(comparison: MatchedComparison | str) -> dict[str, Any] | None:
+    if isinstance(comparison, str):
+        return None
+    return {"prompts": comparison.prompts, "levels": [_level(one) for one in comparison.levels]}
+
+
+def _level(level: Level) -> dict[str, Any]:
+    return {
+        "kl": plain_number(float(f"{level.kl:.3g}")),
+        "rewards": {
+            str(index): [rounded(end, 4) for end in (found.value, found.low, found.high)]
+            for index, found in level.rewards.items()
+        },
+        "pairs": [_pair(pair) for pair in level.pairs],
+        "groups": [list(group) for group in level.groups],
+    }  # fmt: skip
+
+
+def _pair(pair: PairAtLevel) -> list[Any]:
+    """First, second, difference, low, high, whether separated, prompts that would separate."""
+    if pair.reason:
+        return [pair.first, pair.second, None, None, None, False, None]
+    found = pair.difference
+    ends = [rounded(end, 4) for end in (found.value, found.low, found.high)]
+    return [pair.first, pair.second, *ends, pair.separated, pair.prompts]

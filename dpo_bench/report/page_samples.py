@@ -1,0 +1,172 @@
+"""The responses that travel inside the page, compressed, and the rule that limits them.
+
+Every held-out prompt with the dataset's chosen response, the reference's first response and the
+first response of every finished trial, as long as that fits; otherwise fewer prompts, evenly spaced
+in their order and never chosen by content, and shorter texts. `LADDER` is tried from the top and
+the first step whose compressed size is within `LIMIT` is taken, so that the page stays below its
+6 MB whatever the sweep's size.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dpo_bench.report.measured import finite
+from dpo_bench.report.measures import ACCURACY, REWARD
+from dpo_bench.report.read import SweepResults, Trial
+from dpo_bench.report.samples import common_kl, nearest_setting, spread
+from dpo_bench.report.series import Series
+from dpo_bench.report.text import clipped, number, rounded, visible
+
+ALL_PROMPTS = 1 << 30
+LADDER = (
+    (ALL_PROMPTS, 4000),
+    (512, 2000),
+    (256, 2000),
+    (128, 1500),
+    (64, 1200),
+    (50, 1000),
+    (32, 800),
+    (16, 600),
+    (8, 400),
+    (2, 300),
+    (1, 200),
+)
+"""numbers of prompts and of characters per text"""
+LIMIT = 2_500_000
+"""bytes that the compressed responses may take in the page"""
+_RAW_LIMIT = 24_000_000
+"""characters above which a step is not even tried"""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedSamples:
+    """What the page carries.
+
+    Attributes:
+        encoded: JSON, deflated, base64.
+        prompts: how many held-out prompts.
+        total: of how many.
+        responses: how many responses of policies.
+        limit: characters after which a text was cut.
+        cut: whether any was.
+    """
+
+    encoded: str
+    prompts: int
+    total: int
+    responses: int
+    limit: int
+    cut: bool
+
+
+def embedded_samples(
+    results: SweepResults, series: Sequence[Series], ladder: Sequence[tuple[int, int]] = LADDER
+) -> EmbeddedSamples | None:
+    """The first step of the ladder that fits; None when no trial finished."""
+    if not results.done:
+        return None
+    done = [(place, trial) for place, trial in enumerate(_ordered(series)) if trial.done]
+    prompts = results.reference.prompts
+    tables = [_first_by_prompt(trial.samples) for _, trial in done]
+    reference = _first_by_prompt(results.reference.samples)
+    typical = max(float(table["response"].str.len().mean()) for table in tables)
+    for step, (count, limit) in enumerate(ladder):
+        kept = min(count, len(prompts))
+        last = step == len(ladder) - 1
+        if not last and kept * len(done) * min(typical, limit) > _RAW_LIMIT:
+            continue
+        rows = prompts.iloc[spread(len(prompts), kept)]
+        content = _content(rows, reference, list(zip(done, tables, strict=True)), limit)
+        encoded = deflated(content)
+        if last or len(encoded) <= LIMIT:
+            break
+    texts = [text for policy in content["policies"] for text in policy["responses"]]
+    return EmbeddedSamples(
+        encoded,
+        kept,
+        len(prompts),
+        sum(text is not None for text in texts),
+        limit,
+        any(text is not None and len(text) == limit for text in texts),
+    )
+
+
+def deflated(value: Any) -> str:
+    """JSON, deflated (zlib) and in base64: what the page's script unpacks."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 9)).decode()
+
+
+def selections(
+    results: SweepResults, series: Sequence[Series]
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Key, title and trials (ids) of what can be shown beside each other, the default first."""
+    best = REWARD.name if results.has_reward else ACCURACY.name
+    curves = [(one, [s for s in one.settings if s.done]) for one in series]
+    known = [(one, settings) for one, settings in curves if settings]
+    if not known:
+        return
+    target = common_kl(series)
+    nearest = [nearest_setting(settings, target).done[0].id for _, settings in known]
+    yield "matched", f"each loss nearest to KL {number(target, 1)}", nearest
+    highest = [
+        max(settings, key=lambda s: s.mean(best) or float("-inf")).done[0].id
+        for _, settings in known
+    ]
+    name = "mean reward" if results.has_reward else "preference accuracy"
+    yield "best", f"each loss where its {name} is highest", highest
+    for one, _ in known:
+        yield f"series-{one.index}", f"{one.label}, every trial", [t.id for t in one.done]
+    yield "all", "every policy", [trial.id for one, _ in known for trial in one.done]
+
+
+def _ordered(series: Sequence[Series]) -> Iterator[Trial]:
+    return (trial for one in series for trial in one.trials)
+
+
+def _content(
+    rows: pd.DataFrame,
+    reference: pd.DataFrame,
+    policies: Sequence[tuple[tuple[int, Trial], pd.DataFrame]],
+    limit: int,
+) -> dict[str, Any]:
+    def text(value: Any) -> str | None:
+        return None if pd.isna(value) else clipped(visible(str(value)), limit)
+
+    keys = list(rows["prompt_id"])
+
+    def columns(table: pd.DataFrame) -> dict[str, Any]:
+        picked = table.reindex(keys)
+        found: dict[str, Any] = {"responses": [text(one) for one in picked["response"]]}
+        for name, digits in (("reward", 3), ("tokens", 6), ("win_reference", 3), ("kl", 3)):
+            if name in picked:
+                found[name] = [rounded(finite(one), digits) for one in picked[name]]
+        if "finished" in picked:
+            found["finished"] = [one is not False and one != 0 for one in picked["finished"]]
+        return found
+
+    chosen = rows["chosen_reward"] if "chosen_reward" in rows else [None] * len(rows)
+    return {
+        "prompts": [text(one) for one in rows["prompt"]],
+        "places": [int(index) + 1 for index in rows.index],
+        "chosen": {
+            "responses": [text(one) for one in rows["chosen"]],
+            "reward": [rounded(finite(one), 3) for one in chosen],
+        },
+        "reference": columns(reference),
+        "policies": [{"trial": place, **columns(table)} for (place, _), table in policies],
+    }
+
+
+def _first_by_prompt(samples: pd.DataFrame) -> pd.DataFrame:
+    """The first sample of each prompt, by prompt."""
+    first = samples.sort_values(["prompt_id", "sample"]).drop_duplicates("prompt_id")
+    return first.set_index("prompt_id")

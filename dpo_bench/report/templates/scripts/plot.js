@@ -1,0 +1,61 @@
+// ---- pictures: plotly is unpacked once; a picture is drawn when it comes near the window
+const charts = []; // {element, draw, near, stale}
+const unpacked = (id) => {
+  const packed = byId(id).textContent;
+  const bytes = Uint8Array.from(atob(packed), (one) => one.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
+};
+let plotly = null;
+const loadPlotly = async () => {
+  // The page's security policy names the digest of this text: no other would run.
+  const script = document.createElement("script");
+  script.textContent = await unpacked("plotly-packed");
+  document.head.append(script);
+  plotly = window.Plotly;
+};
+
+const coarse = matchMedia("(pointer: coarse)").matches;
+const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+const config = {
+  displaylogo: false, responsive: true, scrollZoom: false, displayModeBar: coarse ? false : "hover",
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+  toImageButtonOptions: { format: "svg", filename: "dpo_bench" },
+};
+const framed = (layout) => ({
+  ...layout,
+  ...(state.printing ? { width: layout.half ? 335 : 680, height: layout.half ? 300 : Math.min(layout.height || 400, 900) } : { autosize: true }),
+  paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: coarse ? false : "zoom",
+  font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: "@ink" },
+  modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("@muted"), activecolor: colour("@accent") },
+  hoverlabel: { bgcolor: colour("@panel"), bordercolor: colour("@line"), align: "left", font: { color: "@ink", size: 13 } },
+});
+const plot = (where, traces, layout) => plotly.react(where, coloured(traces), coloured(framed(layout)), config);
+
+const drawNear = () => {
+  if (!plotly) return;
+  charts.filter((one) => one.stale && (one.near || state.printing)).forEach((one) => {
+    one.stale = false;
+    one.draw(one.element);
+  });
+};
+let asked = false;
+const redraw = () => { // many changes, one drawing
+  charts.forEach((one) => { one.stale = true; });
+  if (state.printing) return drawNear();
+  if (asked) return undefined;
+  asked = true;
+  queueMicrotask(() => { asked = false; drawNear(); });
+  return undefined;
+};
+on("draw", redraw);
+const watcher = new IntersectionObserver((entries) => {
+  entries.forEach((entry) => {
+    const chart = charts.find((one) => one.element === entry.target);
+    chart.near = entry.isIntersecting;
+  });
+  drawNear();
+}, { rootMargin: "400px" });
+const addChart = (where, draw) => {
+  charts.push({ element: where, draw, near: false, stale: true });
+  watcher.observe(where);
+};
