@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from dpo_bench.errors import ConfigurationError
+from dpo_bench.threads import one_thread
 
 Provenance = Literal["src", "csv", "dig", "eye", "run", "formula", ""]
 
@@ -189,15 +190,9 @@ class Experiment:
         """
         if folders:
             raise ConfigurationError(f"--runs: {self.name} is computed here, not filled from runs.")
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            module, _, function = self.function.partition(":")
+        module, _, function = self.function.partition(":")
+        with one_thread():
             home = importlib.import_module(f"dpo_bench.papers.{module}")
             outcome: Outcome = getattr(home, function)(self.source)
-        finally:
-            torch.set_num_threads(threads)
         rows = tuple(replace(row, source=self.source) for row in outcome.rows)
         return replace(outcome, rows=rows)

@@ -17,6 +17,7 @@ from rich.table import Table
 from dpo_bench.data.sources import read_rows
 from dpo_bench.errors import DpoBenchError
 from dpo_bench.experiment import Experiment, Trial, plan_trials
+from dpo_bench.threads import one_thread
 from dpo_bench.training.trainer import number_of_steps
 
 WORLD_PARAMETERS, WORLD_PROMPT, WORLD_RESPONSE = 61_000, 12.0, 16.0
@@ -140,16 +141,14 @@ def matrix_speed() -> float:
     """Floating-point operations per second of one core in a small matrix product."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     left, right = torch.rand(512, 64), torch.rand(64, 512)
     rounds = 200
-    torch.mm(left, right)
-    started = time.perf_counter()
-    for _ in range(rounds):
+    with one_thread():
         torch.mm(left, right)
-    spent = time.perf_counter() - started
-    torch.set_num_threads(threads)
+        started = time.perf_counter()
+        for _ in range(rounds):
+            torch.mm(left, right)
+        spent = time.perf_counter() - started
     return rounds * 2 * 512 * 64 * 512 / spent
 
 

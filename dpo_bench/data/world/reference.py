@@ -14,6 +14,7 @@ from dpo_bench.data.world.cache import kept_folder, stream_seed
 from dpo_bench.data.world.grammar import write_review
 from dpo_bench.data.world.tokenizer import BOS, EOS, MAX_TOKENS, PAD, build_tokenizer, token_list
 from dpo_bench.progress import Progress
+from dpo_bench.threads import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ def reference_folder(name: str, recipe: Recipe, seed: int, progress: Progress) -
 
     def fill(folder: Path) -> dict[str, Any]:
         progress(PHASE, 0, recipe.steps)
-        with private_randomness(stream_seed("reference", seed)):
+        with one_thread(), private_randomness(stream_seed("reference", seed)):
             model = _new_model(recipe)
             losses = _train(model, recipe, seed, progress)
         with _no_bars():

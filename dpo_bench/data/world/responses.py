@@ -22,6 +22,7 @@ from dpo_bench.data.world.labels import gold_scores
 from dpo_bench.data.world.reference import load_reference, private_randomness
 from dpo_bench.data.world.tokenizer import BOS, EOS, PAD, UNKNOWN, token_list
 from dpo_bench.progress import Progress
+from dpo_bench.threads import one_thread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -125,7 +126,7 @@ class PairSampler:
         """Two responses to each prompt, None for one that cannot be used."""
         model, tokenizer = self._loaded
         inputs = tokenizer(list(prompts), padding=True, return_tensors="pt")
-        with private_randomness(seed):
+        with one_thread(), private_randomness(seed):
             ids = model.generate(
                 **inputs,
                 do_sample=True,
