@@ -12,7 +12,6 @@ from dpo_bench.contract import get_loss
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment import plan_trials
 from dpo_bench.experiment.read import find_file, read_file, shipped, validate
-from dpo_bench.papers import rewards
 from dpo_bench.papers.precision import Difference
 from dpo_bench.papers.record import PROVENANCE, Row
 from dpo_bench.papers.registry import find_experiment
@@ -147,22 +146,3 @@ def test_a_verdict_needs_the_papers_n_and_the_same_settings(sweep: Path, tmp_pat
     build(tmp_path / "sweep", Sweep(losses=("dpo",)))
     other = claim_settings(tmp_path / "sweep", max_new_tokens=8)
     assert all(row.ok is None for row in with_n.run([other]).rows)
-
-
-def test_the_sentiment_reward_reads_prompt_and_response(llama_folder: Path, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
-
-    tokenizer = AutoTokenizer.from_pretrained(llama_folder)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=2, pad_token_id=tokenizer.pad_token_id,
-        id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1},
-    )  # fmt: skip
-    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    found = rewards.positive(str(tmp_path), ["tea is", "rain is", "tea is"], ["good", "bad", "bad"])
-    assert all(0 < value < 1 for value in found)
-    assert len(set(found)) == 3
-    alone = rewards.positive(str(tmp_path), ["rain is"], ["bad"])
-    assert alone == pytest.approx(found[1:2], abs=1e-5)
