@@ -32,7 +32,7 @@ def test_exactly_the_wanted_number_of_usable_pairs_comes_out() -> None:
         assert len(training) == count
         assert len(heldout) == HELDOUT_PAIRS
     for row in training + heldout:
-        assert sorted(row) == ["chosen", "prompt", "rejected"]
+        assert sorted(row) == ["chosen", "margin", "prompt", "rejected"]
         assert is_prompt(row["prompt"])
         assert row["chosen"] != row["rejected"]
         for response in (row["chosen"], row["rejected"]):
