@@ -37,9 +37,11 @@ def save_tokenizer(folder: Path, texts: Iterable[str]) -> int:
 
 
 def save_model(folder: Path, kind: str, vocabulary: int, seed: int = 0, **options: Any) -> None:
-    """Save a model of two tiny layers with random weights; kind is gpt2, llama or qwen2."""
+    """Save a model of two tiny layers with random weights; kind is bloom, gpt2, llama or qwen2."""
     import torch
     from transformers import (
+        BloomConfig,
+        BloomForCausalLM,
         GPT2Config,
         GPT2LMHeadModel,
         LlamaConfig,
@@ -68,6 +70,9 @@ def save_model(folder: Path, kind: str, vocabulary: int, seed: int = 0, **option
                 vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=256, **special
             )
             model = GPT2LMHeadModel(config)
+        elif kind == "bloom":
+            sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 2}
+            model = BloomForCausalLM(BloomConfig(vocab_size=vocabulary, **sizes, **special))
         elif kind == "llama":
             model = LlamaForCausalLM(LlamaConfig(**sizes))
         else:

@@ -127,7 +127,11 @@ def draw(logits: Tensor, numbers: Tensor) -> Tensor:
 
 
 class _Rows:
-    """The rows of one batch that are still growing."""
+    """The rows of one batch that are still growing.
+
+    It begins with a row per prompt; `spread` makes a row per response of them, so that a prompt is
+    read once for all of its responses.
+    """
 
     def __init__(self, model: Any, prompts: Sequence[Tokens], numbers: Tensor) -> None:
         from transformers import DynamicCache
@@ -142,7 +146,7 @@ class _Rows:
         self.tokens, self.mask = self.tokens.to(device), self.mask.to(device)
         self.positions = (self.mask.cumsum(-1) - 1).clamp_(min=0)
         self.numbers = numbers.to(device)
-        self.names = torch.arange(len(prompts), device=device)
+        self.names = torch.arange(len(numbers), device=device)
         self.cache = DynamicCache(config=model.config)
 
     def forward(self, model: Any, accepted: Container[str]) -> Tensor:
@@ -158,6 +162,13 @@ class _Rows:
             **{name: value for name, value in optional.items() if name in accepted},
         )
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
+
+    def spread(self, owner: Tensor) -> None:
+        """Make row ``r`` the continuation of prompt ``owner[r]``; shape [row]."""
+        if len(owner) == len(self.mask):
+            return
+        self.cache.batch_select_indices(owner)
+        self.mask, self.positions = self.mask[owner], self.positions[owner]
 
     def append(self, tokens: Tensor) -> None:
         self.tokens = tokens[:, None]
@@ -176,7 +187,12 @@ class _Rows:
 def _decode(
     model: Any, prompts: Sequence[Tokens], numbers: Tensor, plan: SamplingPlan
 ) -> list[list[int]]:
-    rows = _Rows(model, prompts, numbers)
+    # A prompt of several responses is the same object in neighbouring rows.
+    starts = [at for at, prompt in enumerate(prompts) if at == 0 or prompt is not prompts[at - 1]]
+    owner = torch.zeros(len(prompts), dtype=torch.long)
+    owner[starts[1:]] = 1
+    owner = owner.cumsum(0).to(model.device)
+    rows = _Rows(model, [prompts[at] for at in starts], numbers)
     accepted = inspect.signature(model.forward).parameters
     ends = torch.tensor(sorted(plan.end_tokens), device=model.device)
     written = torch.full(
@@ -185,6 +201,9 @@ def _decode(
     growing = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
     for step in range(plan.max_new_tokens):
         logits = rows.forward(model, accepted)
+        if step == 0:
+            logits = logits[owner]
+            rows.spread(owner)
         tokens = draw(logits / plan.temperature, rows.numbers[:, step])
         written[rows.names, step] = torch.where(growing, tokens, -1)
         growing = growing & ~torch.isin(tokens, ends)

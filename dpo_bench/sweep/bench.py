@@ -113,9 +113,12 @@ class Bench:
         if not any(loss.needs_reference for loss in losses):
             return None
         content = self.sources.content
-        return CachedReference(
+        reference = CachedReference(
             self.reference, self.pairs, self.sources.reference.digest, content.device, progress
         )
+        if not self.experiment.training.reference_sync_steps:
+            _ = reference.all_sums  # had now, by the first worker, so that the others find them
+        return reference
 
     def load(self, folder: ModelFolder) -> LogpPath:
         """A model on this experiment's device, with the kernel path that suits it."""

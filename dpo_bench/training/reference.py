@@ -95,7 +95,8 @@ class CachedReference:
         self.key = (model_digest, device, progress)
 
     @cached_property
-    def _sums(self) -> ReferenceLogps:
+    def all_sums(self) -> ReferenceLogps:
+        """Summed log-probs of every pair's responses."""
         return reference_logps(self.path, self.pairs, *self.key).to(self.path.device)
 
     @cached_property
@@ -112,7 +113,7 @@ class CachedReference:
 
     def sums(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of chosen and rejected responses, nats, each of shape [pair]."""
-        return _picked(self._sums, indices)
+        return _picked(self.all_sums, indices)
 
     def shared(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """The same over the tokens that both responses have."""

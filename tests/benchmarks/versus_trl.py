@@ -113,10 +113,7 @@ def compare(prepared: Prepared, cores: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for name in CONTENDERS:
             team = Team(name)
-            # Two processes of one thread, as the sweep chooses; TRL in a loop, as users run it.
-            alone = name != "dpo_bench" or workload.model == "smollm2"
-            count, threads = (1, cores) if alone else (min(cores, len(trials)), 1)
-            team.hire(prepared, count, threads, Path(folder))
+            team.hire(prepared, *processes_and_threads(name, prepared, cores), Path(folder))
             teams.append(team)
         for at in range(0, len(trials), cores):
             for team in teams:
@@ -133,6 +130,19 @@ def compare(prepared: Prepared, cores: int) -> dict[str, Any]:
         "tokens_per_pair": float(pairs.sizes.mean()),
         "contenders": [team.summary(int(pairs.sizes.sum())) for team in teams],
     }
+
+
+def processes_and_threads(name: str, prepared: Prepared, cores: int) -> tuple[int, int]:
+    """How a contender uses the cores.
+
+    This project takes a process of one thread for each core, as its sweep does. TRL runs its trials
+    in a loop, as users do: as it comes with all threads, at its best with one where the model is so
+    small that the second only costs.
+    """
+    if name == "dpo_bench":
+        return cores, 1
+    is_tiny = prepared.workload.model == "world"
+    return 1, 1 if is_tiny and name == "TRL at its best" else cores
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_bench.data.batches import pad_batch, pad_responses, split_passes, step_order
+from dpo_bench.data.batches import (
+    consecutive_passes,
+    pad_batch,
+    pad_responses,
+    split_passes,
+    step_order,
+)
 from dpo_bench.data.tokenised import Ragged, TokenisedPairs
 
 SIZES = st.tuples(
@@ -103,6 +109,27 @@ def test_passes_gather_pairs_of_similar_length_the_longest_first() -> None:
     pairs = make([([1], [1] * length, [1]) for length in lengths])
     assert split_passes(pairs, [0, 1, 2, 3], 2) == [[1, 3], [2, 0]]
     assert split_passes(pairs, [0, 1, 2, 3], 4) == [[0, 1, 2, 3]]
+
+
+@given(PAIRS, st.integers(1, 40), st.integers(0, 3))
+def test_a_budget_of_tokens_moves_no_pair_to_another_step(
+    pairs: list[tuple[list[int], list[int], list[int]]], tokens: int, per_pass: int
+) -> None:
+    tokenised = make(pairs)
+    indices = [*range(len(pairs)), 0]
+    passes = split_passes(tokenised, indices, per_pass, tokens)
+    assert sorted(index for part in passes for index in part) == sorted(indices)
+    for part in passes:
+        assert len(part) == 1 or tokenised.sizes[part].sum() <= tokens
+        assert per_pass == 0 or len(part) <= per_pass
+
+
+@given(st.lists(st.integers(0, 20), max_size=9), st.integers(1, 30))
+def test_consecutive_passes_keep_the_order_and_the_budget(sizes: list[int], tokens: int) -> None:
+    passes = list(consecutive_passes(np.array(sizes, np.int64), tokens))
+    assert [at for part in passes for at in part] == list(range(len(sizes)))
+    for part in passes:
+        assert len(part) == 1 or sum(sizes[at] for at in part) <= tokens
 
 
 def test_a_batch_by_hand() -> None:

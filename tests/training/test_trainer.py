@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dpo_bench.errors import DataError, DivergedError
 from dpo_bench.experiment.config import Training
 from dpo_bench.model.load import load_model
 from dpo_bench.model.logps import LogpPath, choose_path
+from dpo_bench.model.paths import FullPath, HiddenPath
 from dpo_bench.progress import Control
 from dpo_bench.training.measure import present
 from dpo_bench.training.needs import PROVIDERS
@@ -105,6 +107,32 @@ def test_dpo_starts_at_ln_2_and_descends(setup: Setup, tmp_path: Path) -> None:
     assert result.metrics["accuracy"].iloc[-1] > 0.9
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        FullPath,
+        HiddenPath,
+        partial(HiddenPath, masks_padding=True),
+        partial(HiddenPath, packs=True),
+        partial(FullPath, packs=True),
+    ],
+)
+def test_every_path_starts_at_ln_2_and_learns_alike(
+    setup: Setup, tmp_path: Path, path: Callable[[Any], LogpPath]
+) -> None:
+    expected = setup.run(tmp_path).metrics
+    usual, usual_reference = setup.path, setup.reference
+    try:
+        setup.path = path(usual.model)
+        usual.model.load_state_dict(setup.initial)
+        setup.reference = CachedReference(setup.path, PAIRS, "tiny", "cpu/fp32")
+        result = setup.run(tmp_path)
+    finally:
+        setup.path, setup.reference = usual, usual_reference
+    assert result.initial_loss == pytest.approx(math.log(2), abs=1e-6)
+    pd.testing.assert_frame_equal(result.metrics, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_every_step_is_logged_before_its_update(setup: Setup, tmp_path: Path) -> None:
     metrics = setup.run(tmp_path).metrics
     assert list(metrics.columns) == [
@@ -124,12 +152,15 @@ def test_every_step_is_logged_before_its_update(setup: Setup, tmp_path: Path) ->
     assert np.allclose(metrics["margin"], difference, atol=1e-4)
 
 
-@pytest.mark.parametrize("pairs_per_pass", [1, 3])
-def test_accumulation_changes_nothing(setup: Setup, tmp_path: Path, pairs_per_pass: int) -> None:
+@pytest.mark.parametrize(
+    "limit",
+    [{"pairs_per_pass": 1}, {"pairs_per_pass": 3}, {"tokens_per_pass": 1}, {"tokens_per_pass": 60}],
+)
+def test_accumulation_changes_nothing(setup: Setup, tmp_path: Path, limit: dict[str, int]) -> None:
     """Eight passes of one pair give the step of one pass of eight: the mean is over pairs."""
     whole = setup.run(tmp_path)
     weights = setup.snapshot()
-    split = setup.run(tmp_path, settings={"pairs_per_pass": pairs_per_pass})
+    split = setup.run(tmp_path, settings=limit)
     assert torch.allclose(setup.snapshot(), weights, atol=1e-5)
     pd.testing.assert_frame_equal(split.metrics, whole.metrics, rtol=1e-3, atol=1e-4)
 
