@@ -91,7 +91,9 @@ def test_losses_that_share_no_kl_are_not_compared(tmp_path: Path) -> None:
         Sweep(losses=("dpo", "ipo"), prompts=16, reference_samples=8, strengths=1, failed=()),
     )
     results = read_sweep(folder)
-    assert "nothing is extrapolated" in str(compare_series(read_curves(results, group_series(results))))
+    assert "nothing is extrapolated" in str(
+        compare_series(read_curves(results, group_series(results)))
+    )
 
 
 def test_a_prompt_without_reward_in_one_trial_is_left_out_of_all(
