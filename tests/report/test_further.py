@@ -29,7 +29,7 @@ def test_areas_are_those_of_the_curves(view_of: ViewOf) -> None:
 def test_strengths_put_the_reference_last(view_of: ViewOf) -> None:
     rows = view_of("clean").further[2].table.rows
     assert rows[-1].cells[0].text == "reference"
-    values = [row.cells[2].value for row in rows]
+    values = [float(row.cells[2].value or 0) for row in rows]
     assert values == sorted(values, reverse=True)
 
 
