@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from dpo_bench.report import write_report
 from tests.report.conftest import ByName
-from tests.report.sweep_world import HOSTILE_LOSS
+from tests.report.sweep_folder import build
+from tests.report.sweep_world import CURVES, HOSTILE_LOSS, Sweep
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -214,6 +216,8 @@ def test_the_matrix_is_antisymmetric_and_follows_the_level(desktop: Opened) -> N
 
 def test_samples_are_searched_paged_and_ordered(desktop: Opened) -> None:
     page = desktop.page
+    page.locator("#samples").scroll_into_view_if_needed()
+    page.wait_for_timeout(150)
     assert page.locator("#samples-shown .sample").count() == 5
     assert "Page 1 of 13, 64 of 64 prompts" in page.inner_text("#sample-pages")
     page.click("#sample-next")
@@ -432,3 +436,21 @@ def test_a_script_from_elsewhere_would_not_run(desktop: Opened) -> None:
     )
     assert desktop.page.evaluate("typeof window.hacked") == "undefined"
     assert any("Content Security Policy" in line for line in desktop.said)
+
+
+@pytest.mark.slow
+def test_200_trials_and_10_000_samples_open_within_two_seconds(
+    browser: Any, tmp_path: Path
+) -> None:
+    variants = {loss: tuple(index / 50 for index in range(10)) for loss in CURVES}
+    sweep = Sweep(prompts=50, samples=1, reference_samples=16, extra=variants)
+    page = write_report(build(tmp_path / "sweep", sweep))
+    assert page.stat().st_size < 6_000_000
+    seconds = []
+    for _ in range(5):
+        opened = Opened(browser, page.parent, viewport=DESKTOP)
+        assert opened.said == []
+        took = "performance.getEntriesByName('opened')[0].startTime"
+        seconds.append(float(opened.page.evaluate(took)) / 1000)
+        opened.context.close()
+    assert min(seconds) < 2

@@ -112,7 +112,7 @@ def test_methods_say_what_a_reader_must_know(view_of: ViewOf) -> None:
     assert "95% bootstrap interval over prompts (400 resamples" in notes["Intervals"]
     assert "drawn to KL 2.96 nats (at most ln 64 - 1.2)" in notes["Optimal frontier"]
     assert "same sampling seeds" in notes["Shared conditions"]
-    assert "excludes 0" in notes["Comparison at matched KL"]
+    assert "Holm's correction" in notes["Comparison at matched KL"]
 
 
 def test_without_reward_the_methods_say_what_is_left_out(view_of: ViewOf) -> None:

@@ -54,7 +54,7 @@ def tiny(original: Path, tmp_path: Path) -> Path:
 def test_everything_promised_is_there_and_nothing_temporary(reported: ByName) -> None:
     folder = reported("hostile")
     names = ("frontier", "win_rate", "differences", "heat_map", "displacement", "training")
-    figures = {f"figures/{name}.{kind}" for name in names for kind in ("svg", "png")}
+    figures = {f"figures/{name}.{kind}" for name in names for kind in ("svg", "png", "csv")}
     assert set(outputs(folder)) == {"report.html", "report.md", *figures}
     assert not list(folder.rglob(".*"))
 

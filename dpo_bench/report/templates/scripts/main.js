@@ -48,6 +48,7 @@ const start = async () => {
   await loadPlotly();
   drawNear();
   document.documentElement.dataset.ready = "true";
+  performance.mark("opened");
   await loadSamples();
   document.documentElement.dataset.complete = "true";
 };

@@ -1,0 +1,45 @@
+"""Further findings stand where there is data for them, with the statistics' own figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpo_bench.evaluation import matched
+from dpo_bench.report.compare import read_curves
+from tests.report.conftest import ViewOf
+
+
+def test_a_full_sweep_has_all_sections_in_order(view_of: ViewOf) -> None:
+    found = view_of("clean").further
+    assert [one.key for one in found] == ["areas", "overoptimisation", "strengths", "length"]
+    assert [len(one.table.rows) for one in found] == [6, 4, 5, 4]
+    for one in found:
+        assert {len(row.cells) for row in one.table.rows} == {len(one.table.columns)}
+
+
+def test_areas_are_those_of_the_curves(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    curves = read_curves(view.results, view.series)
+    assert not isinstance(curves, str)
+    expected = {area.mean.value for area in matched.areas(curves.curves, curves.weights)}
+    shown = {row.cells[1].value for row in view.further[0].table.rows}
+    assert shown == expected
+
+
+def test_strengths_put_the_reference_last(view_of: ViewOf) -> None:
+    rows = view_of("clean").further[2].table.rows
+    assert rows[-1].cells[0].text == "reference"
+    values = [float(row.cells[2].value or 0) for row in rows]
+    assert values == sorted(values, reverse=True)
+
+
+def test_raw_win_rates_beside_the_controlled_are_the_trials_own(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    rates = {trial.row["win_rate"] for trial in view.results.done}
+    for row in view.further[3].table.rows:
+        assert min(abs(float(row.cells[1].value or 0) - rate) for rate in rates) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("variant", ["no_reward", "all_failed", "single"])
+def test_without_data_there_is_no_section(view_of: ViewOf, variant: str) -> None:
+    assert view_of(variant).further == ()
