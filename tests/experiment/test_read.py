@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dpo_bench.catalogue import shipped_losses
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment import Experiment, apply_setting, find_file, read_file, shipped, validate
 from dpo_bench.experiment.read import documented_keys
@@ -102,6 +103,11 @@ def test_a_broken_file_is_named_with_its_line(tmp_path: Path) -> None:
 def test_a_missing_file_names_the_shipped_ones() -> None:
     with pytest.raises(ConfigurationError, match=r"did you mean 'quickstart'.*overoptimisation"):
         find_file("quickstat")
+
+
+def test_the_sweep_of_all_losses_names_every_shipped_one() -> None:
+    named = [entry["name"] for entry in read_file(shipped()["all-losses"])["losses"]]
+    assert sorted(named) == shipped_losses()
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
