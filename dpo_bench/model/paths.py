@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from dpo_bench.data.tokenised import TokenisedPairs
 
 AnyBatch = Batch | Pack
-TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
-"""Tokens of a forward pass unless the settings say otherwise. On a CPU longer passes are no faster;
-what a GPU gains from longer ones has not been measured."""
+CPU_TOKENS = (512, 2048)
+CPU_WORK = 1 << 30
+"""Parameters times tokens of a forward pass on a CPU: enough for its calls to cost little beside
+its arithmetic; more would take memory and no less time."""
+GPU_TOKENS = 16384
+"""Tokens of a forward pass on a GPU; not measured."""
 
 
 class LogpPath(ABC):
@@ -85,7 +88,12 @@ class LogpPath(ABC):
 
     def tokens_per_pass(self, wanted: int = 0) -> int:
         """Most tokens of a forward pass: as wanted, or what suits the device when that is 0."""
-        return wanted or TOKENS_PER_PASS.get(self.device.type, TOKENS_PER_PASS["cpu"])
+        if wanted:
+            return wanted
+        if self.device.type != "cpu":
+            return GPU_TOKENS
+        least, most = CPU_TOKENS
+        return min(most, max(least, CPU_WORK // int(self.model.num_parameters())))
 
     def batch(self, pairs: TokenisedPairs, indices: Sequence[int]) -> AnyBatch:
         """Pairs as this path reads them, on its device: the chosen responses, then the rejected."""

@@ -54,11 +54,15 @@ class Bench:
         self.pairs, heldout, self.counts = self._tokenised_pairs(progress)
         self.prompts = choose_prompts(heldout, experiment.evaluation.prompts)
         self.policy = self.load(sources.policy)
-        self._initial = {
-            name: value.clone() for name, value in self.policy.model.state_dict().items()
-        }
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
+        # A policy that starts at the reference is put back from it, without a copy of its own.
+        same = sources.policy.digest == sources.reference.digest
+        self._initial = self.reference.model.state_dict()
+        if not same:
+            self._initial = {
+                name: value.clone() for name, value in self.policy.model.state_dict().items()
+            }
         _require_same_vocabulary(self.policy.model, self.reference.model)
         # Log-ratios are taken between values that came the same way.
         self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs

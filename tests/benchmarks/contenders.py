@@ -5,6 +5,7 @@ Each runs in processes of its own, so that its peak memory is its own.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import resource
@@ -23,6 +24,16 @@ from dpo_bench.data.batches import step_order
 from dpo_bench.data.tokenised import TokenisedPairs
 from tests.benchmarks.workloads import Prepared
 
+PRELOAD = (
+    "datasets",
+    "dpo_bench.model.reference_cache",
+    "dpo_bench.training.trainer",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+)
+PRELOAD_PEER = ("trl.trainer.dpo_config", "trl.trainer.dpo_trainer")
+"""Imported before the clock starts."""
 PEER_LOSSES = {"dpo": "sigmoid", "hinge": "hinge", "nca": "nca_pair"}
 
 
@@ -216,11 +227,9 @@ def serve(pipe: Connection, name: str, prepared: Prepared, threads: int, cache: 
     """Entry point of a contender's process: trials on request, then its peak memory in bytes."""
     os.environ["DPO_BENCH_CACHE"] = str(cache)
     import torch
-    import transformers.models.auto.modeling_auto  # noqa: F401
 
-    if name != "dpo_bench":
-        pass
-
+    for module in PRELOAD if name == "dpo_bench" else (*PRELOAD, *PRELOAD_PEER):
+        importlib.import_module(module)
     torch.set_num_threads(threads)
     memory = peak_memory()
     started = time.perf_counter()
