@@ -142,9 +142,10 @@ def _ladders(ladders: Sequence[dict[str, Any]]) -> list[str]:
         lines += [
             "",
             (
-                f"What limits it: its matrix products alone, without attention, would take "
+                "What limits it: its matrix products alone, without attention, would take "
                 f"{ladder['floor_milliseconds']:.1f} ms at the "
-                f"{ladder['matrix_product_gflops']:.0f} GFLOP/s that one thread reaches here: {share:.0%} of the last measured time. "
+                f"{ladder['matrix_product_gflops']:.0f} GFLOP/s that one thread reaches here: "
+                f"{share:.0%} of the last measured time. "
                 "The rest is attention, norms and activations, and calls."
             ),
             "",
