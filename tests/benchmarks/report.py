@@ -121,7 +121,7 @@ def _comparison(comparison: dict[str, Any]) -> list[str]:
 def _ladders(ladders: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         (
-            "Forward and backward of one step's pairs on one thread, the best of five; each line "
+            "Forward and backward of one step's pairs on one thread, the best of three; each line "
             "adds "
             "one technique to those above it."
         ),
@@ -138,7 +138,18 @@ def _ladders(ladders: Sequence[dict[str, Any]]) -> list[str]:
             gain = "" if before is None else f"{before / now:.2f} x"
             lines.append(f"| {rung['rung']} | {now:.1f} | {gain} |")
             before = now
-        lines.append("")
+        share = ladder["floor_milliseconds"] / before if before else 0.0
+        lines += [
+            "",
+            (
+                "What limits it: its matrix products alone, without attention, would take "
+                f"{ladder['floor_milliseconds']:.1f} ms at the "
+                f"{ladder['matrix_product_gflops']:.0f} GFLOP/s that one thread reaches here: "
+                f"{share:.0%} of the last measured time. "
+                "The rest is attention, norms and activations, and calls."
+            ),
+            "",
+        ]
     return lines
 
 

@@ -73,7 +73,13 @@ def test_the_report_shows_what_was_measured(tmp_path: Path) -> None:
         {"rung": "+ one", "milliseconds": 45.0},
         {"rung": "+ two", "gain": 1.25},
     ]
-    ladder = {"workload": "b", "title": "Llama", "rungs": rungs}
+    ladder = {
+        "workload": "b",
+        "title": "Llama",
+        "rungs": rungs,
+        "matrix_product_gflops": 60.0,
+        "floor_milliseconds": 27.0,
+    }
     row = {
         "quantity": "pairs",
         "sizes": [1.0, 2.0],
@@ -88,5 +94,6 @@ def test_the_report_shows_what_was_measured(tmp_path: Path) -> None:
     assert "(aims: 3.5 x met, 2 x missed)" in text
     assert "| + one | 45.0 | 2.00 x |" in text
     assert "| + two | | 1.25 x |" in text
+    assert "would take 27.0 ms at the 60 GFLOP/s that one thread reaches here: 60% of" in text
     assert "| pairs | 1 2 | 1.02 | 1.00 |" in text
     assert load(tmp_path)["comparisons"] == [comparison]

@@ -167,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if workload.model != "smollm2":
                 ladders.append(measure_ladder(prepared, options.cores, quick=options.quick))
                 print(json.dumps(ladders[-1], indent=1), flush=True)
+            # What is measured so far is kept, should the rest be interrupted.
+            write_report(options.out, comparisons, ladders, [], options.cores)
     growth = measure_growth(quick=options.quick)
     write_report(options.out, comparisons, ladders, growth, options.cores)
 
