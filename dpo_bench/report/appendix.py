@@ -12,6 +12,7 @@ from dpo_bench.report.read import SweepResults
 from dpo_bench.report.series import Series
 from dpo_bench.report.setup import spelled
 from dpo_bench.report.text import counted, listing, number, plain_number
+from dpo_bench.report.uncertainty import FAMILY, held_by_intervals
 
 
 def citation() -> str:
@@ -94,8 +95,8 @@ def _statistics(results: SweepResults, comparison: MatchedComparison | str) -> I
     resamples = results.evaluation.get("resamples")
     count = f" ({int(resamples):,} resamples)" if resamples else ""
     yield (
-        f"Intervals are 95% BCa bootstrap intervals clustered by prompt{count}; they do not contain"
-        " the spread over training seeds."
+        f"Intervals are 95% intervals from a BCa bootstrap clustered by prompt{count}."
+        f" {held_by_intervals(results.seeds)}"
     )
     if isinstance(comparison, str):
         return
@@ -104,8 +105,8 @@ def _statistics(results: SweepResults, comparison: MatchedComparison | str) -> I
         "Because equal strengths mean different things to different losses, losses were compared at"
         f" matched KL ({levels} nats), inside the range that all of them cover, by interpolation in"
         " the root of the KL between a loss's own settings, paired over"
-        f" {comparison.prompts:,} prompts and never extrapolated; pairs are called separated"
-        " after Holm's correction over all pairs and KLs at the 5% level."
+        f" {comparison.prompts:,} prompts and never extrapolated; pairs are called separated after"
+        f" {FAMILY}, at the 5% level."
     )
 
 

@@ -92,7 +92,7 @@ def _areas(series: Sequence[Series], curves: CurvesOnPrompts) -> Finding | None:
     columns = (
         ("Pair", ""), ("Mean difference", "In mean reward, over the range."),
         ("Area", "Mean difference times the width of the range: reward times nats."),
-        ("p, corrected", "Holm's correction for all pairs."), ("Verdict", ""),
+        ("p, corrected", "Holm's correction over the areas of all pairs."), ("Verdict", ""),
     )  # fmt: skip
     about = (
         f"The area between two losses' curves over KL {low} to {high} nats, the range that all of"

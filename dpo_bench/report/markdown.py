@@ -8,6 +8,7 @@ from dpo_bench.report.measures import KL
 from dpo_bench.report.series import Series
 from dpo_bench.report.tables import Cell, HeatMap, Table
 from dpo_bench.report.text import markdown_fence, markdown_text, number
+from dpo_bench.report.uncertainty import FAMILY
 from dpo_bench.report.view import ReportView
 
 _SAMPLE_PROMPTS = 3
@@ -116,14 +117,15 @@ def _matched(view: ReportView, figures: Sequence[str]) -> Iterator[str]:
     )
     yield (
         f"Differences, first minus second, paired over the same {view.comparison.prompts:,}"
-        " prompts, 95% intervals:"
+        f" prompts{' and over seeds' if len(view.results.seeds) > 1 else ''}; the 95% intervals are"
+        f" each pair's own, the verdicts those after {FAMILY}:"
     )
     yield _table(
         ["Pair", *levels],
         (
             [
                 markdown_text(title),
-                *(_difference(one.cell, one.verdict, one.needed) for one in cells),
+                *(_difference(one.cell, one.verdict, one.needed, one.spread) for one in cells),
             ]
             for title, cells in view.matched.differences
         ),
@@ -138,8 +140,8 @@ def _further(view: ReportView) -> Iterator[str]:
         yield _plain_table(one.table, 1)
 
 
-def _difference(cell: Cell, verdict: str, needed: str) -> str:
-    return ", ".join(filter(None, (_cell(cell), markdown_text(verdict), markdown_text(needed))))
+def _difference(cell: Cell, *words: str) -> str:
+    return ", ".join(filter(None, (_cell(cell), *map(markdown_text, words))))
 
 
 def _name(series: Series) -> str:

@@ -18,9 +18,11 @@ class DifferenceCell:
 
     Attributes:
         cell: the difference and its interval.
-        separated: whether its interval excludes 0.
+        separated: whether the two differ, corrected for all pairs at all levels; the interval is
+            the pair's own and may exclude 0 where they are not separated.
         verdict: in words.
         needed: what would separate the pair; empty when separated.
+        spread: the standard errors from prompts and from seeds; empty with one seed.
         strip: low, value and high as shares (0 to 1) of an axis with 0 in its middle, the same
             for all cells; None when the pair was not compared.
     """
@@ -29,6 +31,7 @@ class DifferenceCell:
     separated: bool
     verdict: str
     needed: str
+    spread: str
     strip: tuple[float, float, float] | None
 
 
@@ -118,20 +121,39 @@ def comparison_reach(comparison: MatchedComparison) -> float:
 def difference_cell(pair: PairAtLevel, reach: float) -> DifferenceCell:
     """One pair at one level, with its place on an axis from ``-reach`` to ``reach``."""
     if pair.reason:
-        return DifferenceCell(Cell(MISSING), False, pair.reason, "", None)
+        return DifferenceCell(Cell(MISSING), False, pair.reason, "", "", None)
     found = pair.difference
-    needed = (
-        "" if pair.prompts is None else f"about {_round_up(pair.prompts):,} prompts would separate"
-    )
     strip = tuple(0.5 + 0.5 * end / reach for end in (found.low, found.value, found.high))
     brackets = interval(found.low, found.high, REWARD.decimals)
     return DifferenceCell(
         Cell(number(found.value, REWARD.decimals), brackets, found.value),
         pair.separated,
         "separated" if pair.separated else "not separated",
-        needed,
+        needed_to_separate(pair),
+        spread_apart(pair),
         (strip[0], strip[1], strip[2]),
     )
+
+
+def needed_to_separate(pair: PairAtLevel) -> str:
+    """How many prompts or seeds would separate a pair, in words; empty for one that is."""
+    if pair.separated or pair.reason:
+        return ""
+    ways = [] if pair.prompts is None else [f"about {_round_up(pair.prompts):,} prompts"]
+    ways += [] if pair.seeds is None else [f"{_round_up(pair.seeds):,} seeds"]
+    if ways:
+        return f"{' or '.join(ways)} would separate"
+    if pair.shares is None:
+        return ""
+    return "neither prompts alone nor seeds alone would separate"
+
+
+def spread_apart(pair: PairAtLevel) -> str:
+    """The standard errors of a difference by what they come from; empty with one seed."""
+    if pair.shares is None:
+        return ""
+    prompts, seeds = (number(share, REWARD.decimals) for share in pair.shares)
+    return f"standard error {prompts} from prompts, {seeds} from seeds"
 
 
 def _round_up(count: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dpo_bench.report.compare import Level, MatchedComparison, PairAtLevel
 from dpo_bench.report.families import loss_card
+from dpo_bench.report.matched_table import needed_to_separate, spread_apart
 from dpo_bench.report.measured import Measured
 from dpo_bench.report.measures import CHOSEN, KL, REJECTED, Measure, explored, headline
 from dpo_bench.report.page_samples import selections
@@ -158,9 +159,10 @@ def _level(level: Level) -> dict[str, Any]:
 
 
 def _pair(pair: PairAtLevel) -> list[Any]:
-    """First, second, difference, low, high, whether separated, prompts that would separate."""
+    """First, second, difference, low, high, separated, what would separate them, spread apart."""
     if pair.reason:
-        return [pair.first, pair.second, None, None, None, False, None]
+        return [pair.first, pair.second, None, None, None, False, "", ""]
     found = pair.difference
     ends = [rounded(end, 4) for end in (found.value, found.low, found.high)]
-    return [pair.first, pair.second, *ends, pair.separated, pair.prompts]
+    words = [needed_to_separate(pair), spread_apart(pair)]
+    return [pair.first, pair.second, *ends, pair.separated, *words]

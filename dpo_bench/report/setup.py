@@ -15,6 +15,7 @@ from dpo_bench.experiment.read import documented_keys
 from dpo_bench.report.read import SweepResults
 from dpo_bench.report.series import Series
 from dpo_bench.report.text import counted, listing, plain_number
+from dpo_bench.report.uncertainty import held_by_intervals
 
 _VARIED = ("name", "losses", "training.seeds")
 """settings that are no fixed condition"""
@@ -120,13 +121,10 @@ def _caveats(results: SweepResults) -> Iterator[str]:
     if len(seeds) == 1:
         yield (
             f"One training seed ({seeds[0]}): the variance between seeds is unknown, and no"
-            " interval here contains it."
+            " interval here holds it."
         )
     elif seeds:
-        yield (
-            f"{len(seeds)} training seeds: their spread is printed apart; the intervals cover the"
-            " choice of prompts, not of seeds."
-        )
+        yield held_by_intervals(seeds)
     yield from _data_caveats(results.counts)
     if float(results.evaluation.get("temperature") or 1.0) != 1.0:
         yield (

@@ -12,7 +12,7 @@ import pytest
 
 from dpo_bench.report import matched_table
 from dpo_bench.report.compare import MatchedComparison, compare_series, read_curves
-from dpo_bench.report.matched_table import difference_cell, matched_tables
+from dpo_bench.report.matched_table import DifferenceCell, difference_cell, matched_tables
 from dpo_bench.report.read import read_sweep
 from dpo_bench.report.series import group_series
 from tests.report.conftest import ByName, ViewOf
@@ -160,6 +160,31 @@ def test_the_number_of_prompts_is_rounded_upwards(view_of: ViewOf) -> None:
     pair = next(pair for pair in view.comparison.middle.pairs if pair.prompts)
     needed = difference_cell(dataclasses.replace(pair, prompts=1234), 1.0).needed
     assert needed == "about 1,300 prompts would separate"
+
+
+def test_seeds_and_their_part_of_the_spread_are_said_where_there_are_several(
+    view_of: ViewOf,
+) -> None:
+    def cells(name: str) -> list[DifferenceCell]:
+        matched = view_of(name).matched
+        assert matched is not None
+        return [cell for _, row in matched.differences for cell in row if cell.strip]
+
+    assert {cell.spread for cell in cells("clean")} == {""}
+    both = cells("two_seeds")
+    comparison = view_of("two_seeds").comparison
+    assert isinstance(comparison, MatchedComparison)
+    pair = next(p for p in comparison.middle.compared if not p.separated and p.shares)
+    assert all(cell.spread.startswith("standard error ") for cell in both)
+    shown = dataclasses.replace(pair, prompts=1234, seeds=7, shares=(0.0125, 0.25))
+    cell = difference_cell(shown, 1.0)
+    assert cell.needed == "about 1,300 prompts or 7 seeds would separate"
+    assert cell.spread == "standard error 0.013 from prompts, 0.250 from seeds"
+    seeds_only = dataclasses.replace(shown, prompts=None)
+    assert difference_cell(seeds_only, 1.0).needed == "7 seeds would separate"
+    neither = difference_cell(dataclasses.replace(seeds_only, seeds=None), 1.0).needed
+    assert neither == "neither prompts alone nor seeds alone would separate"
+    assert difference_cell(dataclasses.replace(shown, separated=True), 1.0).needed == ""
 
 
 def test_very_many_pairs_leave_room_for_those_with_the_best_loss(

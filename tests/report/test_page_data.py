@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -122,4 +123,8 @@ def test_names_are_texts_without_hidden_characters_and_numbers_are_finite(view_o
 
 
 def test_intervals_are_hidden_at_first_where_curves_are_a_crowd(view_of: ViewOf) -> None:
-    assert page_data(view_of("clean"))["intervals"] is True
+    view = view_of("clean")
+    assert page_data(view)["intervals"] is True
+    crowd = tuple(dataclasses.replace(view.series[0], index=i, label=f"l{i}") for i in range(13))
+    assert page_data(dataclasses.replace(view, series=crowd[:12]))["intervals"] is True
+    assert page_data(dataclasses.replace(view, series=crowd))["intervals"] is False
