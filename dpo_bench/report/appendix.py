@@ -58,6 +58,12 @@ def _training(results: SweepResults, series: Sequence[Series]) -> Iterator[str]:
         f" {spelled(training.get('max_gradient_norm'))}); these settings were the same for all"
         " losses and tuned for none."
     )
+    if every := training.get("reference_sync_steps"):
+        yield (
+            f"The reference of the losses followed the policy every {counted(int(every), 'step')}"
+            f" (share {spelled(training.get('reference_sync_rate'))}, TR-DPO); the reference of"
+            " the evaluation did not."
+        )
     seeds = results.seeds
     if len(seeds) > 1:
         yield f"Each setting was trained with {len(seeds)} seeds."
@@ -84,6 +90,12 @@ def _evaluation(results: SweepResults) -> Iterator[str]:
             f"Responses were scored by {evaluation.get('reward')}; the win rate is the share of the"
             f" {spelled(evaluation.get('reference_samples'))} reference responses to the same"
             " prompt that a response beats, ties counting a half."
+        )
+    if results.judge:
+        yield (
+            f"The judge {results.judge} compared each response with"
+            f" {spelled(evaluation.get('judge_opponents'))} of the reference's to the same prompt,"
+            " in both orders; disagreement counts as a tie."
         )
     yield (
         "The divergence from the reference is KL(policy || reference) in nats per response,"

@@ -116,7 +116,7 @@ class CurvesOnPrompts:
 def read_curves(results: SweepResults, series: Sequence[Series]) -> CurvesOnPrompts | str:
     """The curves that can be compared; a sentence instead where none can."""
     if not results.has_reward:
-        return "Without a reward there is nothing to compare at matched KL."
+        return "Without a reward of each response there is nothing to compare at matched KL."
     settings = {one.index: [s for s in one.settings if s.done] for one in series}
     usable = {index: found for index, found in settings.items() if found}
     if len(usable) < 2:

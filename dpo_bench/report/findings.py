@@ -94,9 +94,11 @@ def _highest(results: SweepResults, measure: Measure) -> tuple[Trial, Measured] 
 
 
 def _best(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
-    if not results.has_reward:
+    if results.judge:
+        yield "A judge compared the responses in pairs: there are win rates, but no mean reward."
+    elif not results.has_reward:
         yield "The experiment has no reward, so that win rate and mean reward were not measured."
-    measure = WIN_RATE if results.has_reward else ACCURACY
+    measure = WIN_RATE if results.has_wins else ACCURACY
     if (best := _highest(results, measure)) is None:
         return
     trial, figure = best
@@ -250,7 +252,7 @@ def _cut(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
 def _tiles(
     results: SweepResults, labels: dict[str, str], comparison: MatchedComparison | str
 ) -> Iterator[Tile]:
-    measure = WIN_RATE if results.has_reward else ACCURACY
+    measure = WIN_RATE if results.has_wins else ACCURACY
     if best := _highest(results, measure):
         trial, figure = best
         brackets = interval(figure.low, figure.high, measure.decimals)

@@ -46,6 +46,9 @@ def _kl(results: SweepResults) -> Note:
 
 
 def _reward_notes(results: SweepResults) -> Iterator[Note]:
+    if results.judge:
+        yield "Judged win rate", _judged(results)
+        return
     if not results.has_reward:
         yield (
             "No reward",
@@ -84,6 +87,18 @@ def _reward_notes(results: SweepResults) -> Iterator[Note]:
             " 1)/n nats. It is an unbiased estimate while the frontier's bias is downward, so that"
             " best-of-n may appear above the frontier near the end of its range."
         ),
+    )
+
+
+def _judged(results: SweepResults) -> str:
+    opponents = int(results.evaluation.get("judge_opponents") or 1)
+    return (
+        f"The judge {results.judge} compares a policy's response with"
+        f" {counted(opponents, 'response')} of the reference to the same prompt, in both orders:"
+        " where the orders disagree it is a tie, which counts a half. A judge gives no reward to a"
+        " single response, so mean reward, the optimal frontier, best-of-n and the comparison at"
+        " matched KL are left out: they are not zero, they were not measured. The section on"
+        " controls says how far the judge can be trusted."
     )
 
 

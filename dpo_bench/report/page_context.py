@@ -57,6 +57,7 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "captions": {name: f"{one.title}. {one.about}" for name, one in measures.items()},
         "figure_of": {name: "frontier" if name == REWARD.name else name for name in measures},
         "intervals": data["intervals"],
+        "along": data["along"],
         "has_frontier": bool(results.reference.frontier),
         "alternatives": _alternatives(view),
         **_matched_context(view),
