@@ -144,7 +144,8 @@ def _matched(series: Sequence[Series], comparison: MatchedComparison | str) -> I
         return
     widest = _named(max(apart, key=lambda pair: abs(pair.difference.value)), names)
     if len(apart) == len(pairs):
-        yield f"{where} all losses are separated by their mean reward, most of all {widest}."
+        all_of = "all losses" if comparison.compared == comparison.total else "all compared losses"
+        yield f"{where} {all_of} are separated by their mean reward, most of all {widest}."
         return
     alike = _alike(level, names)
     yield (
@@ -181,7 +182,7 @@ def _attained(results: SweepResults) -> Iterator[str]:
             shares.append((reward - reference) / (reward + gap - reference))
     if not shares:
         return
-    low, high = (f"{100 * end:.0f}%" for end in (min(shares), max(shares)))
+    low, high = (f"{number(100 * end, 0)}%" for end in (min(shares), max(shares)))
     if len(shares) == 1:
         yield (
             f"One policy's KL lies where the optimal frontier is known; it reaches {low} of the"

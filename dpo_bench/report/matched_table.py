@@ -38,6 +38,9 @@ class DifferenceCell:
 DifferenceRow = tuple[str, tuple[DifferenceCell, ...]]
 """A pair's label and its cells, one per level."""
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NAMES = 24
+"""names in all groups of a level up to which they are listed; beyond, letters say it"""
 _ROOM = 66
 """pairs that are shown at once: twelve losses"""
 
@@ -53,6 +56,8 @@ class MatchedTables:
         shown: those of them that a picture or a page has room for: all, or where there are very
             many the ones with the loss that is best at the middle level.
         groups: for each level the sets that are not separated, best first, as text.
+        letters: for each level the letters of the groups that each series is in, by its index.
+        few: whether the groups are short enough to be read as lists of names.
         reach: half the width of the differences' common axis.
     """
 
@@ -61,6 +66,8 @@ class MatchedTables:
     differences: tuple[DifferenceRow, ...]
     shown: tuple[DifferenceRow, ...]
     groups: tuple[tuple[str, ...], ...]
+    letters: tuple[dict[int, str], ...]
+    few: bool
     reach: float
 
 
@@ -88,6 +95,8 @@ def matched_tables(comparison: MatchedComparison, series: Sequence[Series]) -> M
         differences=differences,
         shown=_shown(comparison, differences),
         groups=tuple(tuple(_groups(level, shown)) for level in comparison.levels),
+        letters=tuple(_letters(level.groups) for level in comparison.levels),
+        few=max(sum(map(len, level.groups)) for level in comparison.levels) <= _NAMES,
         reach=reach,
     )
 
@@ -168,6 +177,16 @@ def _reward_cell(level: Level, index: int) -> Cell:
     found = level.rewards[index]
     brackets = interval(found.low, found.high, REWARD.decimals)
     return Cell(number(found.value, REWARD.decimals), f"{brackets}, n = {found.n:,}", found.value)
+
+
+def _letters(groups: Sequence[Sequence[int]]) -> dict[int, str]:
+    """The letters of the groups that each series belongs to, the best group's first."""
+    found: dict[int, list[str]] = {}
+    for place, group in enumerate(groups):
+        mark = _LETTERS[place] if place < len(_LETTERS) else f"({place + 1})"
+        for index in group:
+            found.setdefault(index, []).append(mark)
+    return {index: ",".join(marks) for index, marks in found.items()}
 
 
 def _groups(level: Level, shown: dict[int, Series]) -> Iterator[str]:

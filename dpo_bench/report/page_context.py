@@ -120,6 +120,7 @@ def _matched_context(view: ReportView) -> dict[str, Any]:
     return {
         "middle": len(view.comparison.levels) // 2,
         "matched": view.matched,
+        "coverage": view.comparison.coverage,
         "span": [number(end, KL.decimals) for end in ends],
         "compared_prompts": f"{view.comparison.prompts:,}",
         "reach": number(view.matched.reach, REWARD.decimals),

@@ -10,8 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dpo_bench.evaluation import matched
 from dpo_bench.report import matched_table
-from dpo_bench.report.compare import MatchedComparison, compare_series, read_curves
+from dpo_bench.report.compare import (
+    MatchedComparison,
+    compare_series,
+    most_overlapping,
+    read_curves,
+)
+from dpo_bench.report.markdown import render_markdown
 from dpo_bench.report.matched_table import DifferenceCell, difference_cell, matched_tables
 from dpo_bench.report.read import read_sweep
 from dpo_bench.report.series import group_series
@@ -94,6 +101,47 @@ def test_losses_that_share_no_kl_are_not_compared(tmp_path: Path) -> None:
     assert "nothing is extrapolated" in str(
         compare_series(read_curves(results, group_series(results)))
     )
+
+
+def test_one_loss_far_away_does_not_keep_the_others_from_being_compared() -> None:
+    def curve(*kls: float) -> list[matched.Point]:
+        return [matched.Point(np.full((1, 4), kl), np.full((1, 4), kl), [0]) for kl in kls]
+
+    near, far = curve(0.01, 0.02), curve(1.0, 4.0)
+    curves = {"near": near, "a": far, "b": curve(2.0, 9.0), "one point": curve(3.0)}
+    assert list(most_overlapping(curves)) == ["a", "b"]
+    assert list(most_overlapping({"a": far, "b": far})) == ["a", "b"]
+    assert most_overlapping({"near": near, "a": far}) == {}
+    assert most_overlapping({}) == {}
+
+
+def test_what_is_left_out_of_the_common_range_is_counted(view_of: ViewOf) -> None:
+    comparison = view_of("clean").comparison
+    assert isinstance(comparison, MatchedComparison)
+    assert comparison.coverage == "All of these losses cover"
+    fewer = dataclasses.replace(comparison, compared=3)
+    assert fewer.coverage.startswith("3 of 4 losses, the most")
+
+
+def test_losses_share_a_letter_exactly_where_they_are_not_separated(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    assert isinstance(view.comparison, MatchedComparison)
+    assert view.matched is not None
+    for level, letters in zip(view.comparison.levels, view.matched.letters, strict=True):
+        for pair in level.compared:
+            first, second = (set(letters[i].split(",")) for i in (pair.first, pair.second))
+            assert pair.separated == (not first & second)
+
+
+def test_many_names_become_letters(view_of: ViewOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = view_of("clean")
+    assert "Groups of which no two losses" in render_markdown(view, [])
+    monkeypatch.setattr(matched_table, "_NAMES", 1)
+    assert isinstance(view.comparison, MatchedComparison)
+    crowded = dataclasses.replace(view, matched=matched_tables(view.comparison, view.series))
+    text = render_markdown(crowded, [])
+    assert "Groups of which no two losses" not in text
+    assert "Losses that share a letter are not separated" in text
 
 
 def test_a_prompt_without_reward_in_one_trial_is_left_out_of_all(
