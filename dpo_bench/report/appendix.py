@@ -12,6 +12,7 @@ from dpo_bench.report.read import SweepResults
 from dpo_bench.report.series import Series
 from dpo_bench.report.setup import spelled
 from dpo_bench.report.text import counted, listing, number, plain_number
+from dpo_bench.report.uncertainty import FAMILY, held_by_intervals
 
 
 def citation() -> str:
@@ -57,6 +58,12 @@ def _training(results: SweepResults, series: Sequence[Series]) -> Iterator[str]:
         f" {spelled(training.get('max_gradient_norm'))}); these settings were the same for all"
         " losses and tuned for none."
     )
+    if every := training.get("reference_sync_steps"):
+        yield (
+            f"The reference of the losses followed the policy every {counted(int(every), 'step')}"
+            f" (share {spelled(training.get('reference_sync_rate'))}, TR-DPO); the reference of"
+            " the evaluation did not."
+        )
     seeds = results.seeds
     if len(seeds) > 1:
         yield f"Each setting was trained with {len(seeds)} seeds."
@@ -84,6 +91,12 @@ def _evaluation(results: SweepResults) -> Iterator[str]:
             f" {spelled(evaluation.get('reference_samples'))} reference responses to the same"
             " prompt that a response beats, ties counting a half."
         )
+    if results.judge:
+        yield (
+            f"The judge {results.judge} compared each response with"
+            f" {spelled(evaluation.get('judge_opponents'))} of the reference's to the same prompt,"
+            " in both orders; disagreement counts as a tie."
+        )
     yield (
         "The divergence from the reference is KL(policy || reference) in nats per response,"
         " summed over response tokens and Rao-Blackwellised over the vocabulary at temperature 1."
@@ -94,8 +107,8 @@ def _statistics(results: SweepResults, comparison: MatchedComparison | str) -> I
     resamples = results.evaluation.get("resamples")
     count = f" ({int(resamples):,} resamples)" if resamples else ""
     yield (
-        f"Intervals are 95% BCa bootstrap intervals clustered by prompt{count}; they do not contain"
-        " the spread over training seeds."
+        f"Intervals are 95% intervals from a BCa bootstrap clustered by prompt{count}."
+        f" {held_by_intervals(results.seeds)}"
     )
     if isinstance(comparison, str):
         return
@@ -104,8 +117,8 @@ def _statistics(results: SweepResults, comparison: MatchedComparison | str) -> I
         "Because equal strengths mean different things to different losses, losses were compared at"
         f" matched KL ({levels} nats), inside the range that all of them cover, by interpolation in"
         " the root of the KL between a loss's own settings, paired over"
-        f" {comparison.prompts:,} prompts and never extrapolated; pairs are called separated"
-        " after Holm's correction over all pairs and KLs at the 5% level."
+        f" {comparison.prompts:,} prompts and never extrapolated; pairs are called separated after"
+        f" {FAMILY}, at the 5% level."
     )
 
 

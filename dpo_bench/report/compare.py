@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dpo_bench.evaluation import matched
+from dpo_bench.evaluation.curves import span as curve_span
 from dpo_bench.evaluation.statistics import Array, Estimate, resample_weights
 from dpo_bench.report.measured import finite
 from dpo_bench.report.read import SweepResults, Trial
@@ -85,12 +86,25 @@ class MatchedComparison:
         high: largest.
         levels: by ascending KL, strictly inside.
         prompts: number of prompts behind every figure.
+        compared: how many series cover the range.
+        total: how many series have finished trials.
     """
 
     low: float
     high: float
     levels: tuple[Level, ...]
     prompts: int
+    compared: int
+    total: int
+
+    @property
+    def coverage(self) -> str:
+        """Which of the losses cover the range, as the beginning of a sentence."""
+        if self.compared == self.total:
+            return "All of these losses cover"
+        return (
+            f"{self.compared} of {self.total} losses, the most that have a range in common, cover"
+        )
 
     @property
     def middle(self) -> Level:
@@ -116,7 +130,7 @@ class CurvesOnPrompts:
 def read_curves(results: SweepResults, series: Sequence[Series]) -> CurvesOnPrompts | str:
     """The curves that can be compared; a sentence instead where none can."""
     if not results.has_reward:
-        return "Without a reward there is nothing to compare at matched KL."
+        return "Without a reward of each response there is nothing to compare at matched KL."
     settings = {one.index: [s for s in one.settings if s.done] for one in series}
     usable = {index: found for index, found in settings.items() if found}
     if len(usable) < 2:
@@ -138,8 +152,8 @@ def compare_series(found: CurvesOnPrompts | str) -> MatchedComparison | str:
     if isinstance(found, str):
         return found
     curves, weights = found.curves, found.weights
-    span = matched.common_range(curves)
-    if span is None:
+    span = matched.common_range(most_overlapping(curves))
+    if span is None or span[0] == span[1]:
         return NO_COMMON_RANGE
     at = matched.default_levels(*span)
     families = matched.compare_levels(curves, at, weights)
@@ -148,7 +162,30 @@ def compare_series(found: CurvesOnPrompts | str) -> MatchedComparison | str:
     )
     if not any(level.compared for level in levels):
         return NO_COMMON_RANGE
-    return MatchedComparison(*span, levels, len(found.prompts))
+    covering = sum(not matched.not_comparable({name: curves[name]}, at[0]) for name in curves)
+    return MatchedComparison(*span, levels, len(found.prompts), covering, len(curves))
+
+
+def most_overlapping(curves: matched.Curves) -> matched.Curves:
+    """The curves of two points or more that span a KL together: all, or else the most that do.
+
+    One loss that stays near the reference would otherwise keep all others from being compared. Of
+    sets of the same size it is the one with the widest common range, on the scale of sqrt(KL).
+    """
+    spans = {name: ends for name, points in curves.items() if (ends := curve_span(points))}
+    wide = {name: ends for name, ends in spans.items() if ends[0] < ends[1]}
+
+    def members(start: float) -> list[str]:
+        return [name for name, (low, high) in wide.items() if low <= start < high]
+
+    def value(start: float) -> tuple[int, float]:
+        ends = [wide[name][1] for name in members(start)]
+        return len(ends), min(ends) ** 0.5 - start**0.5
+
+    if not wide:
+        return {}
+    best = members(max(sorted(low for low, _ in wide.values()), key=value))
+    return {name: curves[name] for name in best} if len(best) > 1 else {}
 
 
 def _level(

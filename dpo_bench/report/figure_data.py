@@ -90,6 +90,9 @@ def _differences(view: ReportView) -> Iterator[Row]:
                 "kl": level.kl, "first": names[pair.first], "second": names[pair.second],
                 "difference": found.value, "low": found.low, "high": found.high, "n": found.n,
                 "p_value": pair.p_value, "p_holm": pair.adjusted, "separated": pair.separated,
+                "standard_error_prompts": pair.shares[0] if pair.shares else None,
+                "standard_error_seeds": pair.shares[1] if pair.shares else None,
+                "prompts_to_separate": pair.prompts, "seeds_to_separate": pair.seeds,
             }  # fmt: skip
 
 

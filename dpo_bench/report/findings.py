@@ -94,9 +94,11 @@ def _highest(results: SweepResults, measure: Measure) -> tuple[Trial, Measured] 
 
 
 def _best(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
-    if not results.has_reward:
+    if results.judge:
+        yield "A judge compared the responses in pairs: there are win rates, but no mean reward."
+    elif not results.has_reward:
         yield "The experiment has no reward, so that win rate and mean reward were not measured."
-    measure = WIN_RATE if results.has_reward else ACCURACY
+    measure = WIN_RATE if results.has_wins else ACCURACY
     if (best := _highest(results, measure)) is None:
         return
     trial, figure = best
@@ -142,7 +144,8 @@ def _matched(series: Sequence[Series], comparison: MatchedComparison | str) -> I
         return
     widest = _named(max(apart, key=lambda pair: abs(pair.difference.value)), names)
     if len(apart) == len(pairs):
-        yield f"{where} all losses are separated by their mean reward, most of all {widest}."
+        all_of = "all losses" if comparison.compared == comparison.total else "all compared losses"
+        yield f"{where} {all_of} are separated by their mean reward, most of all {widest}."
         return
     alike = _alike(level, names)
     yield (
@@ -179,7 +182,7 @@ def _attained(results: SweepResults) -> Iterator[str]:
             shares.append((reward - reference) / (reward + gap - reference))
     if not shares:
         return
-    low, high = (f"{100 * end:.0f}%" for end in (min(shares), max(shares)))
+    low, high = (f"{number(100 * end, 0)}%" for end in (min(shares), max(shares)))
     if len(shares) == 1:
         yield (
             f"One policy's KL lies where the optimal frontier is known; it reaches {low} of the"
@@ -250,7 +253,7 @@ def _cut(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
 def _tiles(
     results: SweepResults, labels: dict[str, str], comparison: MatchedComparison | str
 ) -> Iterator[Tile]:
-    measure = WIN_RATE if results.has_reward else ACCURACY
+    measure = WIN_RATE if results.has_wins else ACCURACY
     if best := _highest(results, measure):
         trial, figure = best
         brackets = interval(figure.low, figure.high, measure.decimals)

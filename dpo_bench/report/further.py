@@ -17,7 +17,7 @@ from dpo_bench.evaluation.bradley_terry import round_robin
 from dpo_bench.evaluation.length_control import length_controlled
 from dpo_bench.evaluation.overoptimisation import Fit, fit_overoptimisation
 from dpo_bench.evaluation.statistics import Array, resample_weights
-from dpo_bench.report.compare import CurvesOnPrompts
+from dpo_bench.report.compare import CurvesOnPrompts, most_overlapping
 from dpo_bench.report.measures import KL, WIN_RATE
 from dpo_bench.report.read import SweepResults, Trial
 from dpo_bench.report.samples import common_kl, nearest_setting
@@ -27,8 +27,8 @@ from dpo_bench.report.text import interval, number
 
 _RESAMPLES = 500
 """of the fits, each of which is solved anew for every resample"""
-_ROUND = 16
-"""losses that play a round robin; more pairs than theirs are not fitted"""
+_ROUND = 64
+"""losses that play a round robin; the pairs of more are not fitted, and the section says so"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,9 @@ def further_findings(
         _strengths(results, series, curves.prompts),
         _length_control(results, series, curves.prompts),
     )
-    return tuple(one for one in found if one is not None and one.table.rows)
+    return tuple(
+        one for one in found if one is not None and (one.table.rows or not one.table.columns)
+    )
 
 
 def _estimate(found: object, decimals: int = 3) -> Cell:
@@ -69,7 +71,7 @@ def _estimate(found: object, decimals: int = 3) -> Cell:
 
 
 def _areas(series: Sequence[Series], curves: CurvesOnPrompts) -> Finding | None:
-    found = matched.areas(curves.curves, curves.weights)
+    found = matched.areas(most_overlapping(curves.curves), curves.weights)
     if not found:
         return None
     names = {str(one.index): one for one in series}
@@ -92,11 +94,11 @@ def _areas(series: Sequence[Series], curves: CurvesOnPrompts) -> Finding | None:
     columns = (
         ("Pair", ""), ("Mean difference", "In mean reward, over the range."),
         ("Area", "Mean difference times the width of the range: reward times nats."),
-        ("p, corrected", "Holm's correction for all pairs."), ("Verdict", ""),
+        ("p, corrected", "Holm's correction over the areas of all pairs."), ("Verdict", ""),
     )  # fmt: skip
     about = (
         f"The area between two losses' curves over KL {low} to {high} nats, the range that all of"
-        " them cover: one figure for the whole curve, first minus second."
+        " these cover: one figure for the whole curve, first minus second."
     )
     return Finding("areas", "Area between the curves", about, Table(columns, tuple(rows)))
 
@@ -163,8 +165,10 @@ def _strengths(
     results: SweepResults, series: Sequence[Series], prompts: pd.Index
 ) -> Finding | None:
     players = _players(series)
-    if not 2 <= len(players) <= _ROUND:
+    if len(players) < 2:
         return None
+    if len(players) > _ROUND:
+        return Finding("strengths", "Round robin", _too_many(len(players)), Table((), ()))
     rewards: dict[str, list[Array]] = {"reference": _rewards(results.reference.samples, prompts)}
     rewards |= {str(one.index): _rewards(trial.samples, prompts) for one, trial in players}
     wins = {
@@ -182,6 +186,13 @@ def _strengths(
     )
     columns = (("Policy", ""), ("KL", "nats"), ("Strength", "Log-odds, 95% interval over prompts."))
     return Finding("strengths", "Round robin", about, Table(columns, tuple(rows)))
+
+
+def _too_many(players: int) -> str:
+    return (
+        f"Left out: {players} losses are more than the {_ROUND} whose Bradley-Terry strengths are"
+        " fitted. Report some of them apart, or compare them by the tables above."
+    )
 
 
 def _strength_rows(

@@ -19,7 +19,6 @@ _SPECIAL = {
     "\u2212": r"\ensuremath{-}", "\u2013": "--", "\u00b1": r"\ensuremath{\pm}",
     "\u221a": r"\ensuremath{\surd}", "\u2026": r"\ldots{}", "\u221e": r"\ensuremath{\infty}",
 }  # fmt: skip
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def latex_text(text: str) -> str:
@@ -98,12 +97,11 @@ def _matched(view: ReportView) -> str:
     comparison = view.comparison
     if isinstance(comparison, str) or view.matched is None:
         return ""
-    letters = [_letters(level.groups) for level in comparison.levels]
     headings = ["Loss", *(f"{latex_text(level)} nats" for level in view.matched.levels)]
     rows = []
     for series, _ in _best_first(view):
         row = [latex_text(series.label)]
-        for level, marks in zip(comparison.levels, letters, strict=True):
+        for level, marks in zip(comparison.levels, view.matched.letters, strict=True):
             found = level.rewards.get(series.index)
             if found is None:
                 row.append("--")
@@ -123,16 +121,6 @@ def _best_first(view: ReportView) -> list[tuple[Series, float]]:
         for one, _ in view.matched.rewards
     ]
     return sorted(known, key=lambda pair: -pair[1])
-
-
-def _letters(groups: Sequence[Sequence[int]]) -> dict[int, str]:
-    """The letters of the groups that each series belongs to, the best group's first."""
-    found: dict[int, list[str]] = {}
-    for place, group in enumerate(groups):
-        mark = _LETTERS[place] if place < len(_LETTERS) else f"({place + 1})"
-        for index in group:
-            found.setdefault(index, []).append(mark)
-    return {index: ",".join(marks) for index, marks in found.items()}
 
 
 def _differences(view: ReportView) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dpo_bench.report.measures import KL
 from dpo_bench.report.series import Series
 from dpo_bench.report.tables import Cell, HeatMap, Table
-from dpo_bench.report.text import markdown_fence, markdown_text, number
+from dpo_bench.report.text import MISSING, markdown_fence, markdown_text, number
+from dpo_bench.report.uncertainty import FAMILY
 from dpo_bench.report.view import ReportView
 
 _SAMPLE_PROMPTS = 3
@@ -102,28 +103,40 @@ def _matched(view: ReportView, figures: Sequence[str]) -> Iterator[str]:
         return
     ends = [number(end, KL.decimals) for end in (view.comparison.low, view.comparison.high)]
     yield (
-        f"All of these losses cover KL {ends[0]} to {ends[1]} nats. Mean reward with 95% intervals,"
-        f" on the same {view.comparison.prompts:,} prompts:"
+        f"{view.comparison.coverage} KL {ends[0]} to {ends[1]} nats. Mean reward with 95%"
+        f" intervals, on the same {view.comparison.prompts:,} prompts:"
     )
     levels = [f"at {level} nats" for level in view.matched.levels]
     yield _table(
         ["Loss", *levels], ([_name(one), *map(_cell, cells)] for one, cells in view.matched.rewards)
     )
-    yield "Groups of which no two losses are separated, the best first:"
-    yield "\n".join(
-        f"- {level} nats: {'; '.join(f'**{markdown_text(group)}**' for group in groups)}"
-        for level, groups in zip(view.matched.levels, view.matched.groups, strict=True)
-    )
+    if view.matched.few:
+        yield "Groups of which no two losses are separated, the best first:"
+        yield "\n".join(
+            f"- {level} nats: {'; '.join(f'**{markdown_text(group)}**' for group in groups)}"
+            for level, groups in zip(view.matched.levels, view.matched.groups, strict=True)
+        )
+    else:
+        yield "Losses that share a letter are not separated at that KL; a is the best one's group:"
+        marks = view.matched.letters
+        yield _table(
+            ["Loss", *levels],
+            (
+                [_name(one), *(at.get(one.index, MISSING) for at in marks)]
+                for one, _ in view.matched.rewards
+            ),
+        )
     yield (
         f"Differences, first minus second, paired over the same {view.comparison.prompts:,}"
-        " prompts, 95% intervals:"
+        f" prompts{' and over seeds' if len(view.results.seeds) > 1 else ''}; the 95% intervals are"
+        f" each pair's own, the verdicts those after {FAMILY}:"
     )
     yield _table(
         ["Pair", *levels],
         (
             [
                 markdown_text(title),
-                *(_difference(one.cell, one.verdict, one.needed) for one in cells),
+                *(_difference(one.cell, one.verdict, one.needed, one.spread) for one in cells),
             ]
             for title, cells in view.matched.differences
         ),
@@ -135,11 +148,12 @@ def _further(view: ReportView) -> Iterator[str]:
     for one in view.further:
         yield f"## {markdown_text(one.title)}"
         yield markdown_text(one.about)
-        yield _plain_table(one.table, 1)
+        if one.table.rows:
+            yield _plain_table(one.table, 1)
 
 
-def _difference(cell: Cell, verdict: str, needed: str) -> str:
-    return ", ".join(filter(None, (_cell(cell), markdown_text(verdict), markdown_text(needed))))
+def _difference(cell: Cell, *words: str) -> str:
+    return ", ".join(filter(None, (_cell(cell), *map(markdown_text, words))))
 
 
 def _name(series: Series) -> str:

@@ -18,9 +18,11 @@ class DifferenceCell:
 
     Attributes:
         cell: the difference and its interval.
-        separated: whether its interval excludes 0.
+        separated: whether the two differ, corrected for all pairs at all levels; the interval is
+            the pair's own and may exclude 0 where they are not separated.
         verdict: in words.
         needed: what would separate the pair; empty when separated.
+        spread: the standard errors from prompts and from seeds; empty with one seed.
         strip: low, value and high as shares (0 to 1) of an axis with 0 in its middle, the same
             for all cells; None when the pair was not compared.
     """
@@ -29,12 +31,16 @@ class DifferenceCell:
     separated: bool
     verdict: str
     needed: str
+    spread: str
     strip: tuple[float, float, float] | None
 
 
 DifferenceRow = tuple[str, tuple[DifferenceCell, ...]]
 """A pair's label and its cells, one per level."""
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NAMES = 24
+"""names in all groups of a level up to which they are listed; beyond, letters say it"""
 _ROOM = 66
 """pairs that are shown at once: twelve losses"""
 
@@ -50,6 +56,8 @@ class MatchedTables:
         shown: those of them that a picture or a page has room for: all, or where there are very
             many the ones with the loss that is best at the middle level.
         groups: for each level the sets that are not separated, best first, as text.
+        letters: for each level the letters of the groups that each series is in, by its index.
+        few: whether the groups are short enough to be read as lists of names.
         reach: half the width of the differences' common axis.
     """
 
@@ -58,6 +66,8 @@ class MatchedTables:
     differences: tuple[DifferenceRow, ...]
     shown: tuple[DifferenceRow, ...]
     groups: tuple[tuple[str, ...], ...]
+    letters: tuple[dict[int, str], ...]
+    few: bool
     reach: float
 
 
@@ -85,6 +95,8 @@ def matched_tables(comparison: MatchedComparison, series: Sequence[Series]) -> M
         differences=differences,
         shown=_shown(comparison, differences),
         groups=tuple(tuple(_groups(level, shown)) for level in comparison.levels),
+        letters=tuple(_letters(level.groups) for level in comparison.levels),
+        few=max(sum(map(len, level.groups)) for level in comparison.levels) <= _NAMES,
         reach=reach,
     )
 
@@ -118,20 +130,39 @@ def comparison_reach(comparison: MatchedComparison) -> float:
 def difference_cell(pair: PairAtLevel, reach: float) -> DifferenceCell:
     """One pair at one level, with its place on an axis from ``-reach`` to ``reach``."""
     if pair.reason:
-        return DifferenceCell(Cell(MISSING), False, pair.reason, "", None)
+        return DifferenceCell(Cell(MISSING), False, pair.reason, "", "", None)
     found = pair.difference
-    needed = (
-        "" if pair.prompts is None else f"about {_round_up(pair.prompts):,} prompts would separate"
-    )
     strip = tuple(0.5 + 0.5 * end / reach for end in (found.low, found.value, found.high))
     brackets = interval(found.low, found.high, REWARD.decimals)
     return DifferenceCell(
         Cell(number(found.value, REWARD.decimals), brackets, found.value),
         pair.separated,
         "separated" if pair.separated else "not separated",
-        needed,
+        needed_to_separate(pair),
+        spread_apart(pair),
         (strip[0], strip[1], strip[2]),
     )
+
+
+def needed_to_separate(pair: PairAtLevel) -> str:
+    """How many prompts or seeds would separate a pair, in words; empty for one that is."""
+    if pair.separated or pair.reason:
+        return ""
+    ways = [] if pair.prompts is None else [f"about {_round_up(pair.prompts):,} prompts"]
+    ways += [] if pair.seeds is None else [f"{_round_up(pair.seeds):,} seeds"]
+    if ways:
+        return f"{' or '.join(ways)} would separate"
+    if pair.shares is None:
+        return ""
+    return "neither prompts alone nor seeds alone would separate"
+
+
+def spread_apart(pair: PairAtLevel) -> str:
+    """The standard errors of a difference by what they come from; empty with one seed."""
+    if pair.shares is None:
+        return ""
+    prompts, seeds = (number(share, REWARD.decimals) for share in pair.shares)
+    return f"standard error {prompts} from prompts, {seeds} from seeds"
 
 
 def _round_up(count: int) -> int:
@@ -146,6 +177,16 @@ def _reward_cell(level: Level, index: int) -> Cell:
     found = level.rewards[index]
     brackets = interval(found.low, found.high, REWARD.decimals)
     return Cell(number(found.value, REWARD.decimals), f"{brackets}, n = {found.n:,}", found.value)
+
+
+def _letters(groups: Sequence[Sequence[int]]) -> dict[int, str]:
+    """The letters of the groups that each series belongs to, the best group's first."""
+    found: dict[int, list[str]] = {}
+    for place, group in enumerate(groups):
+        mark = _LETTERS[place] if place < len(_LETTERS) else f"({place + 1})"
+        for index in group:
+            found.setdefault(index, []).append(mark)
+    return {index: ",".join(marks) for index, marks in found.items()}
 
 
 def _groups(level: Level, shown: dict[int, Series]) -> Iterator[str]:

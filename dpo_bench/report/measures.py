@@ -134,6 +134,34 @@ TOKENS = Measure(
     "Mean length of the policy's responses.",
 )
 
+DIAGNOSTICS = tuple(
+    Measure(*row)
+    for row in (
+        ("kl_per_token", "KL per token", "nats per token", 4,
+         "All responses' KL over all their tokens: longer responses lower it while KL rises."),
+        ("kl_reverse", "Reverse KL", "nats", 2,
+         "KL(reference || policy) per response of the reference."),
+        ("length_drift", "Length drift", "tokens", 1,
+         "Mean response length minus the reference's to the same prompts."),
+        ("token_entropy", "Token entropy", "nats per token", 3,
+         "Entropy of the next token at temperature 1."),
+        ("repetition", "Repetition", "", 3, "Share of a response that repeats itself."),
+        ("distinct_2", "Distinct 2-grams", "", 3,
+         "Share of different 2-grams among the responses to one prompt."),
+        ("degenerate", "Degenerate", "", 0, "1 where the stated rule flags the policy, else 0."),
+        ("misordered", "Misordered pairs", "", 3, "Share of held-out pairs with a margin below 0."),
+        ("displaced", "Displaced pairs", "", 3,
+         "Share of held-out chosen responses that became less likely than under the reference."),
+        ("brier", "Brier score", "", 3,
+         "Squared error of the implicit reward's probabilities on held-out pairs."),
+        ("calibration_error", "Calibration error", "", 3,
+         "How far those probabilities are from the shares that come true."),
+        ("judge_consistency", "Judge's consistency", "", 3,
+         "Share of judged pairs on which both orders agree."),
+    )
+)  # fmt: skip
+"""what else is measured of a policy: `dpo_bench.evaluation.figures` defines each"""
+
 IN_TABLE = (
     WIN_RATE,
     REWARD,
@@ -161,7 +189,7 @@ def present(results: SweepResults, measures: tuple[Measure, ...]) -> tuple[Measu
 
 def headline(results: SweepResults) -> tuple[Measure, ...]:
     """What is drawn against KL: reward and win rate, or accuracy where nothing is scored."""
-    return present(results, (REWARD, WIN_RATE) if results.has_reward else (ACCURACY,))
+    return present(results, (REWARD, WIN_RATE) if results.has_wins else (ACCURACY,))
 
 
 def explored(results: SweepResults) -> tuple[Measure, ...]:
@@ -175,4 +203,4 @@ def explored(results: SweepResults) -> tuple[Measure, ...]:
 
 def all_measures() -> tuple[Measure, ...]:
     """Every measure once."""
-    return tuple(dict.fromkeys(chain(IN_TABLE, IN_HEAT_MAP)))
+    return tuple(dict.fromkeys(chain(IN_TABLE, IN_HEAT_MAP, DIAGNOSTICS)))

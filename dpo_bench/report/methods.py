@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dpo_bench.report.measures import KL
 from dpo_bench.report.read import SweepResults
 from dpo_bench.report.text import counted, number, plain_number
+from dpo_bench.report.uncertainty import FAMILY, held_by_intervals
 
 Note = tuple[str, str]
 """A heading and its text."""
@@ -21,7 +22,7 @@ def method_notes(results: SweepResults, compared: bool) -> tuple[Note, ...]:
     """
     notes = [_kl(results), *_reward_notes(results), _pairs(), _intervals(results)]
     if compared:
-        notes.append(_matched())
+        notes.append(_matched(len(results.seeds)))
     notes.append(_pairing())
     return tuple(notes)
 
@@ -45,6 +46,9 @@ def _kl(results: SweepResults) -> Note:
 
 
 def _reward_notes(results: SweepResults) -> Iterator[Note]:
+    if results.judge:
+        yield "Judged win rate", _judged(results)
+        return
     if not results.has_reward:
         yield (
             "No reward",
@@ -86,6 +90,18 @@ def _reward_notes(results: SweepResults) -> Iterator[Note]:
     )
 
 
+def _judged(results: SweepResults) -> str:
+    opponents = int(results.evaluation.get("judge_opponents") or 1)
+    return (
+        f"The judge {results.judge} compares a policy's response with"
+        f" {counted(opponents, 'response')} of the reference to the same prompt, in both orders:"
+        " where the orders disagree it is a tie, which counts a half. A judge gives no reward to a"
+        " single response, so mean reward, the optimal frontier, best-of-n and the comparison at"
+        " matched KL are left out: they are not zero, they were not measured. The section on"
+        " controls says how far the judge can be trusted."
+    )
+
+
 def _frontier(results: SweepResults, k: int) -> str:
     end = number(results.reference.frontier[-1].kl, KL.decimals)
     return (
@@ -118,16 +134,26 @@ def _intervals(results: SweepResults) -> Note:
     return (
         "Intervals",
         (
-            f"Every interval is a 95% bootstrap interval over prompts ({count}, bias-corrected and"
-            " accelerated): a prompt is drawn with all its responses, because responses to one"
-            " prompt are alike. Intervals do not contain the variance between training seeds, and"
-            " each stands for itself: they are not corrected for how many comparisons a reader"
-            " makes (the comparison at matched KL is)."
+            f"Every interval is a 95% interval from a bootstrap over prompts ({count},"
+            " bias-corrected and accelerated): a prompt is drawn with all its responses, because"
+            f" responses to one prompt are alike. {held_by_intervals(results.seeds)} Each interval"
+            " stands for itself: none is corrected for how many comparisons a reader makes; the"
+            " verdicts separated and not separated are."
         ),
     )
 
 
-def _matched() -> Note:
+def _apart(seeds: int) -> str:
+    if seeds < 2:
+        return ""
+    return (
+        " The standard errors from prompts (what endless seeds would leave) and from seeds (what"
+        " endless prompts would leave; 0 where seeds differ no more than sampled responses make"
+        " them) are given apart."
+    )
+
+
+def _matched(seeds: int) -> Note:
     return (
         "Comparison at matched KL",
         (
@@ -135,10 +161,10 @@ def _matched() -> Note:
             " equal KL: each loss's reward is interpolated between its own settings, at KLs that"
             " all of the compared losses cover, and never extrapolated. Differences are taken"
             " prompt by prompt, and the same resampled prompts serve all losses. Two losses are"
-            " called separated where Holm's correction over all pairs at all of these KLs lets"
-            " them: any false separation has a chance of 5%; otherwise they are not separated,"
-            " which is not the same as equal. With several seeds the intervals of the differences"
-            " hold the spread over prompts and over seeds; with one seed over prompts only."
+            f" called separated where {FAMILY} lets them: any false separation has a chance of at"
+            " most 5%; otherwise they are not separated, which is not the same as equal. A pair's"
+            " own interval may exclude 0 where the family's verdict is not separated."
+            f"{_apart(seeds)}"
         ),
     )
 

@@ -57,6 +57,7 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "captions": {name: f"{one.title}. {one.about}" for name, one in measures.items()},
         "figure_of": {name: "frontier" if name == REWARD.name else name for name in measures},
         "intervals": data["intervals"],
+        "along": data["along"],
         "has_frontier": bool(results.reference.frontier),
         "alternatives": _alternatives(view),
         **_matched_context(view),
@@ -119,6 +120,7 @@ def _matched_context(view: ReportView) -> dict[str, Any]:
     return {
         "middle": len(view.comparison.levels) // 2,
         "matched": view.matched,
+        "coverage": view.comparison.coverage,
         "span": [number(end, KL.decimals) for end in ends],
         "compared_prompts": f"{view.comparison.prompts:,}",
         "reach": number(view.matched.reach, REWARD.decimals),

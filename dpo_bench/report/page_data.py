@@ -11,7 +11,8 @@ from typing import Any
 
 from dpo_bench.report.compare import Level, MatchedComparison, PairAtLevel
 from dpo_bench.report.families import loss_card
-from dpo_bench.report.measured import Measured
+from dpo_bench.report.matched_table import needed_to_separate, spread_apart
+from dpo_bench.report.measured import Measured, finite
 from dpo_bench.report.measures import CHOSEN, KL, REJECTED, Measure, explored, headline
 from dpo_bench.report.page_samples import selections
 from dpo_bench.report.read import SweepResults, Trial
@@ -36,6 +37,7 @@ def page_data(view: ReportView) -> dict[str, Any]:
         "measures": {one.name: _measure(one, results) for one in measures},
         "first": _first_axes(results),
         "intervals": len(series) <= _CROWD,
+        "along": any(not trial.checkpoints.empty for _, trial in ordered),
         "series": [_series(one) for one in series],
         "trials": [_trial(one, trial, results, measures) for one, trial in ordered],
         "reference": _reference(results),
@@ -103,10 +105,26 @@ def _trial(
             for name in ("initial_loss", "initial_loss_expected")
         ],
     }
+    if along := _along(trial, measures):
+        found["along"] = along
     if trial.sources:
         found["sources"] = [one_line(one) for one in trial.sources]
     if not trial.done:
         found |= {"error": visible(trial.error), "traceback": visible(trial.traceback)}
+    return found
+
+
+def _along(trial: Trial, measures: Sequence[Measure]) -> dict[str, list[Any]]:
+    """The trial's evaluations along training, the last one its own; empty where there was none."""
+    table = trial.checkpoints
+    if table.empty:
+        return {}
+    last = trial.measured("steps").value
+    found: dict[str, list[Any]] = {"step": [*map(int, table["step"]), last and int(last)]}
+    for one in measures:
+        if one.name in table:
+            line = [*(finite(value) for value in table[one.name]), trial.measured(one.name).value]
+            found[one.name] = [rounded(value, 5) for value in line]
     return found
 
 
@@ -119,7 +137,7 @@ def _reference(results: SweepResults) -> dict[str, Any]:
     reference = results.reference
     level: dict[str, Any] = {KL.name: [0, None, None, None]}
     level |= {name: [0, None, None, None] for name in (CHOSEN.name, REJECTED.name, "margin")}
-    if results.has_reward:
+    if results.has_wins:
         level["win_rate"] = [0.5, None, None, None]
     for name, figure in (
         ("reward", reference.reward),
@@ -158,9 +176,10 @@ def _level(level: Level) -> dict[str, Any]:
 
 
 def _pair(pair: PairAtLevel) -> list[Any]:
-    """First, second, difference, low, high, whether separated, prompts that would separate."""
+    """First, second, difference, low, high, separated, what would separate them, spread apart."""
     if pair.reason:
-        return [pair.first, pair.second, None, None, None, False, None]
+        return [pair.first, pair.second, None, None, None, False, "", ""]
     found = pair.difference
     ends = [rounded(end, 4) for end in (found.value, found.low, found.high)]
-    return [pair.first, pair.second, *ends, pair.separated, pair.prompts]
+    words = [needed_to_separate(pair), spread_apart(pair)]
+    return [pair.first, pair.second, *ends, pair.separated, *words]

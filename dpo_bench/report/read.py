@@ -81,6 +81,14 @@ class Trial:
         """A row per response on a held-out prompt; empty for a failed trial."""
         return read_parquet(self.folder / "samples.parquet") if self.done else pd.DataFrame()
 
+    @cached_property
+    def checkpoints(self) -> pd.DataFrame:
+        """A row per evaluation along training, by step; empty where there was none."""
+        path = self.folder / "checkpoints.parquet"
+        if not self.done or not path.exists():
+            return pd.DataFrame()
+        return read_parquet(path).sort_values("step")
+
 
 @dataclass(frozen=True)
 class SweepResults:
@@ -134,9 +142,20 @@ class SweepResults:
         return dict(self.experiment.get("training", {}))
 
     @property
-    def has_reward(self) -> bool:
-        """Whether responses were scored."""
+    def judge(self) -> str:
+        """The judge that compared responses in pairs; empty where none did."""
+        kind, _, name = str(self.evaluation.get("reward", "none")).partition(":")
+        return name if kind == "judge" else ""
+
+    @property
+    def has_wins(self) -> bool:
+        """Whether responses were held against each other, by a reward or by a judge."""
         return str(self.evaluation.get("reward", "none")) != "none"
+
+    @property
+    def has_reward(self) -> bool:
+        """Whether responses have rewards of their own; under a judge they have not."""
+        return self.has_wins and not self.judge
 
     @property
     def done(self) -> tuple[Trial, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,13 @@ class Reference:
         folder: ``reference``.
         reward: its mean reward.
         response_tokens: its mean response length, tokens.
+        controls: of the reward or judge, by name: value, low, high, n, expected, passed.
     """
 
     folder: Path
     reward: Measured
     response_tokens: Measured
+    controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -83,9 +85,10 @@ def read_reference(folder: Path) -> Reference:
         EnvironmentProblem: its ``evaluation.json`` is damaged.
     """
     path = folder / "evaluation.json"
-    metrics = dict(read_json(path).get("metrics") or {}) if path.exists() else {}
+    record = read_json(path) if path.exists() else {}
+    metrics, controls = (dict(record.get(name) or {}) for name in ("metrics", "controls"))
     reward, tokens = (metrics.get(name) or {} for name in ("reward", "response_tokens"))
-    return Reference(folder, measured_from(reward), measured_from(tokens))
+    return Reference(folder, measured_from(reward), measured_from(tokens), controls)
 
 
 def _curve_point(row: Mapping[Any, Any]) -> CurvePoint:

@@ -15,6 +15,7 @@ from dpo_bench.experiment.read import documented_keys
 from dpo_bench.report.read import SweepResults
 from dpo_bench.report.series import Series
 from dpo_bench.report.text import counted, listing, plain_number
+from dpo_bench.report.uncertainty import held_by_intervals
 
 _VARIED = ("name", "losses", "training.seeds")
 """settings that are no fixed condition"""
@@ -89,6 +90,12 @@ def _essentials(results: SweepResults) -> Iterator[tuple[str, str]]:
     optimiser.append(f"{training.get('schedule', '')} schedule")
     yield "Optimiser", ", ".join(optimiser)
     yield "Length", f"{_length(training)}, {spelled(training.get('pairs_per_step'))} pairs per step"
+    if every := training.get("reference_sync_steps"):
+        share = spelled(training.get("reference_sync_rate"))
+        yield (
+            "Reference while training",
+            f"follows the policy every {counted(int(every), 'step')}, share {share} (TR-DPO)",
+        )
     yield "Reward", str(evaluation.get("reward", "none"))
     prompts = f"{spelled(evaluation.get('prompts'))} held-out prompts"
     samples = counted(int(evaluation.get("samples_per_prompt", 1)), "response")
@@ -120,13 +127,10 @@ def _caveats(results: SweepResults) -> Iterator[str]:
     if len(seeds) == 1:
         yield (
             f"One training seed ({seeds[0]}): the variance between seeds is unknown, and no"
-            " interval here contains it."
+            " interval here holds it."
         )
     elif seeds:
-        yield (
-            f"{len(seeds)} training seeds: their spread is printed apart; the intervals cover the"
-            " choice of prompts, not of seeds."
-        )
+        yield held_by_intervals(seeds)
     yield from _data_caveats(results.counts)
     if float(results.evaluation.get("temperature") or 1.0) != 1.0:
         yield (
@@ -149,8 +153,9 @@ def _data_caveats(counts: Mapping[str, Any]) -> Iterator[str]:
 
 def _fixed_settings(experiment: Mapping[str, Any]) -> Iterator[FixedSetting]:
     meanings = {key: about for key, _, about in documented_keys()}
+    idle = _idle_options(experiment)
     for key, value in _flat(experiment, _unused(experiment)):
-        if key in _VARIED:
+        if key in _VARIED or key.startswith(idle):
             continue
         section, _, name = key.partition(".")
         about = meanings.get(key, "").replace("``", "")
@@ -172,6 +177,14 @@ def _unused(experiment: Mapping[str, Any]) -> set[str]:
     """The world's section, where nothing comes from an embedded world."""
     sources = (experiment.get("policy"), experiment.get("reference"), experiment.get("preferences"))
     return set() if any(str(one).startswith("world:") for one in sources) else {"world"}
+
+
+def _idle_options(experiment: Mapping[str, Any]) -> tuple[str, ...]:
+    """Beginnings of keys that belong to another kind of reward than the experiment's."""
+    kind, colon, _ = str(dict(experiment.get("evaluation") or {}).get("reward")).partition(":")
+    classifier = bool(colon) and kind in ("model", "sentiment")
+    used = {"evaluation.judge_": kind == "judge" and bool(colon), "evaluation.reward_": classifier}
+    return tuple(beginning for beginning, is_used in used.items() if not is_used)
 
 
 def spelled(value: Any) -> str:

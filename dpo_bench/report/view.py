@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dpo_bench.report.compare import MatchedComparison, compare_series, read_curves
+from dpo_bench.report.controls import controls_section
 from dpo_bench.report.findings import Findings, find
 from dpo_bench.report.further import Finding, further_findings
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
@@ -44,7 +45,7 @@ class ReportView:
         seeds: spread over seeds; None with one seed.
         browser: responses side by side, for paper; None when no trial finished.
         failed: failed trials.
-        further: areas, over-optimisation, strengths, length control, as far as there is data.
+        further: areas, over-optimisation, strengths, length control, controls: those with data.
         notes: methods.
         provenance: versions, hashes, machine.
     """
@@ -74,6 +75,12 @@ class ReportView:
         """What is left out of a report without reward, and that it is; empty otherwise."""
         if self.results.has_reward:
             return ""
+        if self.results.judge:
+            return (
+                f"Responses were compared in pairs by the judge {self.results.judge}, which gives"
+                " no reward of its own to a response: mean reward, the optimal frontier, best-of-n"
+                " and the comparison at matched KL are left out."
+            )
         return (
             "This experiment has no reward (evaluation.reward = none): mean reward, win rates, the"
             " optimal frontier, best-of-n and the comparison at matched KL are left out."
@@ -98,7 +105,10 @@ def build_view(results: SweepResults) -> ReportView:
         seeds=seed_table(results, series),
         browser=sample_browser(results, series),
         failed=tuple(_failures(results, series)),
-        further=further_findings(results, series, None if isinstance(curves, str) else curves),
+        further=(
+            *further_findings(results, series, None if isinstance(curves, str) else curves),
+            *filter(None, (controls_section(results),)),
+        ),
         notes=method_notes(results, matched is not None),
         provenance=tuple(_provenance(results)),
     )

@@ -30,7 +30,13 @@ from dpo_bench.storage import digest, file_digest, write_atomic
 from dpo_bench.tables import write_csv, write_parquet
 
 PAGE, TEXT, FIGURES, PAPER = "report.html", "report.md", "figures", "paper"
-_TRIAL_FILES = ("manifest.json", "evaluation.json", "training.parquet", "samples.parquet")
+_TRIAL_FILES = (
+    "manifest.json",
+    "evaluation.json",
+    "training.parquet",
+    "samples.parquet",
+    "checkpoints.parquet",
+)
 _REFERENCE_FILES = (
     "evaluation.json",
     "samples.parquet",

@@ -10,9 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dpo_bench.evaluation import matched
 from dpo_bench.report import matched_table
-from dpo_bench.report.compare import MatchedComparison, compare_series, read_curves
-from dpo_bench.report.matched_table import difference_cell, matched_tables
+from dpo_bench.report.compare import (
+    MatchedComparison,
+    compare_series,
+    most_overlapping,
+    read_curves,
+)
+from dpo_bench.report.markdown import render_markdown
+from dpo_bench.report.matched_table import DifferenceCell, difference_cell, matched_tables
 from dpo_bench.report.read import read_sweep
 from dpo_bench.report.series import group_series
 from tests.report.conftest import ByName, ViewOf
@@ -96,6 +103,47 @@ def test_losses_that_share_no_kl_are_not_compared(tmp_path: Path) -> None:
     )
 
 
+def test_one_loss_far_away_does_not_keep_the_others_from_being_compared() -> None:
+    def curve(*kls: float) -> list[matched.Point]:
+        return [matched.Point(np.full((1, 4), kl), np.full((1, 4), kl), [0]) for kl in kls]
+
+    near, far = curve(0.01, 0.02), curve(1.0, 4.0)
+    curves = {"near": near, "a": far, "b": curve(2.0, 9.0), "one point": curve(3.0)}
+    assert list(most_overlapping(curves)) == ["a", "b"]
+    assert list(most_overlapping({"a": far, "b": far})) == ["a", "b"]
+    assert most_overlapping({"near": near, "a": far}) == {}
+    assert most_overlapping({}) == {}
+
+
+def test_what_is_left_out_of_the_common_range_is_counted(view_of: ViewOf) -> None:
+    comparison = view_of("clean").comparison
+    assert isinstance(comparison, MatchedComparison)
+    assert comparison.coverage == "All of these losses cover"
+    fewer = dataclasses.replace(comparison, compared=3)
+    assert fewer.coverage.startswith("3 of 4 losses, the most")
+
+
+def test_losses_share_a_letter_exactly_where_they_are_not_separated(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    assert isinstance(view.comparison, MatchedComparison)
+    assert view.matched is not None
+    for level, letters in zip(view.comparison.levels, view.matched.letters, strict=True):
+        for pair in level.compared:
+            first, second = (set(letters[i].split(",")) for i in (pair.first, pair.second))
+            assert pair.separated == (not first & second)
+
+
+def test_many_names_become_letters(view_of: ViewOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = view_of("clean")
+    assert "Groups of which no two losses" in render_markdown(view, [])
+    monkeypatch.setattr(matched_table, "_NAMES", 1)
+    assert isinstance(view.comparison, MatchedComparison)
+    crowded = dataclasses.replace(view, matched=matched_tables(view.comparison, view.series))
+    text = render_markdown(crowded, [])
+    assert "Groups of which no two losses" not in text
+    assert "Losses that share a letter are not separated" in text
+
+
 def test_a_prompt_without_reward_in_one_trial_is_left_out_of_all(
     folder_of: ByName, tmp_path: Path
 ) -> None:
@@ -160,6 +208,31 @@ def test_the_number_of_prompts_is_rounded_upwards(view_of: ViewOf) -> None:
     pair = next(pair for pair in view.comparison.middle.pairs if pair.prompts)
     needed = difference_cell(dataclasses.replace(pair, prompts=1234), 1.0).needed
     assert needed == "about 1,300 prompts would separate"
+
+
+def test_seeds_and_their_part_of_the_spread_are_said_where_there_are_several(
+    view_of: ViewOf,
+) -> None:
+    def cells(name: str) -> list[DifferenceCell]:
+        matched = view_of(name).matched
+        assert matched is not None
+        return [cell for _, row in matched.differences for cell in row if cell.strip]
+
+    assert {cell.spread for cell in cells("clean")} == {""}
+    both = cells("two_seeds")
+    comparison = view_of("two_seeds").comparison
+    assert isinstance(comparison, MatchedComparison)
+    pair = next(p for p in comparison.middle.compared if not p.separated and p.shares)
+    assert all(cell.spread.startswith("standard error ") for cell in both)
+    shown = dataclasses.replace(pair, prompts=1234, seeds=7, shares=(0.0125, 0.25))
+    cell = difference_cell(shown, 1.0)
+    assert cell.needed == "about 1,300 prompts or 7 seeds would separate"
+    assert cell.spread == "standard error 0.013 from prompts, 0.250 from seeds"
+    seeds_only = dataclasses.replace(shown, prompts=None)
+    assert difference_cell(seeds_only, 1.0).needed == "7 seeds would separate"
+    neither = difference_cell(dataclasses.replace(seeds_only, seeds=None), 1.0).needed
+    assert neither == "neither prompts alone nor seeds alone would separate"
+    assert difference_cell(dataclasses.replace(shown, separated=True), 1.0).needed == ""
 
 
 def test_very_many_pairs_leave_room_for_those_with_the_best_loss(

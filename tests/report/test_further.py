@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dpo_bench.evaluation import matched
+from dpo_bench.report import further
 from dpo_bench.report.compare import read_curves
 from tests.report.conftest import ViewOf
 
@@ -38,6 +39,20 @@ def test_raw_win_rates_beside_the_controlled_are_the_trials_own(view_of: ViewOf)
     rates = {trial.row["win_rate"] for trial in view.results.done}
     for row in view.further[3].table.rows:
         assert min(abs(float(row.cells[1].value or 0) - rate) for rate in rates) == pytest.approx(0)
+
+
+def test_too_many_losses_for_a_round_robin_are_told(
+    view_of: ViewOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = view_of("clean")
+    curves = read_curves(view.results, view.series)
+    assert not isinstance(curves, str)
+    monkeypatch.setattr(further, "_ROUND", 3)
+    found = {one.key: one for one in further.further_findings(view.results, view.series, curves)}[
+        "strengths"
+    ]
+    assert found.about.startswith("Left out: 4 losses are more than the 3")
+    assert found.table.rows == ()
 
 
 @pytest.mark.parametrize("variant", ["no_reward", "all_failed", "single"])

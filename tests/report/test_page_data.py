@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from dpo_bench.report import training_curves
 from dpo_bench.report.page_data import page_data
+from dpo_bench.report.read import read_sweep
 from dpo_bench.report.text import one_line
 from dpo_bench.report.training_curves import training_data
-from tests.report.conftest import ViewOf
+from dpo_bench.report.view import build_view
+from tests.report.conftest import ByName, ViewOf
 from tests.report.sweep_world import HOSTILE_LOSS
 
 
@@ -122,4 +129,24 @@ def test_names_are_texts_without_hidden_characters_and_numbers_are_finite(view_o
 
 
 def test_intervals_are_hidden_at_first_where_curves_are_a_crowd(view_of: ViewOf) -> None:
-    assert page_data(view_of("clean"))["intervals"] is True
+    view = view_of("clean")
+    assert page_data(view)["intervals"] is True
+    crowd = tuple(dataclasses.replace(view.series[0], index=i, label=f"l{i}") for i in range(13))
+    assert page_data(dataclasses.replace(view, series=crowd[:12]))["intervals"] is True
+    assert page_data(dataclasses.replace(view, series=crowd))["intervals"] is False
+
+
+def test_points_along_training_end_at_the_trials_own(folder_of: ByName, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folder_of("single"), tmp_path / "copy"))
+    results = read_sweep(folder)
+    assert page_data(build_view(results))["along"] is False
+    (trial,) = results.done
+    rows = {"step": [80, 40], "kl": [0.5, 0.2], "reward": [np.nan, 0.1]}
+    pd.DataFrame(rows).to_parquet(trial.folder / "checkpoints.parquet")
+    data = page_data(build_view(read_sweep(folder)))
+    assert data["along"] is True
+    along = data["trials"][0]["along"]
+    own = {name: found[0] for name, found in data["trials"][0]["values"].items()}
+    assert along["step"] == [40, 80, 120]
+    assert along["kl"] == pytest.approx([0.2, 0.5, own["kl"]], abs=1e-4)
+    assert along["reward"] == pytest.approx([0.1, None, own["reward"]], abs=1e-4)

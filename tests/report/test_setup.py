@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from dpo_bench.report.appendix import appendix
 from dpo_bench.report.methods import method_notes
 from dpo_bench.report.read import SweepResults
 from dpo_bench.report.setup import describe_setup
@@ -69,9 +70,20 @@ def test_caveats(view_of: ViewOf) -> None:
     assert "One training seed (0): the variance between seeds is unknown" in text
     assert "Truncated to the token limits: 3 responses of the data." in text
     assert "Left out of the data: 2 rows (identical pair: 2)." in text
-    assert "2 training seeds: their spread is printed apart" in " ".join(
-        view_of("two_seeds").setup.caveats
-    )
+
+
+def test_what_intervals_hold_depends_on_the_seeds(view_of: ViewOf) -> None:
+    one, two = view_of("clean"), view_of("two_seeds")
+    for view, expected, other in (
+        (one, "variance between seeds is unknown", "over prompts and over seeds"),
+        (two, "hold the spread over prompts and over seeds", "unknown"),
+    ):
+        paragraph = appendix(view.results, view.series, view.comparison)[1]
+        for text in (" ".join(view.setup.caveats), dict(view.notes)["Intervals"], paragraph):
+            assert expected in text
+            assert other not in text
+    assert "from seeds" in dict(two.notes)["Comparison at matched KL"]
+    assert "from seeds" not in dict(one.notes)["Comparison at matched KL"]
 
 
 def test_clean_data_has_no_caveat(view_of: ViewOf) -> None:
@@ -109,7 +121,7 @@ def test_methods_say_what_a_reader_must_know(view_of: ViewOf) -> None:
         "all 64 reference responses to the same prompt; a win counts 1, a tie a half"
         in notes["Reward and win rate"]
     )
-    assert "95% bootstrap interval over prompts (400 resamples" in notes["Intervals"]
+    assert "95% interval from a bootstrap over prompts (400 resamples" in notes["Intervals"]
     assert "drawn to KL 2.96 nats (at most ln 64 - 1.2)" in notes["Optimal frontier"]
     assert "same sampling seeds" in notes["Shared conditions"]
     assert "Holm's correction" in notes["Comparison at matched KL"]

@@ -39,14 +39,12 @@ const seriesTraces = (index, x, y, look = {}) => {
       ...(errors ? { error_x: bars(points, x, shade + "/0.5"), error_y: bars(points, y, shade + "/0.5") } : {}) },
   ];
 };
-const ALONG = { // a trial's own way through training, where the sweep measured it
-  title: "along training",
-};
+// A trial's own way through training, where the sweep measured it.
 const alongTraces = (x, y) => data.trials.filter((one) => one.along && one.along[x] && one.along[y]).map((one) => ({
   type: "scatter", mode: "lines+markers", meta: { series: one.series, along: true }, visible: shown(one.series),
   opacity: state.focus !== null && state.focus !== one.series ? 0.1 : 0.55, hovertemplate: HOVER,
-  x: one.along[x].map((value) => place(x, value)), y: one.along[y].map((value) => place(y, value)),
-  text: one.along.step.map((step) => `<b>${plotlyText(one.label)}</b><br>${ALONG.title}, step ${step}`),
+  x: one.along[x].map((value) => (value === null ? null : place(x, value))), y: one.along[y].map((value) => (value === null ? null : place(y, value))),
+  text: one.along.step.map((step) => `<b>${plotlyText(one.label)}</b><br>along training, step ${step}`),
   line: { color: `@series-${data.series[one.series].colour}`, width: 1, dash: "dot" },
   marker: { color: `@series-${data.series[one.series].colour}`, size: 4, symbol: "circle-open" },
 }));

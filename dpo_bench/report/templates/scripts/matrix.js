@@ -3,9 +3,9 @@ const matrix = byId("matrix");
 const separation = (found) => (found[2] === null ? "not compared" : found[5] ? "separated" : "not separated");
 const pairsAt = (at) => {
   const pairs = new Map();
-  data.compared.levels[at].pairs.forEach(([a, b, value, low, high, apart, needed]) => {
-    pairs.set(`${a} ${b}`, [a, b, value, low, high, apart, needed]);
-    pairs.set(`${b} ${a}`, value === null ? [b, a, null, null, null, false, null] : [b, a, -value, -high, -low, apart, needed]);
+  data.compared.levels[at].pairs.forEach(([a, b, value, low, high, apart, ...words]) => {
+    pairs.set(`${a} ${b}`, [a, b, value, low, high, apart, ...words]);
+    pairs.set(`${b} ${a}`, value === null ? [b, a, null, null, null, false, "", ""] : [b, a, -value, -high, -low, apart, ...words]);
   });
   return pairs;
 };
@@ -36,7 +36,7 @@ const showDifference = (a, b) => {
     element("td", {}, found[2] === null ? "not covered by both" : `${number(found[2])} ${interval(found[3], found[4])}`),
     element("td", { class: "wrap" }, found[2] === null ? MISSING : strip(found, half)),
     element("td", { class: "text" }, element("span", { class: found[5] ? "separated-text" : "muted" }, separation(found)),
-      !found[5] && found[6] ? element("small", {}, `about ${Number(found[6].toPrecision(2)).toLocaleString("en-US")} prompts would separate`) : null)));
+      ...found.slice(6).filter(Boolean).map((words) => element("small", {}, words)))));
   fill(byId("difference"),
     element("h3", {}, swatch(a), isolated(first), " minus ", swatch(b), isolated(second)),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The difference at each KL" }, element("table", {},

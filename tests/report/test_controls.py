@@ -1,0 +1,96 @@
+"""Controls and diagnostics are shown with what they mean; a judge gives no rewards."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from dpo_bench.evaluation import figures
+from dpo_bench.report.appendix import appendix
+from dpo_bench.report.controls import controls_section
+from dpo_bench.report.measures import all_measures, headline
+from dpo_bench.report.read import SweepResults
+from dpo_bench.report.setup import describe_setup
+from dpo_bench.report.view import ReportView
+from tests.report.conftest import ViewOf
+from tests.report.test_setup import with_settings
+
+CONTROLS = {
+    "self": {"value": 0.5, "low": 0.5, "high": 0.5, "n": 32, "expected": "exactly .5"},
+    "null": {"value": 0.1, "low": 0.05, "high": 0.2, "n": 32, "expected": "low", "passed": None},
+}
+COSTS = {"requests": 10, "failures": 1, "input_tokens": 2000, "output_tokens": 30}
+
+
+def judged(view: ReportView) -> SweepResults:
+    results = with_settings(view, evaluation__reward="judge:small", evaluation__judge_opponents=2)
+    reference = dataclasses.replace(
+        results.reference, controls={"self": CONTROLS["self"] | {"passed": False}}
+    )
+    costs = {f"judge_{name}": count for name, count in COSTS.items()}
+    trials = tuple(
+        dataclasses.replace(one, row={**one.row, **costs, "win_rate": 0.6}) for one in results.done
+    )
+    return dataclasses.replace(results, reference=reference, trials=trials)
+
+
+def test_every_figure_of_the_evaluation_has_a_title(view_of: ViewOf) -> None:
+    table = str(figures.__doc__).split("=\n")[1]
+    named = set(re.findall(r"^([a-z]\w+) ", table, flags=re.MULTILINE)) | {"distinct_2", "brier"}
+    assert len(named) > 18
+    assert named <= {one.name for one in all_measures()}
+
+
+def test_controls_are_shown_with_interval_expectation_and_verdict(view_of: ViewOf) -> None:
+    results = view_of("clean").results
+    assert controls_section(results) is None
+    reference = dataclasses.replace(results.reference, controls=CONTROLS)
+    found = controls_section(dataclasses.replace(results, reference=reference))
+    assert found is not None
+    rows: list[tuple[Any, ...]] = [
+        tuple(cell.text for cell in row.cells) for row in found.table.rows
+    ]
+    assert rows[1] == ("Null response", "0.100", "low", "no right outcome")
+    assert found.table.rows[1].cells[1].detail == "[0.050, 0.200], n = 32"
+
+
+def test_a_judge_has_win_rates_and_costs_but_no_reward(view_of: ViewOf) -> None:
+    results = judged(view_of("no_reward"))
+    assert not results.has_reward
+    assert [one.name for one in headline(results)] == ["win_rate"]
+    found = controls_section(results)
+    assert found is not None
+    assert found.table.rows[0].cells[3].text == "missed"
+    trials = len(results.done)
+    assert f"{10 * trials} requests with {2000 * trials:,} tokens in" in found.about
+    text = appendix(results, view_of("no_reward").series, "")[1]
+    assert "The judge small compared each response with 2 of the reference's" in text
+
+
+def test_settings_of_another_kind_of_reward_are_not_listed(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    options = {"evaluation__judge_retries": 6, "evaluation__reward_label": "good"}
+    for reward, shown in (
+        ("vader", set()),
+        ("judge:small", {"evaluation.judge_retries"}),
+        ("sentiment:folder", {"evaluation.reward_label"}),
+        ("module:function", set()),
+    ):
+        results = with_settings(view, evaluation__reward=reward, **options)
+        keys = {one.key for one in describe_setup(results, view.series).settings}
+        assert keys & {"evaluation.judge_retries", "evaluation.reward_label"} == shown
+        assert "evaluation.reward" in keys
+
+
+def test_a_reference_that_follows_the_policy_is_said(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    results = with_settings(
+        view, training__reference_sync_steps=20, training__reference_sync_rate=0.6
+    )
+    fixed = dict(describe_setup(results, view.series).fixed)
+    assert fixed["Reference while training"] == (
+        "follows the policy every 20 steps, share 0.6 (TR-DPO)"
+    )
+    assert "every 20 steps" in appendix(results, view.series, view.comparison)[0]
+    assert "Reference while training" not in dict(view.setup.fixed)
