@@ -113,9 +113,11 @@ def _statistics(results: SweepResults, comparison: MatchedComparison | str) -> I
     if isinstance(comparison, str):
         return
     levels = listing([number(level.kl, KL.decimals) for level in comparison.levels])
+    who = f"{comparison.compared} of {comparison.total}"
+    who = "all of them" if comparison.compared == comparison.total else who
     yield (
         "Because equal strengths mean different things to different losses, losses were compared at"
-        f" matched KL ({levels} nats), inside the range that all of them cover, by interpolation in"
+        f" matched KL ({levels} nats), inside the range that {who} cover, by interpolation in"
         " the root of the KL between a loss's own settings, paired over"
         f" {comparison.prompts:,} prompts and never extrapolated; pairs are called separated after"
         f" {FAMILY}, at the 5% level."

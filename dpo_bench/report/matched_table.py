@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ class MatchedTables:
     Attributes:
         levels: heading of each level.
         rewards: a row per series, a cell per level.
-        differences: a row per pair (label, cells), a cell per level.
+        differences: a row per pair (label, cells) that is compared at any level, a cell per level.
         shown: those of them that a picture or a page has room for: all, or where there are very
             many the ones with the loss that is best at the middle level.
         groups: for each level the sets that are not separated, best first, as text.
@@ -82,7 +83,10 @@ def matched_tables(comparison: MatchedComparison, series: Sequence[Series]) -> M
         f"{shown[pair.first].label} \u2212 {shown[pair.second].label}"
         for pair in comparison.levels[0].pairs
     ]
-    differences = tuple(zip(titles, zip(*columns, strict=True), strict=True))
+    rows = list(zip(titles, zip(*columns, strict=True), strict=True))
+    known = [any(cell.strip for cell in cells) for _, cells in rows]
+    differences = tuple(itertools.compress(rows, known))
+    pairs = tuple(itertools.compress(comparison.levels[0].pairs, known))
     indices = sorted(
         {index for pair in comparison.levels[0].pairs for index in (pair.first, pair.second)}
     )
@@ -93,7 +97,7 @@ def matched_tables(comparison: MatchedComparison, series: Sequence[Series]) -> M
             for index in indices
         ),
         differences=differences,
-        shown=_shown(comparison, differences),
+        shown=_shown(comparison, pairs, differences),
         groups=tuple(tuple(_groups(level, shown)) for level in comparison.levels),
         letters=tuple(_letters(level.groups) for level in comparison.levels),
         few=max(sum(map(len, level.groups)) for level in comparison.levels) <= _NAMES,
@@ -102,13 +106,14 @@ def matched_tables(comparison: MatchedComparison, series: Sequence[Series]) -> M
 
 
 def _shown(
-    comparison: MatchedComparison, differences: tuple[DifferenceRow, ...]
+    comparison: MatchedComparison,
+    pairs: Sequence[PairAtLevel],
+    differences: tuple[DifferenceRow, ...],
 ) -> tuple[DifferenceRow, ...]:
     if len(differences) <= _ROOM:
         return differences
     rewards = comparison.middle.rewards
     best = max(rewards, key=lambda index: rewards[index].value)
-    pairs = comparison.levels[0].pairs
     return tuple(
         row
         for pair, row in zip(pairs, differences, strict=True)
