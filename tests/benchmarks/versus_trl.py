@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.versus_trl                # everything, into reports/speed
 python -m tests.benchmarks.versus_trl --only a,c     # some workloads
-python -m tests.benchmarks.versus_trl --quick --out /tmp/speed
+python -m tests.benchmarks.versus_trl --quick --out speed
 """
 
 from __future__ import annotations
