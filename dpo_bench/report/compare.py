@@ -17,6 +17,7 @@ from dpo_bench.report.read import SweepResults, Trial
 from dpo_bench.report.series import Series, Setting
 
 DEFAULT_RESAMPLES = 2000
+TOO_FEW = "A comparison needs at least two losses with finished trials."
 NO_COMMON_RANGE = (
     "There is no KL that the losses cover together with at least two strengths each: nothing is"
     " compared, because nothing is extrapolated."
@@ -128,13 +129,13 @@ class CurvesOnPrompts:
 
 
 def read_curves(results: SweepResults, series: Sequence[Series]) -> CurvesOnPrompts | str:
-    """The curves that can be compared; a sentence instead where none can."""
+    """The curve of every loss with finished trials; a sentence instead where there is none."""
     if not results.has_reward:
         return "Without a reward of each response there is nothing to compare at matched KL."
     settings = {one.index: [s for s in one.settings if s.done] for one in series}
     usable = {index: found for index, found in settings.items() if found}
-    if len(usable) < 2:
-        return "A comparison needs at least two losses with finished trials."
+    if not usable:
+        return TOO_FEW
     prompts = _shared_prompts([t for found in usable.values() for s in found for t in s.done])
     if not len(prompts):
         return "The trials share no prompt on which all of them were scored."
@@ -152,6 +153,8 @@ def compare_series(found: CurvesOnPrompts | str) -> MatchedComparison | str:
     if isinstance(found, str):
         return found
     curves, weights = found.curves, found.weights
+    if len(curves) < 2:
+        return TOO_FEW
     span = matched.common_range(most_overlapping(curves))
     if span is None or span[0] == span[1]:
         return NO_COMMON_RANGE

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dpo_bench.evaluation import matched
 from dpo_bench.report import further
 from dpo_bench.report.compare import read_curves
-from tests.report.conftest import ViewOf
+from dpo_bench.report.read import read_sweep
+from dpo_bench.report.view import build_view
+from tests.report.conftest import ViewOf, small
+from tests.report.sweep_folder import build
 
 
 def test_a_full_sweep_has_all_sections_in_order(view_of: ViewOf) -> None:
@@ -55,6 +60,13 @@ def test_too_many_losses_for_a_round_robin_are_told(
     assert found.table.rows == ()
 
 
-@pytest.mark.parametrize("variant", ["no_reward", "all_failed", "single"])
+@pytest.mark.parametrize("variant", ["no_reward", "all_failed"])
 def test_without_data_there_is_no_section(view_of: ViewOf, variant: str) -> None:
     assert view_of(variant).further == ()
+
+
+def test_one_loss_alone_still_has_its_fit(tmp_path: Path) -> None:
+    view = build_view(read_sweep(build(tmp_path / "sweep", small(losses=("dpo",), failed=()))))
+    found = {one.key: one for one in view.further}
+    assert "areas" not in found
+    assert [row.cells[0].text for row in found["overoptimisation"].table.rows] == ["dpo"]
