@@ -44,6 +44,7 @@ def test_a_replay_of_trl_s_batches_has_its_losses_and_gradients(
 
 def test_the_report_shows_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("trl")  # the report gives its version
+
     def contender(name: str, seconds: float) -> dict[str, object]:
         return {
             "contender": name,
