@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.contenders import Ours, Peer, PeerAtItsBest
+from tests.benchmarks.contenders import Ours, Peer, PeerAtItsBest, peak_memory
 from tests.benchmarks.report import load, write_report
 from tests.benchmarks.workloads import WORKLOADS, Prepared, prepare, quick
 
@@ -99,3 +101,15 @@ def test_the_report_shows_what_was_measured(tmp_path: Path) -> None:
     assert "would take 27.0 ms at the 60 GFLOP/s that one thread reaches here: 60% of" in text
     assert "| pairs | 1 2 | 1.02 | 1.00 |" in text
     assert load(tmp_path)["comparisons"] == [comparison]
+
+
+def test_the_peak_is_the_process_s_own() -> None:
+    """A child of a process that was large once does not begin with its peak."""
+    ballast = bytearray(400 * 2**20)
+    ballast[:: 2**12] = bytes([1]) * len(ballast[:: 2**12])
+    assert peak_memory() > len(ballast)
+    code = "from tests.benchmarks.contenders import peak_memory; print(peak_memory())"
+
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert int(child.stdout) < len(ballast)
