@@ -197,6 +197,7 @@ class PeerAtItsBest(Peer):
 
 CONTENDERS: dict[str, type[Any]] = {
     "dpo_bench": Ours,
+    "dpo_bench, one process": Ours,
     "TRL as it comes": Peer,
     "TRL at its best": PeerAtItsBest,
 }
@@ -228,7 +229,7 @@ def serve(pipe: Connection, name: str, prepared: Prepared, threads: int, cache: 
     os.environ["DPO_BENCH_CACHE"] = str(cache)
     import torch
 
-    for module in PRELOAD if name == "dpo_bench" else (*PRELOAD, *PRELOAD_PEER):
+    for module in PRELOAD if CONTENDERS[name] is Ours else (*PRELOAD, *PRELOAD_PEER):
         importlib.import_module(module)
     torch.set_num_threads(threads)
     memory = peak_memory()

@@ -20,10 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.contenders import CONTENDERS, Run, Start, serve
+from tests.benchmarks.fusion import ROUNDS, measure_fusion
 from tests.benchmarks.growth import measure_growth
 from tests.benchmarks.ladder import measure_ladder
+from tests.benchmarks.machine import Bystanders
 from tests.benchmarks.report import write_report
 from tests.benchmarks.workloads import TRIALS, WORKLOADS, Prepared, available, prepare, quick
+
+SWEEP = "dpo_bench"
+"""The contender that takes a process of one thread for each core, as the program's sweep does; the
+others run their trials one after another, with all threads."""
 
 
 @dataclass(slots=True)
@@ -109,11 +115,12 @@ def compare(prepared: Prepared, cores: int) -> dict[str, Any]:
     workload = prepared.workload
     pairs = prepared.load_pairs()
     trials = TRIALS[: workload.trials]
-    teams = []
+    teams, bystanders = [], Bystanders()
     with tempfile.TemporaryDirectory() as folder:
         for name in CONTENDERS:
             team = Team(name)
-            team.hire(prepared, *processes_and_threads(name, prepared, cores), Path(folder))
+            processes = cores if name == SWEEP else 1
+            team.hire(prepared, processes, cores // processes, Path(folder) / name)
             teams.append(team)
         for at in range(0, len(trials), cores):
             for team in teams:
@@ -128,21 +135,9 @@ def compare(prepared: Prepared, cores: int) -> dict[str, Any]:
         "steps": workload.steps,
         "trials": [f"{loss} beta={beta:g}" for loss, beta in trials],
         "tokens_per_pair": float(pairs.sizes.mean()),
+        "share_of_bystanders": bystanders.share(),
         "contenders": [team.summary(int(pairs.sizes.sum())) for team in teams],
     }
-
-
-def processes_and_threads(name: str, prepared: Prepared, cores: int) -> tuple[int, int]:
-    """How a contender uses the cores.
-
-    This project takes a process of one thread for each core, as its sweep does. TRL runs its trials
-    in a loop, as users do: as it comes with all threads, at its best with one where the model is so
-    small that the second only costs.
-    """
-    if name == "dpo_bench":
-        return cores, 1
-    is_tiny = prepared.workload.model == "world"
-    return 1, 1 if is_tiny and name == "TRL at its best" else cores
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     wanted = [WORKLOADS[key] for key in options.only.split(",")]
     chosen = [quick(one) if options.quick else one for one in wanted if available(one)]
-    comparisons, ladders = [], []
+    comparisons, ladders, fusions = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for workload in chosen:
             place = Path(folder) / workload.key
@@ -167,10 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if workload.model != "smollm2":
                 ladders.append(measure_ladder(prepared, options.cores, quick=options.quick))
                 print(json.dumps(ladders[-1], indent=1), flush=True)
+                fusions.append(measure_fusion(prepared, rounds=1 if options.quick else ROUNDS))
+                print(json.dumps(fusions[-1], indent=1), flush=True)
             # What is measured so far is kept, should the rest be interrupted.
-            write_report(options.out, comparisons, ladders, [], options.cores)
-    growth = measure_growth(quick=options.quick)
-    write_report(options.out, comparisons, ladders, growth, options.cores)
+            found = {"comparisons": comparisons, "ladders": ladders, "fusions": fusions}
+            write_report(options.out, found, options.cores)
+    found["growth"] = measure_growth(quick=options.quick)
+    write_report(options.out, found, options.cores)
 
 
 if __name__ == "__main__":
