@@ -5,7 +5,7 @@ Logits of a large vocabulary are made for a few thousand tokens at a time and no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,18 @@ from dpo_bench.model.choose import choose_path
 from dpo_bench.model.paths import LogpPath
 
 if TYPE_CHECKING:
+    from dpo_bench.data.batches import Ids
     from dpo_bench.model.paths import AnyBatch
 
-__all__ = ["LogpPath", "TokenScores", "choose_path", "score", "sum_by_row", "token_logps"]
+__all__ = [
+    "LogpPath",
+    "TokenScores",
+    "choose_path",
+    "response_logps",
+    "score",
+    "sum_by_row",
+    "token_logps",
+]
 
 LOGITS_AT_ONCE = 1 << 26
 """Most logits held at once (256 MiB in fp32): tokens x vocabulary."""
@@ -67,6 +76,13 @@ def token_logps(path: LogpPath, batch: AnyBatch) -> Tensor:
         for part in slices
     ]
     return torch.cat(parts)
+
+
+def response_logps(path: LogpPath, prompts: Sequence[Ids], responses: Sequence[Ids]) -> Tensor:
+    """Summed log-probs of responses to prompts; shape [response], nats, without gradient."""
+    batch = path.response_batch(prompts, responses)
+    with torch.no_grad():
+        return sum_by_row(token_logps(path, batch), batch.lengths)
 
 
 def score(policy: LogpPath, reference: LogpPath, batch: AnyBatch) -> TokenScores:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.errors import EnvironmentProblem
-from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
+from dpo_bench.model.logps import LogpPath, response_logps, sum_by_row, token_logps
 from dpo_bench.model.statistics import sum_shared
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest, write_atomic
@@ -27,7 +28,11 @@ from dpo_bench.storage import cache_root, digest, write_atomic
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dpo_bench.data.mismatches import Mismatches
     from dpo_bench.data.tokenised import TokenisedPairs
+
+    Values = NDArray[np.float32]
+    Arrays = dict[str, Values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,41 +91,80 @@ def shared_reference_logps(
     return ReferenceLogps(*sum_shared(both, torch.from_numpy(lengths)).chunk(2))
 
 
+def mismatched_reference_logps(
+    path: LogpPath,
+    mismatches: Mismatches,
+    model_digest: str,
+    device: str,
+    progress: Progress = quiet,
+) -> Tensor:
+    """Like `reference_logps`, of each pair's response to another prompt; shape [pair]."""
+    pairs = mismatches.pairs
+    passes = consecutive_passes(pairs.sizes, path.tokens_per_pass())
+
+    def compute() -> Arrays:
+        sums = []
+        for indices in passes:
+            sums.append(response_logps(path, *mismatches.texts(indices)).float().cpu())
+            progress("reference, mismatched", indices.stop, len(pairs))
+        return {"mismatched": torch.cat(sums).numpy()}
+
+    key = _key(path, pairs, model_digest, device) | {"texts": "mismatched"}
+    return torch.from_numpy(_kept(key, {"mismatched": len(pairs)}, compute)["mismatched"])
+
+
 def _tokens(
     path: LogpPath, pairs: TokenisedPairs, model_digest: str, device: str, progress: Progress
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[Values, Values]:
     """Log-probs of all tokens of chosen and rejected responses."""
-    key = digest(
-        {"model": model_digest, "pairs": pairs.digest, "device": device, "path": path.name}
+    sizes = {
+        "chosen": int(pairs.chosen_lengths.sum()),
+        "rejected": int(pairs.rejected_lengths.sum()),
+    }
+    found = _kept(
+        _key(path, pairs, model_digest, device), sizes, lambda: _compute(path, pairs, progress)
     )
-    file = cache_root() / "reference-logps" / f"{key}.npz"
-    tokens = _read(file, pairs)
-    if tokens is None:
-        tokens = _compute(path, pairs, progress)
+    return found["chosen"], found["rejected"]
+
+
+def _key(path: LogpPath, pairs: TokenisedPairs, model_digest: str, device: str) -> dict[str, str]:
+    return {"model": model_digest, "pairs": pairs.digest, "device": device, "path": path.name}
+
+
+def _kept(
+    key: Mapping[str, str], sizes: Mapping[str, int], compute: Callable[[], Arrays]
+) -> Arrays:
+    """Arrays of these sizes from the cache, or computed, checked and cached.
+
+    Raises:
+        EnvironmentProblem: a computed value is not finite.
+    """
+    file = cache_root() / "reference-logps" / f"{digest(key)}.npz"
+    found = _read(file, sizes)
+    if found is None:
+        found = compute()
+        if not all(np.isfinite(values).all() for values in found.values()):
+            raise EnvironmentProblem(
+                "the reference gives log-probs that are not finite: its weights are damaged, or "
+                "its precision is too low for it; try --set training.precision=fp32."
+            )
         buffer = io.BytesIO()
-        np.savez(buffer, chosen=tokens[0], rejected=tokens[1])
+        np.savez(buffer, **found)  # type: ignore[arg-type]  # its own option is a bool by name
         write_atomic(file, buffer.getvalue())
-    return tokens
+    return found
 
 
-def _read(
-    file: Path, pairs: TokenisedPairs
-) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+def _read(file: Path, sizes: Mapping[str, int]) -> Arrays | None:
     """The cached values, or None when there are none that are whole: then they are made anew."""
     try:
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
-            chosen, rejected = archive["chosen"], archive["rejected"]
+            found = {name: archive[name] for name in sizes}
     except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError):
         return None
-    whole = len(chosen) == pairs.chosen_lengths.sum() and (
-        len(rejected) == pairs.rejected_lengths.sum()
-    )
-    return (chosen, rejected) if whole else None
+    return found if all(len(found[name]) == size for name, size in sizes.items()) else None
 
 
-def _compute(
-    path: LogpPath, pairs: TokenisedPairs, progress: Progress
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _compute(path: LogpPath, pairs: TokenisedPairs, progress: Progress) -> Arrays:
     sides: tuple[list[Tensor], list[Tensor]] = ([], [])
     for indices in consecutive_passes(pairs.sizes, path.tokens_per_pass()):
         batch = path.batch(pairs, indices)
@@ -130,14 +174,9 @@ def _compute(
         sides[0].append(values[:split])
         sides[1].append(values[split:])
         progress("reference log-probs", indices.stop, len(pairs))
-    chosen, rejected = (torch.cat(side) for side in sides)
-    if not (chosen.isfinite().all() and rejected.isfinite().all()):
-        raise EnvironmentProblem(
-            "the reference gives log-probs that are not finite: its weights are damaged, or its "
-            "precision is too low for it; try --set training.precision=fp32."
-        )
-    return chosen.numpy(), rejected.numpy()
+    chosen, rejected = (torch.cat(side).numpy() for side in sides)
+    return {"chosen": chosen, "rejected": rejected}
 
 
-def _sums(values: NDArray[np.float32], lengths: NDArray[np.int64]) -> Tensor:
+def _sums(values: Values, lengths: NDArray[np.int64]) -> Tensor:
     return sum_by_row(torch.from_numpy(values), torch.from_numpy(lengths))

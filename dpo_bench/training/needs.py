@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dpo_bench.errors import DataError
-from dpo_bench.model.logps import LogpPath, sum_by_row
+from dpo_bench.model.logps import LogpPath, response_logps, sum_by_row
 from dpo_bench.model.statistics import TokenValues, sum_shared
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ class MismatchedLogratio(Provider):
     def of_pairs(self, indices: Sequence[int], _batch: AnyBatch, /) -> Fields:
         """Policy minus reference, both without gradient."""
         reference = self.supplies.known_reference
-        policy = reference.mismatches.logps(self.supplies.path, indices)
+        texts = reference.mismatches.texts(indices)
+        policy = response_logps(self.supplies.path, *texts)
         return {"mismatched_logratio": policy - reference.mismatched(indices)}
 
 

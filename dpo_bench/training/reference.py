@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dpo_bench.data.batches import consecutive_passes
-from dpo_bench.data.tokenised import TokenisedPairs, Tokens
-from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
+from dpo_bench.data.mismatches import Mismatches
+from dpo_bench.data.tokenised import TokenisedPairs
+from dpo_bench.model.logps import LogpPath, response_logps, sum_by_row, token_logps
 from dpo_bench.model.paths import AnyBatch
 from dpo_bench.model.reference_cache import (
     ReferenceLogps,
+    mismatched_reference_logps,
     reference_logps,
     shared_reference_logps,
 )
@@ -24,50 +24,7 @@ from dpo_bench.model.statistics import sum_shared
 from dpo_bench.progress import Progress, quiet
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from dpo_bench.experiment.config import Training
-
-
-class Mismatches:
-    """For every pair a response to another prompt: fixed by the data, not by batch or seed.
-
-    Pair i takes from the next pair with another prompt its chosen response where i is even, its
-    rejected one where i is odd, as data without pairs would have both. Where all prompts are the
-    same, nothing else is left than the next pair's.
-    """
-
-    def __init__(self, pairs: TokenisedPairs) -> None:
-        self.pairs = pairs
-
-    @cached_property
-    def partners(self) -> NDArray[np.int64]:
-        """The pair whose response each pair takes, shape [pair]."""
-        count = len(self.pairs)
-        prompts = [self.pairs.prompt[index].tobytes() for index in range(count)]
-        partners = (np.arange(count) + 1) % count
-        # Walking backwards round the ring twice, the partner of a next pair with the same prompt
-        # is the next one with another.
-        for index in [*range(count - 1, -1, -1)] * 2:
-            after = (index + 1) % count
-            same = prompts[index] == prompts[after]
-            found = partners[after] if same else after
-            if prompts[found] != prompts[index]:
-                partners[index] = found
-        return partners
-
-    def response(self, index: int) -> Tokens:
-        """Token ids of the response that a pair takes."""
-        side = self.pairs.rejected if index % 2 else self.pairs.chosen
-        return side[int(self.partners[index])]
-
-    def logps(self, path: LogpPath, indices: Sequence[int]) -> Tensor:
-        """A model's log-probs of these responses under their prompts, summed; no gradient."""
-        prompts = [self.pairs.prompt[index] for index in indices]
-        responses = [self.response(index) for index in indices]
-        batch = path.response_batch(prompts, responses)
-        with torch.no_grad():
-            return sum_by_row(token_logps(path, batch), batch.lengths)
 
 
 class CachedReference:
@@ -105,11 +62,9 @@ class CachedReference:
 
     @cached_property
     def _mismatched(self) -> Tensor:
-        parts = []
-        for indices in consecutive_passes(self.pairs.sizes, self.path.tokens_per_pass()):
-            parts.append(self.mismatches.logps(self.path, indices))
-            self.key[-1]("reference, mismatched", indices.stop, len(self.pairs))
-        return torch.cat(parts)
+        return mismatched_reference_logps(self.path, self.mismatches, *self.key).to(
+            self.path.device
+        )
 
     def sums(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of chosen and rejected responses, nats, each of shape [pair]."""
@@ -160,7 +115,7 @@ class SyncedReference(CachedReference):
 
     def mismatched(self, indices: Sequence[int]) -> Tensor:
         """Log-probs of other prompts' responses as it is now, shape [pair]."""
-        return self.mismatches.logps(self.path, indices)
+        return response_logps(self.path, *self.mismatches.texts(indices))
 
     def after_step(self, step: int, policy: LogpPath) -> None:
         """Follow the policy when it is time; ``step`` counts from 0."""

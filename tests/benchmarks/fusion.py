@@ -29,8 +29,8 @@ from dpo_bench.model.logps import sum_by_row, token_logps
 from dpo_bench.model.paths import AnyBatch, HiddenPath
 from tests.benchmarks.workloads import WORKLOADS, Prepared, prepare
 
-VARIANTS = (2, 4, 8)
-ROUNDS = 5
+VARIANTS = (2, 4)
+ROUNDS = 3
 ATTENTION = "fused_variants"
 
 

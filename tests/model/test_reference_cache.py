@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from dpo_bench.data.mismatches import Mismatches
 from dpo_bench.data.tokenised import Ragged, TokenisedPairs
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logps import LogpPath, choose_path
+from dpo_bench.model.logps import LogpPath, choose_path, response_logps
 from dpo_bench.model.paths import FullPath
-from dpo_bench.model.reference_cache import ReferenceLogps, reference_logps
+from dpo_bench.model.reference_cache import (
+    ReferenceLogps,
+    mismatched_reference_logps,
+    reference_logps,
+)
 from dpo_bench.storage import cache_root
 
 
@@ -96,3 +101,23 @@ def test_a_reference_that_is_not_finite_is_an_error(llama_folder: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="not finite"):
         reference_logps(FullPath(broken), pairs(), "m", "cpu/fp32")
     assert files() == []
+
+
+def test_mismatched_responses_are_kept_too(path: LogpPath) -> None:
+    mismatches = Mismatches(pairs())
+    phases: list[str] = []
+
+    def read() -> torch.Tensor:
+        return mismatched_reference_logps(
+            path, mismatches, "m", "cpu/fp32", lambda phase, *_: phases.append(phase)
+        )
+
+    first = read()
+    told = len(phases)
+    assert told > 0
+    assert torch.equal(read(), first)
+    assert len(phases) == told
+    compute(path, pairs())
+    assert len(files()) == 2, "an entry of their own"
+    expected = response_logps(path, *mismatches.texts([0, 7]))
+    assert first[[0, 7]].tolist() == pytest.approx(expected.tolist(), rel=1e-5)

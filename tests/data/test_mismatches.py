@@ -1,12 +1,12 @@
-"""The reference as the trainer sees it."""
+"""Responses to other prompts."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from dpo_bench.data.mismatches import Mismatches
 from dpo_bench.data.tokenised import Ragged, TokenisedPairs
-from dpo_bench.training.reference import Mismatches
 
 
 def pairs_with_prompts(*prompts: int) -> TokenisedPairs:
