@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -137,14 +137,59 @@ class HiddenPath(LogpPath):
         return at_responses(hidden, batch)
 
     def logits(self, states: Tensor) -> Tensor:
-        """The output embedding applied to hidden states; shape [token, vocabulary]."""
+        """What the output embedding makes of hidden states; shape [token, vocabulary]."""
         with torch.autocast(self.device.type, enabled=False):
-            logits: Tensor = self.model.get_output_embeddings()(states.to(self.dtype))
+            logits: Tensor = self._head(states.to(self.dtype))
+        return logits
+
+    def _head(self, states: Tensor) -> Tensor:
+        logits: Tensor = self.model.get_output_embeddings()(states)
         return logits
 
 
+class OwnHeadPath(HiddenPath):
+    """The same for models that scale, cap or project: their own code makes the logits.
+
+    It is called with a base that hands it the hidden states of the response positions.
+    """
+
+    kind = "own-head"
+
+    def _head(self, states: Tensor) -> Tensor:
+        nothing = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        with self._base_giving(states):
+            logits: Tensor = self.model(input_ids=nothing).logits[0]
+        return logits
+
+    @contextlib.contextmanager
+    def _base_giving(self, states: Tensor) -> Iterator[None]:
+        """While this is open the base transformer gives these states, whatever it is given."""
+        base = self.model.base_model
+        if base is self.model:
+            raise AttributeError("the model is not parted into a base and a head")
+        output = _OnlyStates(states[None])
+        with _forward_replaced(base, lambda *_, **__: output):
+            yield
+
+
+class _OnlyStates(tuple[Tensor]):
+    """Hidden states as a base transformer's output, of which nothing else is known."""
+
+    __slots__ = ()
+
+    def __new__(cls, states: Tensor) -> Self:
+        return super().__new__(cls, (states,))
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self[0]
+
+    def __getattr__(self, _name: str) -> None:
+        """Caches, attentions, router logits ...: not there."""
+
+
 class FullPath(LogpPath):
-    """The whole model at every position, for architectures that do more than embed the output."""
+    """The whole model at every position, for architectures whose head looks at more than states."""
 
     kind = "full"
 
@@ -175,14 +220,21 @@ class FullPath(LogpPath):
                 logits: Tensor = original(hidden.to(self.dtype))
             return logits
 
-        before = vars(head).get("forward")
-        head.forward = forward
-        try:
+        with _forward_replaced(head, forward):
             yield
-        finally:
-            del head.forward
-            if before is not None:
-                head.forward = before
+
+
+@contextlib.contextmanager
+def _forward_replaced(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """While this is open a module's forward is another, and then what it was."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 def common_path(first: LogpPath, second: LogpPath) -> LogpPath:

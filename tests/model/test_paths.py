@@ -8,17 +8,19 @@ from typing import Any
 import pytest
 import torch
 from transformers import BertConfig, BertLMHeadModel, LlamaForCausalLM
+from transformers.modeling_outputs import CausalLMOutput
 
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.logps import choose_path, token_logps
-from dpo_bench.model.paths import FullPath, HiddenPath, LogpPath, attention_mask
+from dpo_bench.model.paths import FullPath, HiddenPath, LogpPath, OwnHeadPath, attention_mask
 from tests.model.architectures import (
     ARCHITECTURES,
     COMMON,
-    FULL_ONLY,
+    OWN_HEAD,
     PADDED_ONLY,
     naive_logps,
     random_batch,
+    rounding,
     tiny_model,
 )
 
@@ -27,26 +29,31 @@ from tests.model.architectures import (
 def test_the_quick_path_is_taken_exactly_where_it_is_right(architecture: str) -> None:
     path = choose_path(tiny_model(architecture, torch.float32))
 
-    assert path.kind == ("full" if architecture in FULL_ONLY else "hidden")
+    assert path.kind == ("own-head" if architecture in OWN_HEAD else "hidden")
     assert path.packs == (architecture not in PADDED_ONLY)
     assert path.name == path.kind + "/packed" * path.packs
 
 
-def test_a_soft_cap_is_found_though_the_logits_are_small() -> None:
-    model = tiny_model("gemma2", torch.float32, initializer_range=1e-4)
+@pytest.mark.parametrize("architecture", ["gemma2", "cohere", "granite"])
+def test_a_head_that_caps_or_scales_does_so_at_the_response_positions(architecture: str) -> None:
+    """In logits as large as a trained model's, where a soft-cap acts."""
+    model, batch = tiny_model(architecture), random_batch()
     with torch.no_grad():
-        logits = model(input_ids=torch.arange(10)[None]).logits
-    assert logits.abs().max() < 0.01, "far from the cap at 30"
+        model.get_output_embeddings().weight.mul_(100)
+    path = choose_path(model)
 
-    assert isinstance(choose_path(model), FullPath)
+    assert isinstance(path, OwnHeadPath)
+    found, expected = token_logps(path, batch), naive_logps(model, batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=rounding(architecture, 1e-10))
+    assert "forward" not in vars(model.base_model)
 
 
 def test_the_slow_path_is_announced(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "dpo_bench"):
+        choose_path(bigram())
         choose_path(tiny_model("cohere", torch.float32))
-        choose_path(tiny_model("llama", torch.float32))
 
-    assert [message.split()[0] for message in caplog.messages] == ["CohereForCausalLM"]
+    assert [message.split()[0] for message in caplog.messages] == ["Bigram"]
 
 
 def test_choosing_leaves_the_model_and_the_random_numbers_as_they_were() -> None:
@@ -85,23 +92,49 @@ class Leaky(LlamaForCausalLM):
         return output
 
 
+class Bigram(LlamaForCausalLM):
+    """Adds to its logits what the last token alone says."""
+
+    def forward(self, input_ids: Any, **options: Any) -> Any:
+        output = super().forward(input_ids, **options)
+        output.logits = output.logits + self.model.embed_tokens(input_ids).sum(-1, keepdim=True) * (
+            torch.arange(output.logits.shape[-1]) / 50
+        )
+        return output
+
+
+def bigram(dtype: torch.dtype = torch.float32) -> Any:
+    plain = tiny_model("llama", dtype)
+    model: Any = Bigram(plain.config)
+    model.to(dtype).load_state_dict(plain.state_dict())
+    return model.eval()
+
+
+def test_logits_of_more_than_hidden_states_are_taken_whole() -> None:
+    model, batch = bigram(torch.float64), random_batch()
+
+    path = choose_path(model)
+
+    assert isinstance(path, FullPath)
+    torch.testing.assert_close(token_logps(path, batch), naive_logps(model, batch))
+
+
 class Narrowed(LlamaForCausalLM):
     """Divides its hidden states before the output embedding, as MiniCPM does."""
 
     def forward(self, input_ids: Any, **options: Any) -> Any:
-        output = self.model(input_ids, **options)
-        output.logits = self.lm_head(output.last_hidden_state / 4)
-        return output
+        hidden = self.model(input_ids, **options).last_hidden_state
+        return CausalLMOutput(logits=self.lm_head(hidden / 4))
 
 
-def test_a_change_before_the_head_is_found() -> None:
+def test_a_change_before_the_head_is_kept() -> None:
     plain, batch = tiny_model("llama"), random_batch()
     model: Any = Narrowed(plain.config).double()
     model.load_state_dict(plain.state_dict())
 
     path = choose_path(model.eval())
 
-    assert isinstance(path, FullPath)
+    assert isinstance(path, OwnHeadPath)
     torch.testing.assert_close(token_logps(path, batch), naive_logps(model, batch))
 
 
