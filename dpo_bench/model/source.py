@@ -66,8 +66,8 @@ def resolve_model(
 
     Args:
         spec: ``world:NAME``, a local folder, a ``.gguf`` file, ``smollm2`` or a hub id
-            ``owner/name``. What exists on this machine comes before the hub. A folder may hold a
-            LoRA adapter as peft saves it: the model is then its base with the adapter merged in.
+            ``owner/name``. What exists on this machine comes before the hub. What is found may
+            be a LoRA adapter as peft saves it: the model is its base with the adapter merged in.
         world: options of the embedded world.
         trust_remote_code: let the model bring code of its own.
         progress: told of each slow part.
@@ -79,6 +79,8 @@ def resolve_model(
     folder, label = _locate(
         spec, world=world, trust_remote_code=trust_remote_code, progress=progress
     )
+    if is_adapter(folder):
+        folder = _merged(folder, world=world, trust_remote_code=trust_remote_code)
     files = model_files(folder, trust_remote_code=trust_remote_code)
     return ModelFolder(folder, files_digest(files.all, progress), label)
 
@@ -95,10 +97,7 @@ def _locate(
     if spec == SMOLLM2 and not path.exists():
         return _converted(smollm2_file(), progress), spec
     if path.is_dir():
-        folder = path.resolve()
-        if is_adapter(folder):
-            folder = _merged(folder, world=world, trust_remote_code=trust_remote_code)
-        return folder, path.resolve().name
+        return path.resolve(), path.resolve().name
     if path.suffix.lower() == GGUF and path.is_file():
         return _converted(path, progress), path.name
     if HUB_ID.fullmatch(spec) and not _is_path(spec):
