@@ -120,7 +120,7 @@ def resolve(spec: str, endpoint: str, home: Path, **changes: str) -> tuple[int, 
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert not done.stderr, done.stderr
     return done.returncode, done.stdout.strip()
