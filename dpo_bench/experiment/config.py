@@ -70,6 +70,19 @@ class Data(Section):
     """rows that are no pair (empty or identical responses, wrong type): stop, or drop (counted)"""
 
 
+class LoRA(Section):
+    """A low-rank adapter over the frozen policy (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: Count = 16
+    """rank of each adapted layer's update B A"""
+    alpha: Positive = 32.0
+    """the update is multiplied by alpha / rank"""
+    rslora: bool = False
+    """multiply it by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732)"""
+    target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    """layers: ``all-linear`` (all but the output embedding), a list of names, or a path's regex"""
+
+
 class Training(Section):
     """The one trainer's settings, the same for every loss."""
 
@@ -109,6 +122,17 @@ class Training(Section):
     """cuda when there is one"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: fp32 on a CPU, bf16 with fp32 master weights and fp32 logits on a GPU"""
+    lora: LoRA | None = None
+    """a table, even an empty one: train an adapter over one frozen model; absent: all weights"""
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Training:
+        if self.lora is not None and self.reference_sync_steps:
+            raise ValueError(
+                "lora and reference_sync_steps do not go together: with an adapter the reference "
+                "is the frozen model itself, which cannot follow the policy; leave one out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:

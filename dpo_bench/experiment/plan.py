@@ -41,6 +41,10 @@ IN_CONTENT = {
 """Settings that stand in `Content.reward` as what they come to: a reward model by its weights,
 wherever its folder is, and a judge's settings only where a judge is asked."""
 
+ABSENT = {"training": ("lora",), "evaluation": ()}
+"""Optional settings that are younger than results which must still be found: no part of an identity
+where they are not set."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -123,7 +127,8 @@ def conditions(experiment: Experiment, content: Content) -> dict[str, Any]:
     settings = experiment.settings()
     shared: dict[str, Any] = {"recipe": RECIPE, "keep_policies": experiment.keep_policies}
     for section in ("training", "evaluation"):
-        left_out = (*COSMETIC[section], *IN_CONTENT[section])
+        absent = [key for key in ABSENT[section] if settings[section][key] is None]
+        left_out = (*COSMETIC[section], *IN_CONTENT[section], *absent)
         shared[section] = {
             key: value for key, value in settings[section].items() if key not in left_out
         }

@@ -6,7 +6,8 @@ import importlib.resources
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -121,10 +122,17 @@ def _describe(item: Mapping[str, Any]) -> str:
 def _section_at(path: Sequence[str]) -> type[BaseModel]:
     section: type[BaseModel] = Experiment
     for name in path:
-        annotation = section.model_fields[name].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
+        section = _section_of(section.model_fields[name].annotation) or section
     return section
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, also where it may be absent; None for a plain value."""
+    optional = get_args(annotation)
+    for kind in optional if NoneType in optional else (annotation,):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 def documented_keys() -> Iterator[tuple[str, str, str]]:
@@ -134,9 +142,9 @@ def documented_keys() -> Iterator[tuple[str, str, str]]:
 
 def _keys(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
     for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _keys(annotation, f"{prefix}{name}.")
-            continue
-        default = "required" if field.is_required() else repr(field.default)
-        yield f"{prefix}{name}", default, field.description or ""
+        inner = _section_of(field.annotation)
+        if inner is None or field.default is None:
+            default = "required" if field.is_required() else repr(field.default)
+            yield f"{prefix}{name}", default, field.description or ""
+        if inner is not None:
+            yield from _keys(inner, f"{prefix}{name}.")

@@ -36,6 +36,8 @@ TOKENIZER = (
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 CODE = ("*.py",)
+ADAPTER_CONFIGURATION, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""What peft saves an adapter as."""
 
 WORTH_REMEMBERING = 8 << 20
 """Bytes from which a file's digest is kept: smaller files are hashed faster than looked up."""
@@ -72,21 +74,44 @@ def model_files(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles:
         EnvironmentProblem: configuration, weights or tokenizer are missing.
     """
     if not (folder / "config.json").is_file():
-        hint = ""
-        if (folder / "adapter_config.json").is_file():
-            hint = " It holds a LoRA adapter: merge it into its base model first."
         raise EnvironmentProblem(
-            f"{folder} has no config.json: give a folder that transformers' save_pretrained "
-            f"wrote.{hint}"
+            f"{folder} has no config.json: give a folder that transformers' save_pretrained wrote."
         )
     weights, pickled = _weights(folder)
-    if not _matching(folder, VOCABULARIES) and not trust_remote_code:
+    if not tokenizer_files(folder) and not trust_remote_code:
         raise EnvironmentProblem(
             f"{folder} has no tokenizer (such as tokenizer.json): save it beside the model with "
             "tokenizer.save_pretrained."
         )
     patterns = (*CONFIGURATION, *TOKENIZER, *(CODE if trust_remote_code else ()))
     return ModelFiles(folder, weights, pickled, _matching(folder, patterns))
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, as peft saves it, and no model."""
+    return (folder / ADAPTER_CONFIGURATION).is_file() and not (folder / "config.json").is_file()
+
+
+def base_of_adapter(folder: Path) -> str:
+    """What an adapter's folder calls its base model: an id on the hub, or a folder.
+
+    Raises:
+        EnvironmentProblem: it names none, or has no safetensors.
+    """
+    name = read_json(folder / ADAPTER_CONFIGURATION).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise EnvironmentProblem(
+            f"{folder / ADAPTER_CONFIGURATION} does not name the adapter's base model: write its "
+            "folder or its id on the hub there, as base_model_name_or_path."
+        )
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise EnvironmentProblem(f"{folder} has no {ADAPTER_WEIGHTS}: save the adapter with peft.")
+    return name
+
+
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a folder's tokenizer; none where there is no vocabulary."""
+    return _matching(folder, TOKENIZER) if _matching(folder, VOCABULARIES) else ()
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> tuple[Path, ...]:

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from dpo_bench.errors import DpoBenchError, EnvironmentProblem
-from dpo_bench.model.files import CODE, CONFIGURATION, TOKENIZER
+from dpo_bench.model.files import (
+    ADAPTER_CONFIGURATION,
+    ADAPTER_WEIGHTS,
+    CODE,
+    CONFIGURATION,
+    TOKENIZER,
+)
 from dpo_bench.progress import Progress, quiet
 
-SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+SAFETENSORS = (
+    *("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+    ADAPTER_WEIGHTS,
+)
 PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
 
@@ -34,7 +43,8 @@ def download(
     phase = f"downloading {identifier}"
     bar = _bar_class(phase, progress)
     progress(phase, 0, 1)
-    patterns = (*CONFIGURATION, *TOKENIZER, *(CODE if trust_remote_code else ()))
+    configuration = (*CONFIGURATION, ADAPTER_CONFIGURATION)
+    patterns = (*configuration, *TOKENIZER, *(CODE if trust_remote_code else ()))
     folder = _fetch(identifier, (*patterns, *SAFETENSORS), bar)
     if not any(list(folder.glob(pattern)) for pattern in SAFETENSORS):
         folder = _fetch(identifier, (*patterns, *PICKLED), bar)

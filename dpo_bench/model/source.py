@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpo_bench.errors import ConfigurationError, EnvironmentProblem
-from dpo_bench.model.files import files_digest, model_files
+from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
+from dpo_bench.model.files import (
+    ADAPTER_CONFIGURATION,
+    base_of_adapter,
+    files_digest,
+    is_adapter,
+    model_files,
+)
 from dpo_bench.progress import Progress, quiet
 
 if TYPE_CHECKING:
@@ -43,6 +49,11 @@ class ModelFolder:
     digest: str
     label: str
 
+    @property
+    def address(self) -> str:
+        """What to load it by: its id on the hub, or else its folder on this machine."""
+        return self.label if HUB_ID.fullmatch(self.label) else str(self.path)
+
 
 def resolve_model(
     spec: str,
@@ -55,7 +66,8 @@ def resolve_model(
 
     Args:
         spec: ``world:NAME``, a local folder, a ``.gguf`` file, ``smollm2`` or a hub id
-            ``owner/name``. What exists on this machine comes before the hub.
+            ``owner/name``. What exists on this machine comes before the hub. What is found may
+            be a LoRA adapter as peft saves it: the model is its base with the adapter merged in.
         world: options of the embedded world.
         trust_remote_code: let the model bring code of its own.
         progress: told of each slow part.
@@ -67,6 +79,8 @@ def resolve_model(
     folder, label = _locate(
         spec, world=world, trust_remote_code=trust_remote_code, progress=progress
     )
+    if is_adapter(folder):
+        folder = _merged(folder, world=world, trust_remote_code=trust_remote_code)
     files = model_files(folder, trust_remote_code=trust_remote_code)
     return ModelFolder(folder, files_digest(files.all, progress), label)
 
@@ -91,6 +105,21 @@ def _locate(
 
         return download(spec, trust_remote_code=trust_remote_code, progress=progress), spec
     raise _unknown(spec, path)
+
+
+def _merged(folder: Path, *, world: World, trust_remote_code: bool) -> Path:
+    """An adapter's base with the adapter merged in."""
+    from dpo_bench.model.merge import merged_folder
+
+    name = base_of_adapter(folder)
+    try:
+        base = resolve_model(name, world=world, trust_remote_code=trust_remote_code)
+    except DpoBenchError as error:
+        raise EnvironmentProblem(
+            f"{folder} holds an adapter, and its base model cannot be had: {error} "
+            f"Say where it is in base_model_name_or_path of {folder / ADAPTER_CONFIGURATION}."
+        ) from error
+    return merged_folder(folder, base, trust_remote_code=trust_remote_code)
 
 
 def _is_path(spec: str) -> bool:

@@ -10,7 +10,7 @@ from dpo_bench.report.compare import MatchedComparison
 from dpo_bench.report.measures import KL
 from dpo_bench.report.read import SweepResults
 from dpo_bench.report.series import Series
-from dpo_bench.report.setup import spelled
+from dpo_bench.report.setup import adapter_in_words, spelled
 from dpo_bench.report.text import counted, listing, number, plain_number
 from dpo_bench.report.uncertainty import FAMILY, held_by_intervals
 
@@ -58,6 +58,11 @@ def _training(results: SweepResults, series: Sequence[Series]) -> Iterator[str]:
         f" {spelled(training.get('max_gradient_norm'))}); these settings were the same for all"
         " losses and tuned for none."
     )
+    if lora := training.get("lora"):
+        yield (
+            f"Only {adapter_in_words(lora)}, was trained, from the same start for all losses; the"
+            " policy's own weights stayed as they were."
+        )
     if every := training.get("reference_sync_steps"):
         yield (
             f"The reference of the losses followed the policy every {counted(int(every), 'step')}"

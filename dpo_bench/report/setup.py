@@ -89,6 +89,8 @@ def _essentials(results: SweepResults) -> Iterator[tuple[str, str]]:
     ]
     optimiser.append(f"{training.get('schedule', '')} schedule")
     yield "Optimiser", ", ".join(optimiser)
+    if lora := training.get("lora"):
+        yield "Trained weights", adapter_in_words(lora)
     yield "Length", f"{_length(training)}, {spelled(training.get('pairs_per_step'))} pairs per step"
     if every := training.get("reference_sync_steps"):
         share = spelled(training.get("reference_sync_rate"))
@@ -108,6 +110,17 @@ def _preferences(results: SweepResults) -> str:
     source = str(results.experiment.get("preferences", ""))
     pairs = results.counts.get("training_pairs")
     return source if pairs is None else f"{source}, {counted(int(pairs), 'training pair')}"
+
+
+def adapter_in_words(lora: Mapping[str, Any]) -> str:
+    """What a LoRA experiment trains, for the setup and the methods."""
+    targets = lora.get("target_modules")
+    scaling = "alpha / sqrt(rank)" if lora.get("rslora") else "alpha / rank"
+    return (
+        f"a LoRA adapter of rank {spelled(lora.get('rank'))}, alpha {spelled(lora.get('alpha'))}"
+        f" (scaled by {scaling}), on"
+        f" {'all linear layers' if targets == 'all-linear' else spelled(targets)}"
+    )
 
 
 def _length(training: Mapping[str, Any]) -> str:
@@ -164,13 +177,15 @@ def _fixed_settings(experiment: Mapping[str, Any]) -> Iterator[FixedSetting]:
         yield FixedSetting(key, spelled(value), about)
 
 
-def _flat(experiment: Mapping[str, Any], unused: set[str]) -> Iterator[tuple[str, Any]]:
-    for key, value in experiment.items():
+def _flat(
+    settings: Mapping[str, Any], unused: set[str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
         if isinstance(value, dict):
             if key not in unused:
-                yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+                yield from _flat(value, set(), f"{prefix}{key}.")
         else:
-            yield key, value
+            yield f"{prefix}{key}", value
 
 
 def _unused(experiment: Mapping[str, Any]) -> set[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from dpo_bench.evaluation.prompts import choose_prompts
 from dpo_bench.evaluation.reference import ReferenceEvaluation, evaluate_reference
 from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.experiment.plan import COSMETIC, IN_CONTENT
+from dpo_bench.model.adapter import reset_adapter, save_adapter, with_adapter
 from dpo_bench.model.choose import choose_path
 from dpo_bench.model.load import load_model, load_tokenizer
 from dpo_bench.model.paths import LogpPath
@@ -53,16 +56,9 @@ class Bench:
         )
         self.pairs, heldout, self.counts = self._tokenised_pairs(progress)
         self.prompts = choose_prompts(heldout, experiment.evaluation.prompts)
-        self.policy = self.load(sources.policy)
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
-        # A policy that starts at the reference is put back from it, without a copy of its own.
-        same = sources.policy.digest == sources.reference.digest
-        self._initial = self.reference.model.state_dict()
-        if not same:
-            self._initial = {
-                name: value.clone() for name, value in self.policy.model.state_dict().items()
-            }
+        self.policy, self._restart = self._starting_policy()
         _require_same_vocabulary(self.policy.model, self.reference.model)
         # Log-ratios are taken between values that came the same way.
         self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
@@ -95,18 +91,42 @@ class Bench:
         ids |= set(listed) if isinstance(listed, list | tuple) else {listed}
         return frozenset(int(index) for index in ids if index is not None)
 
-    def reset_policy(self) -> None:
-        """Put the policy back to its starting point."""
-        self.policy.model.load_state_dict(self._initial)
+    def reset_policy(self, seed: int) -> None:
+        """Put the policy back to where a trial with this seed starts."""
+        self._restart(seed)
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy as it is now, in transformers' format with safetensors."""
-        configuration = self.policy.model.config
-        # Switched off for training; whoever loads the policy wants to generate with it.
-        configuration.use_cache = True
-        self.policy.model.save_pretrained(folder)
-        configuration.use_cache = False
+        """Write the policy as it is now, in transformers' format with safetensors.
+
+        Of a LoRA policy only the adapter is written, in peft's format.
+        """
+        model = self.policy.model
+        if self.experiment.training.lora is not None:
+            save_adapter(model, folder)
+        else:
+            # Switched off for training; whoever loads the policy wants to generate with it.
+            model.config.use_cache = True
+            model.save_pretrained(folder)
+            model.config.use_cache = False
         self.tokenizer.save_pretrained(folder)
+
+    def _starting_policy(self) -> tuple[LogpPath, Callable[[int], object]]:
+        """The policy, and what puts it back to its starting point for a seed.
+
+        Where it starts at the reference it needs no copy of that: an adapter stands over the
+        reference's own weights, and a policy that is trained whole is put back from them.
+        """
+        sources, lora = self.sources, self.experiment.training.lora
+        same = sources.policy.digest == sources.reference.digest
+        if lora is not None:
+            base = self.reference if same else self.load(sources.policy)
+            adapted = with_adapter(base, lora, sources.policy.address)
+            return adapted, partial(reset_adapter, adapted.model)
+        policy = self.load(sources.policy)
+        initial = self.reference.model.state_dict()
+        if not same:
+            initial = {name: value.clone() for name, value in policy.model.state_dict().items()}
+        return policy, lambda _seed: policy.model.load_state_dict(initial)
 
     def _training_reference(self, progress: Progress) -> CachedReference | None:
         """The reference for the training pairs; None when no loss of the experiment reads it."""

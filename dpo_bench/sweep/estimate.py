@@ -17,6 +17,7 @@ from rich.table import Table
 from dpo_bench.data.sources import read_rows
 from dpo_bench.errors import DpoBenchError
 from dpo_bench.experiment import Experiment, Trial, plan_trials
+from dpo_bench.model.files import base_of_adapter, is_adapter
 from dpo_bench.threads import one_thread
 from dpo_bench.training.trainer import number_of_steps
 
@@ -79,10 +80,12 @@ def estimate(experiment: Experiment, size: Size, speed: float) -> float:
         speed: of a matrix product, floating-point operations per second.
     """
     training, evaluation = experiment.training, experiment.evaluation
-    # A pass forward costs 2 operations per parameter and token; training adds 4 backward.
+    # A pass forward costs 2 operations per parameter and token; training adds 4 backward, 2 for the
+    # activations and 2 for the weights, which a frozen model under an adapter does without.
+    passes = 2 if training.lora else 3
     cost = 2 * size.parameters / (EFFICIENCY * speed)
     pair_tokens = 2 * (size.prompt + size.response)
-    step = 3 * cost * pair_tokens * training.pairs_per_step + 4 * SECONDS_PER_PASS
+    step = passes * cost * pair_tokens * training.pairs_per_step + 4 * SECONDS_PER_PASS
     responses = evaluation.prompts * evaluation.samples_per_prompt
     # The longest response of a batch sets its number of passes: nearly always the limit.
     batches = math.ceil(responses / evaluation.rows_per_batch)
@@ -119,6 +122,8 @@ def _parameters(policy: str) -> int | None:
     if policy.startswith("world:"):
         return WORLD_PARAMETERS
     folder = Path(policy).expanduser()
+    if is_adapter(folder):
+        return _parameters(base_of_adapter(folder))
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     return sum(_elements(file) for file in files) or None
 

@@ -132,7 +132,8 @@ def _run_missing(
                 ),
             )
 
-    workers = request.workers or choose_workers(sources, len(missing))
+    lora = request.experiment.training.lora is not None
+    workers = request.workers or choose_workers(sources, len(missing), lora=lora)
     threads = 1 if _weight_bytes(sources) < SMALL else max(1, (os.cpu_count() or 1) // workers)
     job = Job(request.experiment, sources, request.folder.resolve(), request.plugins, threads)
     Pool(job, workers, display, keep_shared, record_death).run(missing)
@@ -142,9 +143,11 @@ SMALL = 50_000_000
 """Bytes of weights below which a second thread costs more, in waiting for it, than it brings."""
 BYTES_PER_WEIGHT_BYTE = 6
 """Memory of a worker per byte of weights: policy, reference, start, gradient, two moments."""
+LORA_BYTES_PER_WEIGHT_BYTE = 2
+"""The same where only an adapter is trained: the model once, and what a step leaves behind."""
 
 
-def choose_workers(sources: Sources, trials: int) -> int:
+def choose_workers(sources: Sources, trials: int, *, lora: bool = False) -> int:
     """One worker per GPU; on a CPU one single-threaded worker per core, as far as memory goes.
 
     On a CPU two workers of one thread each do more than one of two threads.
@@ -153,7 +156,8 @@ def choose_workers(sources: Sources, trials: int) -> int:
         return 1
     weights = _weight_bytes(sources)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    fitting = int(0.5 * memory / max(1, weights * BYTES_PER_WEIGHT_BYTE))
+    needed = weights * (LORA_BYTES_PER_WEIGHT_BYTE if lora else BYTES_PER_WEIGHT_BYTE)
+    fitting = int(0.5 * memory / max(1, needed))
     return max(1, min(os.cpu_count() or 1, fitting, trials))
 
 
@@ -168,7 +172,7 @@ def _record(
         "experiment": request.experiment.settings(),
         "conditions": shared,
         "command": request.command,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **_versions(request.experiment)},
         "platform": f"{platform.system()} {platform.machine()}, {sources.content.device}",
         "hashes": {
             name: getattr(sources.content, name) for name in ("policy", "reference", "data")
@@ -177,9 +181,9 @@ def _record(
     }
 
 
-def _versions() -> dict[str, str]:
+def _versions(experiment: Experiment) -> dict[str, str]:
     found = {}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *(["peft"] if experiment.training.lora else [])):
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # used from a checkout without being installed

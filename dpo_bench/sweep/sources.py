@@ -39,12 +39,15 @@ def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
     Raises:
         ConfigurationError: a name that means nothing.
         DataError: preference data that cannot be read.
-        EnvironmentProblem: a model or data set that cannot be had on this machine.
+        EnvironmentProblem: a model, data set or package that cannot be had on this machine.
     """
     from dpo_bench.data.prepare import source_digest
+    from dpo_bench.model.adapter import require_peft
     from dpo_bench.model.load import device_of, precision_of
 
     trust = experiment.trust_remote_code
+    if experiment.training.lora is not None:
+        require_peft()
 
     def model(spec: str) -> ModelFolder:
         return resolve_model(

@@ -79,7 +79,7 @@ def _trainer(
     bench: Bench, trial: Trial, checkpoint: Path, control: Control, after_step: AfterStep
 ) -> Trainer:
     loss = get_loss(trial.loss)
-    bench.reset_policy()
+    bench.reset_policy(trial.seed)
     # Nothing here draws random numbers, but a user's loss may: then by the trial's seed.
     torch.manual_seed(trial.seed)
     return Trainer(

@@ -19,7 +19,7 @@ class Checkpoint:
 
     Attributes:
         step: the next step to make.
-        model: the policy's weights by name.
+        model: the policy's weights by name, without those that are frozen.
         optimiser: the optimiser's own state.
         metrics: the metrics of the steps made so far, shape [step, metric].
         seconds: training time so far.

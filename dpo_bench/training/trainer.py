@@ -30,6 +30,7 @@ from dpo_bench.training.metrics import (
 from dpo_bench.training.optimiser import build_optimiser, learning_rate
 from dpo_bench.training.reference import CachedReference, SyncedReference
 from dpo_bench.training.steps import StepGradient
+from dpo_bench.training.weights import restore_weights, trained_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -232,7 +233,7 @@ class Trainer:
         state = Checkpoint.load(self.checkpoint)
         if state is None:
             return
-        self.path.model.load_state_dict(state.model)
+        restore_weights(self.path.model, state.model)
         self.optimiser.load_state_dict(state.optimiser)
         self.log = MetricLog(state.metrics)
         self.first_step, self.seconds = state.step, state.seconds
@@ -247,7 +248,7 @@ class Trainer:
             return
         Checkpoint(
             step=step,
-            model=self.path.model.state_dict(),
+            model=trained_weights(self.path.model),
             optimiser=self.optimiser.state_dict(),
             metrics=self.log.read(),
             seconds=self.seconds,

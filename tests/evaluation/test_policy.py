@@ -48,7 +48,7 @@ def test_the_reference_itself_has_diverged_from_nothing(bench: Bench) -> None:
 
 
 def test_divergences_are_those_of_the_full_distributions(bench: Bench) -> None:
-    bench.reset_policy()
+    bench.reset_policy(0)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
         for weight in bench.policy.model.parameters():

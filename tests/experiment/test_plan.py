@@ -87,6 +87,7 @@ def test_wrong_losses_are_refused(losses: list[dict[str, Any]], message: str) ->
         {"losses": [{"name": "dpo", "beta": [0.2]}]},
         {"losses": [{"name": "hinge", "beta": [0.1]}]},
         {"keep_policies": True},
+        {"training": {"lora": {}}},
     ],
 )
 def test_the_identity_covers_what_changes_the_result(changes: dict[str, Any]) -> None:
@@ -138,3 +139,17 @@ def test_settings_count_where_they_change_what_is_stored(
     setting: dict[str, Any], counts: bool
 ) -> None:
     assert (identity(experiment(evaluation=setting)) != identity(experiment())) == counts
+
+
+def test_an_adapter_counts_with_all_its_settings_and_its_absence_not_at_all() -> None:
+    """Results from before there were adapters are still found."""
+    assert "lora" not in conditions(experiment(), CONTENT)["training"]
+    usual = identity(experiment(training={"lora": {}}))
+    for key, value in {
+        "rank": 4,
+        "alpha": 8.0,
+        "rslora": True,
+        "target_modules": ["q_proj"],
+    }.items():
+        assert identity(experiment(training={"lora": {key: value}})) != usual, key
+    assert identity(experiment(training={"lora": {"rank": 16}})) == usual

@@ -41,6 +41,16 @@ def test_defaults_fill_what_a_file_leaves_out() -> None:
         ({"training": {"steps": 1, "epochs": 1}}, r"give steps or epochs, not both"),
         ({"training": {"seeds": [1, 1]}}, r"seeds are given twice"),
         ({"training": {"optimiser": "sgd"}}, r"'adamw' or 'rmsprop'"),
+        (
+            {"training": {"lora": {"rnak": 4}}},
+            r"unknown key training\.lora\.rnak \(did you mean 'rank'\?\)",
+        ),
+        ({"training": {"lora": {"rank": 0}}}, r"training\.lora\.rank = 0: .*greater than or equal"),
+        ({"training": {"lora": {"dropout": 0.1}}}, r"unknown key training\.lora\.dropout"),
+        (
+            {"training": {"lora": {}, "reference_sync_steps": 5}},
+            r"lora and reference_sync_steps do not go together",
+        ),
         ({"world": {"flip_rate": 0.5}}, r"world\.flip_rate = 0\.5"),
         ({"losses": []}, r"losses: .*at least 1"),
         ({"losses": [{"beta": [1]}]}, r"losses\.0\.name is missing"),
@@ -114,6 +124,21 @@ def test_the_sweep_of_all_losses_names_every_shipped_one() -> None:
 def test_every_shipped_file_is_valid(name: str) -> None:
     experiment = validate(read_file(find_file(name)), name)
     assert experiment.name == name
+
+
+def test_set_makes_an_optional_section() -> None:
+    tree = dict(SMALL)
+    apply_setting(tree, "training.lora.rank=4")
+    lora = validate(tree, "small.toml").training.lora
+    assert lora is not None
+    assert (lora.rank, lora.target_modules) == (4, "all-linear")
+    assert validate(SMALL, "small.toml").training.lora is None
+
+
+def test_keys_of_an_optional_section_are_documented_with_it() -> None:
+    keys = [path for path, _, _ in documented_keys()]
+    assert keys.index("training.lora.rank") == keys.index("training.lora") + 1
+    assert "losses" in keys
 
 
 def test_every_key_is_documented() -> None:

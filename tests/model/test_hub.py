@@ -120,7 +120,7 @@ def resolve(spec: str, endpoint: str, home: Path, **changes: str) -> tuple[int, 
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert not done.stderr, done.stderr
     return done.returncode, done.stdout.strip()
@@ -174,3 +174,31 @@ def test_a_hub_out_of_reach_is_explained(tmp_path: Path) -> None:
         assert "the hub cannot be reached" in output
         assert output.endswith("To use a copy of your own, give the path of its folder.")
         assert output.count("\n") == 0
+
+
+@pytest.mark.slow
+def test_an_adapter_of_the_hub_is_merged_into_its_base(hub: str, tmp_path: Path) -> None:
+    from dpo_bench.experiment.config import LoRA
+    from dpo_bench.model.adapter import reset_adapter, save_adapter, with_adapter
+    from dpo_bench.model.choose import choose_path
+    from dpo_bench.model.load import load_model
+
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for name, content in Hub.models["owner/model"].items():
+        if "/" not in name:
+            (plain / name).write_bytes(content)
+    policy = with_adapter(choose_path(load_model(plain)), LoRA(), "owner/model")
+    reset_adapter(policy.model, 0)
+    save_adapter(policy.model, tmp_path / "adapter")
+    Hub.models["owner/adapter"] = {
+        file.name: file.read_bytes() for file in (tmp_path / "adapter").iterdir()
+    }
+
+    code, output = resolve("owner/adapter", hub, tmp_path)
+
+    assert code == 0, output
+    path, _, label = output.split()
+    assert label == "owner/adapter"
+    merged, base = load_model(Path(path)).state_dict(), load_model(plain).state_dict()
+    assert all((merged[name] == value).all() for name, value in base.items()), "B is zero"

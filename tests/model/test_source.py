@@ -184,13 +184,6 @@ def test_an_incomplete_folder_says_what_it_lacks(missing: str, message: str, fol
         resolve(folder)
 
 
-def test_an_adapter_is_told_from_a_model(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
-
-    with pytest.raises(EnvironmentProblem, match="merge it into its base model"):
-        resolve(tmp_path)
-
-
 def test_parts_of_weights_are_all_needed(folder: Path) -> None:
     weights = folder / "model.safetensors"
     parts = [f"model-0000{part}-of-00002.safetensors" for part in (1, 2)]

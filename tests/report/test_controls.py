@@ -94,3 +94,17 @@ def test_a_reference_that_follows_the_policy_is_said(view_of: ViewOf) -> None:
     )
     assert "every 20 steps" in appendix(results, view.series, view.comparison)[0]
     assert "Reference while training" not in dict(view.setup.fixed)
+
+
+def test_an_adapter_is_said_in_setup_settings_and_methods(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    lora = {"rank": 8, "alpha": 16.0, "rslora": False, "target_modules": ["q_proj", "v_proj"]}
+    results = with_settings(view, training__lora=lora)
+    setup = describe_setup(results, view.series)
+    words = "a LoRA adapter of rank 8, alpha 16 (scaled by alpha / rank), on q_proj, v_proj"
+    assert dict(setup.fixed)["Trained weights"] == words
+    settings = {one.key: one for one in setup.settings}
+    assert settings["training.lora.rank"].value == "8"
+    assert settings["training.lora.rank"].about
+    assert words in appendix(results, view.series, view.comparison)[0]
+    assert "LoRA" not in appendix(view.results, view.series, view.comparison)[0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dpo_bench.experiment.read import validate
+from dpo_bench.model.load import load_model
 from dpo_bench.storage import cache_root
 from dpo_bench.sweep.bench import Bench
 from dpo_bench.sweep.sources import find_sources
@@ -77,3 +78,35 @@ def test_a_reference_that_cannot_be_packed_keeps_the_policy_padded(
     reference = tiny_folder(tmp_path_factory, "bloom")
     bench, _ = open_bench(llama_folder, pairs_file, reference=str(reference))
     assert bench.policy.name == bench.reference.name == "hidden"
+
+
+def test_lora_takes_the_reference_that_full_training_left_in_the_cache(
+    llama_folder: Path, pairs_file: Path
+) -> None:
+    full, _ = open_bench(llama_folder, pairs_file)
+    kept = entries()
+    lora, phases = open_bench(llama_folder, pairs_file, training={"steps": 2, "lora": {"rank": 2}})
+
+    assert not {"reference log-probs", "sampling"} & set(phases)
+    assert entries() == kept
+    assert lora.reference_folder == full.reference_folder
+    assert full.training_reference is not None
+    assert lora.training_reference is not None
+    ours, theirs = lora.training_reference.all_sums, full.training_reference.all_sums
+    assert torch.equal(ours.chosen, theirs.chosen)
+    frozen = {parameter.data_ptr() for parameter in lora.reference.model.parameters()}
+    policy = {parameter.data_ptr() for parameter in lora.policy.model.parameters()}
+    assert frozen < policy, "one model in memory"
+
+
+def test_lora_over_a_policy_that_is_not_the_reference(
+    llama_folder: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    reference = tiny_folder(tmp_path_factory, "llama", seed=1)
+    bench, _ = open_bench(
+        llama_folder, pairs_file, reference=str(reference), training={"lora": {}, "steps": 2}
+    )
+    bench.reset_policy(0)
+    policy, own = bench.policy.model.state_dict(), load_model(llama_folder).state_dict()
+    plain = {name.replace(".base_layer", ""): value for name, value in policy.items()}
+    assert all(torch.equal(plain[name], value) for name, value in own.items())

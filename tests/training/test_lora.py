@@ -1,0 +1,127 @@
+"""Training an adapter keeps every promise of the trainer."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from dpo_bench import get_loss
+from dpo_bench.experiment.config import LoRA
+from dpo_bench.model.adapter import reset_adapter, with_adapter
+from dpo_bench.model.load import load_model
+from dpo_bench.model.logps import choose_path
+from dpo_bench.training.checkpoint import Checkpoint
+from dpo_bench.training.reference import CachedReference
+from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
+from dpo_bench.training.weights import restore_weights, trained_weights
+from tests.training.test_trainer import PAIRS, SETTINGS, stop_after
+
+Adapter = dict[str, Tensor]
+
+
+class Setup:
+    """One frozen model, the adapter over it, and the model's own log-probs as the reference's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.base = choose_path(load_model(folder), "fp32")
+        self.reference = CachedReference(self.base, PAIRS, "tiny", "cpu/fp32")
+        self.path = with_adapter(self.base, LoRA(rank=4, alpha=16), "tiny")
+
+    def trainer(self, tmp_path: Path, loss: str = "dpo", seed: int = 0, **options: Any) -> Trainer:
+        reset_adapter(self.path.model, seed)
+        changes = {"learning_rate": 1e-2, "steps": 3, **options.pop("settings", {})}
+        return Trainer(
+            self.path,
+            get_loss(loss),
+            pairs=PAIRS,
+            reference=self.reference,
+            settings=SETTINGS.model_copy(update=changes),
+            seed=seed,
+            checkpoint=tmp_path / "checkpoint.pt",
+            **options,
+        )
+
+    def run(
+        self, tmp_path: Path, loss: str = "dpo", **options: Any
+    ) -> tuple[TrainingResult, Adapter]:
+        result = self.trainer(tmp_path, loss, **options).run()
+        weights = trained_weights(self.path.model)
+        return result, {name: value.clone() for name, value in weights.items()}
+
+
+@pytest.fixture(scope="module")
+def setup(llama_folder: Path) -> Setup:
+    return Setup(llama_folder)
+
+
+def assert_equal(ours: Adapter, theirs: Adapter) -> None:
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_it_starts_at_the_reference_and_descends(setup: Setup, tmp_path: Path) -> None:
+    frozen = {name: value.clone() for name, value in setup.base.model.state_dict().items()}
+    result, _ = setup.run(tmp_path, settings={"steps": 30})
+    first = result.metrics.iloc[0]
+    assert result.initial_loss == pytest.approx(math.log(2), abs=1e-6)
+    assert abs(first["margin"]) < 1e-4
+    assert result.metrics["loss"].iloc[-1] < 0.6
+    assert_equal(setup.base.model.state_dict(), frozen)
+
+
+def test_nothing_of_one_trial_is_left_in_the_next(setup: Setup, tmp_path: Path) -> None:
+    """In any order, in one process, over one model."""
+    trials = [("dpo", 0), ("kto", 1), ("ipo", 0)]
+    forth = {trial: setup.run(tmp_path, trial[0], seed=trial[1]) for trial in trials}
+    back = {trial: setup.run(tmp_path, trial[0], seed=trial[1]) for trial in reversed(trials)}
+    for trial, (result, weights) in forth.items():
+        pd.testing.assert_frame_equal(back[trial][0].metrics, result.metrics, check_exact=True)
+        assert_equal(back[trial][1], weights)
+
+
+def test_accumulation_changes_nothing(setup: Setup, tmp_path: Path) -> None:
+    """Eight passes of one pair give the step of one pass of eight."""
+    whole, weights = setup.run(tmp_path)
+    split, found = setup.run(tmp_path, settings={"pairs_per_pass": 1})
+    for name, value in found.items():
+        torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-5)
+    pd.testing.assert_frame_equal(split.metrics, whole.metrics, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "bco"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(
+    setup: Setup, tmp_path: Path, loss: str
+) -> None:
+    whole, weights = setup.run(tmp_path / "whole", loss)
+    with pytest.raises(StoppedError):
+        setup.run(tmp_path / "parts", loss, control=stop_after(2))
+    setup.run(tmp_path / "other", seed=5)
+    assert setup.trainer(tmp_path / "parts", loss).first_step == 2
+    result, found = setup.run(tmp_path / "parts", loss)
+    assert_equal(found, weights)
+    pd.testing.assert_frame_equal(result.metrics, whole.metrics, check_exact=True)
+
+
+def test_checkpoint_and_optimiser_hold_the_adapter_alone(setup: Setup, tmp_path: Path) -> None:
+    trainer = setup.trainer(tmp_path, settings={"checkpoint_seconds": 0})
+    trainer.run()
+    saved = Checkpoint.load(tmp_path / "checkpoint.pt")
+    assert saved is not None
+    adapter = [name for name in setup.path.model.state_dict() if ".lora_" in name]
+    assert list(saved.model) == adapter
+    assert len(saved.optimiser["state"]) == len(adapter)
+
+
+def test_weights_of_another_model_are_refused(setup: Setup) -> None:
+    weights = trained_weights(setup.path.model)
+    name, value = weights.popitem()
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        restore_weights(setup.path.model, weights)
+    with pytest.raises(ValueError, match="more"):
+        restore_weights(setup.path.model, {**weights, name: value, "more": value})
