@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
-import sys
 import tempfile
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,11 +27,13 @@ from dpo_bench.sweep.versions import installed_versions
 from dpo_bench.sweep.worker import Job, Task
 
 ADDRESS = "RAY_ADDRESS"
-LOOPBACK = "127.0.0.2"
-"""Where a cluster of this machine alone listens: whoever reaches its ports may run code. Ray takes
-127.0.0.1 for a slip and puts the machine's outer address in its place."""
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
+ONE_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Lets Ray listen on 127.0.0.1, as it does on Windows and macOS, and not on every address."""
 OBJECT_STORE_BYTES = 80_000_000
 """Just above the least that Ray allows: nothing but messages passes through."""
+SHOWN_CHARACTERS = 240
+"""Of Ray's messages, which go on with advice."""
 CALLS_AT_ONCE = 4
 """Of one actor: it works, is heard, and is told something or asked to stop."""
 
@@ -97,7 +100,8 @@ class RayExecutor:
     """
 
     def __init__(self, folder: Path, workers: int | None) -> None:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        self.address = os.environ.get(ADDRESS)
+        os.environ.update(ENVIRONMENT if self.address else {**ENVIRONMENT, **ONE_MACHINE})
         try:
             import ray
         except ImportError as error:
@@ -132,25 +136,23 @@ class RayExecutor:
         self.resources.close()
 
     def _connect(self) -> None:
-        address = os.environ.get(ADDRESS)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if address:
-            try:
-                self.ray.init(address, **quiet)
-            except Exception as error:  # Ray raises whatever its lowest layer raised
-                raise EnvironmentProblem(
-                    f"no Ray cluster was reached at {ADDRESS}={address} ({_first_line(error)}); "
-                    f"unset {ADDRESS} for one on this machine alone."
-                ) from error
+        if self.address is None:
+            self.ray.init(
+                "local",
+                num_cpus=max(os.cpu_count() or 1, self.workers or 1),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **quiet,
+            )
             return
-        self.ray.init(
-            "local",
-            num_cpus=max(os.cpu_count() or 1, self.workers or 1),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            _node_ip_address=LOOPBACK if sys.platform == "linux" else None,
-            **quiet,
-        )
+        try:
+            self.ray.init(self.address, **quiet)
+        except Exception as error:  # Ray raises whatever its lowest layer raised
+            raise EnvironmentProblem(
+                f"no Ray cluster was reached at {ADDRESS}={self.address} ({_last_line(error)}); "
+                f"unset {ADDRESS} for one on this machine alone."
+            ) from error
 
     def machines(self) -> list[Machine]:
         """What the cluster's machines offer, whether or not it is free now."""
@@ -218,9 +220,13 @@ def _kept_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _cause_of_death(error: Exception) -> str:
-    return f"the worker died: {' '.join(str(error).split())}"
+    place = re.search(r"^\s*ip: (\S+)", str(error), re.MULTILINE)
+    where = f" on {place[1]}" if place else ""
+    return f"the worker{where} died: {_last_line(error)}"
+
+
+def _last_line(error: Exception) -> str:
+    """Where Ray says what happened, after what it happened to."""
+    lines = str(error).split("\n")
+    return textwrap.shorten(lines[-1] or type(error).__name__, SHOWN_CHARACTERS)
