@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import tempfile
 import textwrap
 import threading
@@ -32,6 +33,7 @@ ONE_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Lets Ray listen on 127.0.0.1, as it does on Windows and macOS, and not on every address."""
 OBJECT_STORE_BYTES = 80_000_000
 """Just above the least that Ray allows: nothing but messages passes through."""
+SECONDS_TO_CONNECT = 10.0
 SHOWN_CHARACTERS = 240
 """Of Ray's messages, which go on with advice."""
 CALLS_AT_ONCE = 4
@@ -147,6 +149,7 @@ class RayExecutor:
             )
             return
         try:
+            _require_listener(self.address)
             self.ray.init(self.address, **quiet)
         except Exception as error:  # Ray raises whatever its lowest layer raised
             raise EnvironmentProblem(
@@ -218,6 +221,13 @@ def _kept_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError where nothing listens at ``host:port``: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
 
 
 def _cause_of_death(error: Exception) -> str:

@@ -17,7 +17,6 @@ from tests.cli.test_interruptions import (
     checkpoints,
     descendants,
     running,
-    training_of,
     wait_until,
 )
 
@@ -138,7 +137,7 @@ def test_a_killed_actor_is_a_failed_trial_that_is_tried_again(
         os.kill(actor, signal.SIGKILL)
         _, message = process.communicate(timeout=180)
         assert process.returncode == 1, message
-    print(results(out)["error"][0])
+    assert "the worker on 127.0.0.1 died" in results(out)["error"][0]
     dpo_bench(*long, "--executor", "ray", "--out", out)
     assert_same(out, uninterrupted)
 
@@ -156,9 +155,22 @@ def test_a_lost_machine_fails_its_trial_only(
         (lost,) = cluster.worker_nodes
         cluster.remove_node(lost, allow_graceful=False)
         _, message = process.communicate(timeout=180)
-        print(message)
         assert process.returncode == 1, message
     table = results(out)
-    print(table["error"].tolist())
     assert sorted(table["status"]) == ["done", "done", "failed"]
-    assert training_of
+    assert "the worker" in table["error"].dropna().iloc[0]
+    dpo_bench(*source, *more, "--out", out)
+    assert results(out)["status"].tolist() == ["done"] * 3
+
+
+def test_a_cluster_that_is_not_there_is_named_at_once(
+    source: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.2:9")
+    done = dpo_bench(
+        *(*source, "--losses", "dpo", "--beta", "0.1", *QUICK, "--executor", "ray"),
+        *("--out", tmp_path / "out"),
+        code=3,
+    )
+    assert "no Ray cluster was reached at RAY_ADDRESS=127.0.0.2:9" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,10 +35,12 @@ def test_working_folder_and_cache_are_taken_up(surroundings: Surroundings, tmp_p
 def test_a_path_that_is_not_shared_is_named(surroundings: Surroundings, tmp_path: Path) -> None:
     before = os.environ["DPO_BENCH_CACHE"]
     absent = tmp_path / "model"
-    with pytest.raises(EnvironmentProblem, match=f"{platform.node()} .* does not see {absent}:"):
+    with pytest.raises(
+        EnvironmentProblem, match=f"{platform.node()} .* does not see {re.escape(str(absent))}:"
+    ):
         replace(surroundings, seen=(absent,)).enter()
     # A folder of that name is there, but it is not the same one: what was just made in it is not.
-    with pytest.raises(EnvironmentProblem, match=f"does not see {tmp_path}:"):
+    with pytest.raises(EnvironmentProblem, match=f"does not see {re.escape(str(tmp_path))}:"):
         replace(surroundings, seen=(tmp_path / f"{MARKER}xyz",)).enter()
     assert os.environ["DPO_BENCH_CACHE"] == before
 
@@ -45,5 +48,5 @@ def test_a_path_that_is_not_shared_is_named(surroundings: Surroundings, tmp_path
 def test_other_versions_are_refused(surroundings: Surroundings) -> None:
     ours = surroundings.versions["torch"]
     other = {**surroundings.versions, "torch": "0.1"}
-    with pytest.raises(EnvironmentProblem, match=f"has torch {ours}, and 0.1 is where"):
+    with pytest.raises(EnvironmentProblem, match=f"has torch {re.escape(ours)}, and 0.1 is where"):
         replace(surroundings, versions=other).enter()
