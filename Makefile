@@ -1,4 +1,4 @@
-.PHONY: check format lint types test test-slow test-peers bench
+.PHONY: check format lint types test test-slow test-peers test-ray bench
 
 check: format lint types test
 
@@ -19,6 +19,9 @@ test-slow:
 
 test-peers:
 	python -m pytest -m peers tests/peers
+
+test-ray:
+	python -m pytest -m ray tests/cli/test_cluster.py
 
 bench:
 	python -m pytest tests/benchmarks --benchmark-enable --benchmark-only

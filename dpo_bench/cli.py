@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dpo_bench.errors import ConfigurationError
+from dpo_bench.sweep.executor import ExecutorName
 
 app = typer.Typer(
     name="dpo-bench",
@@ -72,6 +73,10 @@ def sweep(
     workers: Annotated[
         str, typer.Option(help="Worker processes, or auto: one per GPU, or per core.")
     ] = "auto",
+    executor: Annotated[
+        ExecutorName,
+        typer.Option(help="Where workers run: this machine, or a Ray cluster (extra ray)."),
+    ] = "local",
     plugins: Plugins = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the trials, run nothing.")
@@ -94,7 +99,7 @@ def sweep(
 
         print_plan(experiment, _worker_count(workers), _console())
         return
-    _run(experiment, out, _worker_count(workers), plugins)
+    _run(experiment, out, _worker_count(workers), plugins, executor)
 
 
 @app.command()
@@ -280,7 +285,11 @@ def reproduce(
 
 
 def _run(
-    experiment: Any, out: Path | None, workers: int | None, plugins: list[Path] | None
+    experiment: Any,
+    out: Path | None,
+    workers: int | None,
+    plugins: list[Path] | None,
+    executor: ExecutorName = "local",
 ) -> None:
     from dpo_bench.sweep.display import make_display
     from dpo_bench.sweep.run import Request, run_sweep
@@ -291,6 +300,7 @@ def _run(
         folder=out or Path("runs") / experiment.name,
         command=shlex.join(["dpo-bench", *sys.argv[1:]]),
         workers=workers,
+        executor=executor,
         plugins=tuple(folder.resolve() for folder in plugins or ()),
     )
     outcome = run_sweep(request, make_display(_console(stderr=True)))

@@ -1,57 +1,32 @@
-"""Worker processes and the trials they are given."""
+"""Sharing out trials among workers, wherever those run."""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 
-from dpo_bench.errors import TrialError
-from dpo_bench.experiment import Trial
 from dpo_bench.sweep.display import Display
-from dpo_bench.sweep.worker import Event, Job, Ready, work
+from dpo_bench.sweep.executor import Channel, Executor, Message, WorkerDiedError
+from dpo_bench.sweep.worker import Job, Ready, Task
 
-Task = tuple[Trial, str]
 SECONDS_TO_STOP = 60.0
-PRELOAD = ["torch", "transformers.models.auto.modeling_auto", "dpo_bench.sweep.bench"]
-
-
-class WorkerDiedError(TrialError):
-    """A worker was killed or crashed."""
-
-
-def process_context() -> BaseContext:
-    """How workers are made: from a small server that has imported the heavy libraries once.
-
-    A plain fork would copy the parent's threads in an unknown state, and breaks CUDA.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
 
 
 @dataclass(slots=True)
 class _Worker:
     index: int
-    process: BaseProcess
-    pipe: Connection
+    channel: Channel
     task: Task | None = None
     is_ready: bool = False
 
 
 class Pool:
-    """Runs tasks on worker processes.
+    """Runs tasks on workers.
 
     Args:
+        executor: makes the workers.
         job: what every worker needs.
         workers: how many.
         display: where progress is shown.
@@ -61,18 +36,20 @@ class Pool:
 
     def __init__(
         self,
+        executor: Executor,
         job: Job,
         workers: int,
         display: Display,
+        *,
         on_ready: Callable[[Ready], None],
         on_death: Callable[[Task, WorkerDiedError], None],
     ) -> None:
+        self.executor = executor
         self.job = job
         self.size = workers
         self.display = display
         self.on_ready = on_ready
         self.on_death = on_death
-        self.context = process_context()
         self.workers: list[_Worker] = []
         self.waiting: deque[Task] = deque()
 
@@ -81,42 +58,35 @@ class Pool:
 
         Raises:
             DpoBenchError: model or data cannot be used; raised by the first worker's preparation.
+            WorkerDiedError: no worker is left.
             KeyboardInterrupt: Ctrl-C; running trials have been saved first.
         """
         self.waiting = deque(tasks)
-        # The first worker prepares what all share and fills the caches; the others then find it.
-        self._hire(0)
         try:
+            # The first worker prepares what all share and fills the caches; the others find it.
+            self._hire(0)
             while self.waiting or any(worker.task for worker in self.workers):
-                self._listen()
-            self._dismiss()
+                for channel, message in self.executor.listen(1.0):
+                    self._hear(self._owner(channel), message)
         except BaseException:
-            self._stop()
+            if any(worker.task for worker in self.workers):
+                self.display.note("stopping: saving the running trials (Ctrl-C again: at once)")
             raise
+        finally:
+            self._dismiss()
 
     def _hire(self, index: int) -> None:
-        ours, theirs = self.context.Pipe()
-        process = self.context.Process(  # type: ignore[attr-defined]  # every context has it
-            target=work, args=(theirs, self.job), name=f"dpo-bench-{index}", daemon=True
-        )
-        process.start()
-        theirs.close()
-        self.workers.append(_Worker(index, process, ours))
+        self.workers.append(_Worker(index, self.executor.hire(self.job)))
 
-    def _listen(self) -> None:
-        ready = wait([worker.pipe for worker in self.workers], timeout=1.0)
-        for worker in [worker for worker in self.workers if worker.pipe in ready]:
-            try:
-                message = worker.pipe.recv()
-            except (EOFError, ConnectionResetError):
-                self._bury(worker)
-                continue
-            self._hear(worker, message)
+    def _owner(self, channel: Channel) -> _Worker:
+        return next(worker for worker in self.workers if worker.channel is channel)
 
-    def _hear(self, worker: _Worker, message: Event | Ready | Exception) -> None:
-        if isinstance(message, Exception):
+    def _hear(self, worker: _Worker, message: Message) -> None:
+        if isinstance(message, WorkerDiedError):
+            self._bury(worker, message)
+        elif isinstance(message, Exception):
             raise message
-        if isinstance(message, Ready):
+        elif isinstance(message, Ready):
             self._welcome(worker, message)
         elif message.kind == "progress":
             if worker.task is None:
@@ -143,47 +113,33 @@ class Pool:
     def _assign(self, worker: _Worker) -> None:
         worker.task = self.waiting.popleft() if self.waiting else None
         if worker.task is not None:
-            worker.pipe.send(worker.task)
+            worker.channel.send(worker.task)
 
-    def _bury(self, worker: _Worker) -> None:
-        """A worker is gone without a word: its trial fails, and another worker takes its place."""
-        worker.process.join()
+    def _bury(self, worker: _Worker, reason: WorkerDiedError) -> None:
+        """A worker is gone without a word: its trial fails, and another worker takes its place.
+
+        One that died before its first trial is not replaced: the next would die of the same.
+        """
+        worker.channel.kill()
         self.workers.remove(worker)
-        reason = WorkerDiedError(f"the worker {_cause_of_death(worker.process.exitcode)}.")
         if worker.task is None:
-            raise reason
+            if not self.workers:
+                raise reason
+            self.display.note(f"{reason} The others go on.")
+            return
         self.on_death(worker.task, reason)
         self.display.finished(worker.task[0].label, str(reason))
         if self.waiting:
             self._hire(worker.index)
 
     def _dismiss(self) -> None:
-        for worker in self.workers:
-            worker.pipe.send(None)
-        for worker in self.workers:
-            worker.process.join(SECONDS_TO_STOP)
-
-    def _stop(self) -> None:
-        """Ask all to save and end; who does not in time, or at a second Ctrl-C, is killed."""
-        if any(worker.task for worker in self.workers):
-            self.display.note("stopping: saving the running trials (Ctrl-C again: at once)")
-        for worker in self.workers:
-            if worker.is_ready and worker.task is None:
-                with contextlib.suppress(OSError):
-                    worker.pipe.send(None)
-            worker.process.terminate()
+        """Let all save and end; who does not in time, or at a second Ctrl-C, is killed."""
         deadline = time.monotonic() + SECONDS_TO_STOP
         try:
             for worker in self.workers:
-                worker.process.join(max(0.0, deadline - time.monotonic()))
+                worker.channel.stop()
+            for worker in self.workers:
+                worker.channel.join(max(0.0, deadline - time.monotonic()))
         finally:
             for worker in self.workers:
-                worker.process.kill()
-
-
-def _cause_of_death(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = "; was the memory full? Try fewer --workers" if name == "SIGKILL" else ""
-        return f"was killed by {name}{hint}"
-    return f"ended with exit code {code}"
+                worker.channel.kill()

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.experiment import Experiment, Trial, conditions, plan_trials, trial_id
 from dpo_bench.storage import published_folder
 from dpo_bench.sweep.display import Display
+from dpo_bench.sweep.executor import Executor, ExecutorName, WorkerDiedError, make_executor
+from dpo_bench.sweep.machines import (
+    BYTES_PER_WEIGHT_BYTE,
+    LORA_BYTES_PER_WEIGHT_BYTE,
+    choose_threads,
+    choose_workers,
+)
 from dpo_bench.sweep.opponents import write_opponents
-from dpo_bench.sweep.pool import Pool, Task, WorkerDiedError
+from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.sources import Sources, find_sources
 from dpo_bench.sweep.store import Store, link_files, seal
 from dpo_bench.sweep.trials import manifest_of
-from dpo_bench.sweep.worker import Job, Ready
+from dpo_bench.sweep.versions import installed_versions
+from dpo_bench.sweep.worker import Job, Ready, Task
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PACKAGES = ("dpo_bench", "torch", "transformers", "tokenizers", "numpy", "vaderSentiment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Request:
         folder: the sweep's folder.
         command: as typed, for the report.
         workers: number of workers, or None to choose.
+        executor: where the workers run.
         plugins: folders of further losses.
     """
 
@@ -65,6 +70,7 @@ class Request:
     folder: Path
     command: str
     workers: int | None = None
+    executor: ExecutorName = "local"
     plugins: tuple[Path, ...] = ()
 
 
@@ -78,6 +84,7 @@ def run_sweep(request: Request, display: Display) -> Outcome:
     """
     from dpo_bench.report import write_report
 
+    executor = make_executor(request.executor, request.folder.resolve(), request.workers)
     store = Store(request.folder)
     trials = plan_trials(request.experiment)
     with store.locked(), display:
@@ -87,7 +94,8 @@ def run_sweep(request: Request, display: Display) -> Outcome:
         store.open(_record(request, sources, shared, tasks))
         missing = [task for task in tasks if not _is_there(store, task[1])]
         if missing:
-            _run_missing(request, store, sources, missing, display)
+            with executor:
+                _run_missing(request, executor, store, sources, missing=missing, display=display)
         identities = [identity for _, identity in tasks]
         results = write_results(store, identities)
         _write_opponents(request.experiment, store, identities, display)
@@ -114,7 +122,13 @@ def _is_there(store: Store, identity: str) -> bool:
 
 
 def _run_missing(
-    request: Request, store: Store, sources: Sources, missing: Sequence[Task], display: Display
+    request: Request,
+    executor: Executor,
+    store: Store,
+    sources: Sources,
+    *,
+    missing: Sequence[Task],
+    display: Display,
 ) -> None:
     def keep_shared(ready: Ready) -> None:
         store.add_to_record({"data": ready.counts})
@@ -132,37 +146,14 @@ def _run_missing(
                 ),
             )
 
+    machines = executor.machines()
     lora = request.experiment.training.lora is not None
-    workers = request.workers or choose_workers(sources, len(missing), lora=lora)
-    threads = 1 if _weight_bytes(sources) < SMALL else max(1, (os.cpu_count() or 1) // workers)
+    need = LORA_BYTES_PER_WEIGHT_BYTE if lora else BYTES_PER_WEIGHT_BYTE
+    workers = request.workers or choose_workers(machines, sources, len(missing), need)
+    threads = choose_threads(machines, sources, workers)
     job = Job(request.experiment, sources, request.folder.resolve(), request.plugins, threads)
-    Pool(job, workers, display, keep_shared, record_death).run(missing)
-
-
-SMALL = 50_000_000
-"""Bytes of weights below which a second thread costs more, in waiting for it, than it brings."""
-BYTES_PER_WEIGHT_BYTE = 6
-"""Memory of a worker per byte of weights: policy, reference, start, gradient, two moments."""
-LORA_BYTES_PER_WEIGHT_BYTE = 2
-"""The same where only an adapter is trained: the model once, and what a step leaves behind."""
-
-
-def choose_workers(sources: Sources, trials: int, *, lora: bool = False) -> int:
-    """One worker per GPU; on a CPU one single-threaded worker per core, as far as memory goes.
-
-    On a CPU two workers of one thread each do more than one of two threads.
-    """
-    if sources.device == "cuda":
-        return 1
-    weights = _weight_bytes(sources)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = weights * (LORA_BYTES_PER_WEIGHT_BYTE if lora else BYTES_PER_WEIGHT_BYTE)
-    fitting = int(0.5 * memory / max(1, needed))
-    return max(1, min(os.cpu_count() or 1, fitting, trials))
-
-
-def _weight_bytes(sources: Sources) -> int:
-    return sum(file.stat().st_size for file in sources.policy.path.glob("*.safetensors"))
+    pool = Pool(executor, job, workers, display, on_ready=keep_shared, on_death=record_death)
+    pool.run(missing)
 
 
 def _record(
@@ -172,20 +163,10 @@ def _record(
         "experiment": request.experiment.settings(),
         "conditions": shared,
         "command": request.command,
-        "versions": {"python": platform.python_version(), **_versions(request.experiment)},
+        "versions": installed_versions(*(["peft"] if request.experiment.training.lora else [])),
         "platform": f"{platform.system()} {platform.machine()}, {sources.content.device}",
         "hashes": {
             name: getattr(sources.content, name) for name in ("policy", "reference", "data")
         },
         "trials": [identity for _, identity in tasks],
     }
-
-
-def _versions(experiment: Experiment) -> dict[str, str]:
-    found = {}
-    for package in (*PACKAGES, *(["peft"] if experiment.training.lora else [])):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # used from a checkout without being installed
-            continue
-    return found

@@ -1,4 +1,4 @@
-"""A worker process: loads model and data once, then does one trial after another.
+"""A worker: loads model and data once, then does one trial after another.
 
 It is told what to do, and tells how it goes, through one pipe of its own. Nothing is shared between
 workers, so the death of one harms no other.
@@ -6,23 +6,23 @@ workers, so the death of one harms no other.
 
 from __future__ import annotations
 
-import signal
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dpo_bench.errors import DpoBenchError
 from dpo_bench.progress import Control
 
 if TYPE_CHECKING:
-    from dpo_bench.experiment import Experiment
+    from dpo_bench.experiment import Experiment, Trial
     from dpo_bench.sweep.bench import Bench
     from dpo_bench.sweep.sources import Sources
 
+Task = tuple["Trial", str]
+"""A trial and its identity."""
 SECONDS_BETWEEN_EVENTS = 0.2
 TRAINING = "training"
 
@@ -76,6 +76,16 @@ class Ready:
     reference: Path
 
 
+class Pipe(Protocol):
+    """The worker's end of the line to its pool; `multiprocessing.connection.Connection` is one."""
+
+    def send(self, message: Any, /) -> None:
+        """Say something. Raises BrokenPipeError or ConnectionResetError when nobody listens."""
+
+    def recv(self) -> Any:
+        """Wait for a task; None is the last. Raises EOFError or ConnectionResetError likewise."""
+
+
 class _Voice:
     """Sends progress now and then, and ends the process when nobody listens or a stop is asked.
 
@@ -83,7 +93,7 @@ class _Voice:
     While training, the stop is the trainer's to make: it saves a checkpoint first.
     """
 
-    def __init__(self, pipe: Connection, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, pipe: Pipe, should_stop: Callable[[], bool]) -> None:
         self.pipe = pipe
         self.should_stop = should_stop
         self.last = 0.0
@@ -106,17 +116,15 @@ class _Voice:
             raise SystemExit from None
 
 
-def work(pipe: Connection, job: Job) -> None:
-    """Entry point of a worker process."""
-    stop_asked = False
+def work(pipe: Pipe, job: Job, should_stop: Callable[[], bool]) -> None:
+    """Be a worker until there is nothing more to do.
 
-    def ask_stop(_signal: int, _frame: object) -> None:
-        nonlocal stop_asked
-        stop_asked = True
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep hears Ctrl-C and decides
-    signal.signal(signal.SIGTERM, ask_stop)
-    voice = _Voice(pipe, lambda: stop_asked)
+    Args:
+        pipe: the line to the pool.
+        job: what to prepare.
+        should_stop: whether to save and end.
+    """
+    voice = _Voice(pipe, should_stop)
     bench = _prepare(job, voice)
     if bench is not None:
         _serve(bench, job, voice)

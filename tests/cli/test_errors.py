@@ -130,3 +130,27 @@ def test_a_full_disk_or_a_file_in_the_way_is_the_machines_fault(
     (tmp_path / "file").write_text("")
     message = fails(3, *sweep(llama_folder, pairs_file, "--out", tmp_path / "file" / "out"))
     assert "cannot write" in message
+
+
+def test_ray_without_its_package_is_named_with_the_extra(
+    fails: Any,
+    llama_folder: Path,
+    pairs_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # what an import finds where it is not installed
+    arguments = sweep(llama_folder, pairs_file, "--executor", "ray", "--out", tmp_path / "out")
+    assert "pip install 'dpo_bench[ray]'" in fails(3, *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_executor_is_refused_with_the_choices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dpo-bench", "sweep", "--executor", "slurm"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert "'slurm' is not one of 'local', 'ray'" in message

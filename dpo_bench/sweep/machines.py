@@ -1,0 +1,71 @@
+"""How many workers a set of machines carries, and how many threads each worker takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dpo_bench.sweep.sources import Sources
+
+SMALL = 50_000_000
+"""Bytes of weights below which a second thread costs more, in waiting for it, than it brings."""
+BYTES_PER_WEIGHT_BYTE = 6
+"""Memory of a worker per byte of weights: policy, reference, start, gradient, two moments."""
+LORA_BYTES_PER_WEIGHT_BYTE = 2
+"""The same where only an adapter is trained: the model once, and what a step leaves behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What workers may take of one machine.
+
+    Attributes:
+        cpus: cores.
+        gpus: GPUs.
+        memory: bytes.
+    """
+
+    cpus: int
+    gpus: int
+    memory: int
+
+
+def this_machine() -> Machine:
+    """This one: half of its memory, and of its GPUs the one that torch takes by itself."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Machine(os.cpu_count() or 1, 1, memory // 2)
+
+
+def choose_workers(
+    machines: Sequence[Machine],
+    sources: Sources,
+    trials: int,
+    bytes_per_weight_byte: int = BYTES_PER_WEIGHT_BYTE,
+) -> int:
+    """One worker per GPU; on CPUs one single-threaded worker per core, as far as memory goes.
+
+    On a CPU two workers of one thread each do more than one of two threads.
+    """
+    need = max(1, _weight_bytes(sources) * bytes_per_weight_byte)
+    on_gpus = sources.device == "cuda"
+    places = [
+        machine.gpus if on_gpus else min(machine.cpus, machine.memory // need)
+        for machine in machines
+    ]
+    return max(1, min(sum(places), trials))
+
+
+def choose_threads(machines: Sequence[Machine], sources: Sources, workers: int) -> int:
+    """Torch threads of each worker: an equal share of the cores, and no more than a machine has."""
+    if _weight_bytes(sources) < SMALL:
+        return 1
+    on_gpus = sources.device == "cuda"
+    cores = [machine.cpus for machine in machines if (machine.gpus if on_gpus else machine.cpus)]
+    return max(1, min(sum(cores) // workers, min(cores, default=1)))
+
+
+def _weight_bytes(sources: Sources) -> int:
+    return sum(file.stat().st_size for file in sources.policy.path.glob("*.safetensors"))

@@ -1,0 +1,176 @@
+"""`sweep --executor ray` on real clusters that listen on loopback addresses only."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.cli.command import QUICK, dpo_bench, results
+from tests.cli.test_interruptions import (
+    assert_same,
+    checkpoints,
+    descendants,
+    running,
+    wait_until,
+)
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+HEAD, OTHER = "127.0.0.2", "127.0.0.3"
+TIMES = ["train_seconds", "evaluation_seconds"]
+STEPS = 400
+
+
+@pytest.fixture(scope="module")
+def source(llama_folder: Path, pairs_file: Path) -> tuple[str, ...]:
+    return ("sweep", "--policy", str(llama_folder), "--preferences", str(pairs_file))
+
+
+@pytest.fixture
+def long(source: tuple[str, ...]) -> list[str]:
+    """A sweep of one trial that takes some seconds."""
+    return [
+        *(*source, "--losses", "dpo", "--beta", "0.1", *QUICK),
+        *(f"--set=training.steps={STEPS}", "--set=training.checkpoint_seconds=0.2"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(source: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    steps = f"--set=training.steps={STEPS}"
+    dpo_bench(*source, "--losses", "dpo", "--beta", "0.1", *QUICK, steps, "--out", out)
+    return out
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two machines of one core each, as far as Ray can tell."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    made = Cluster()
+    for address in (HEAD, OTHER):
+        made.add_node(
+            node_ip_address=address,
+            num_cpus=1,
+            include_dashboard=False,
+            object_store_memory=80_000_000,
+        )
+    monkeypatch.setenv("RAY_ADDRESS", made.address)
+    yield made
+    made.shutdown()
+
+
+def actors(pid: int) -> list[int]:
+    """Worker processes that a sweep's own cluster runs."""
+
+    def title(process: int) -> bytes:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+
+    return [found for found in descendants(pid) if title(found).startswith(b"ray::Actor")]
+
+
+def listeners(pids: list[int]) -> set[str]:
+    """Addresses on which some processes listen, as the kernel writes them."""
+    sockets = {
+        str(link.readlink())
+        for pid in pids
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if link.is_symlink()
+    }
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.add(fields[1].partition(":")[0])
+    return found
+
+
+def test_results_are_those_of_the_local_executor(source: tuple[str, ...], tmp_path: Path) -> None:
+    outs = [tmp_path / name / "out" for name in ("local", "ray")]
+    more = ("--losses", "dpo,ipo", "--beta", "0.1,0.5", "--reward", "vader", *QUICK)
+    for out in outs:
+        dpo_bench(*source, *more, "--executor", out.parent.name, "--workers", 2, "--out", out)
+    local, ray = (results(out).drop(columns=TIMES) for out in outs)
+    pd.testing.assert_frame_equal(local, ray, check_exact=True)
+    assert local["status"].tolist() == ["done"] * 4
+    assert "every file is as it was written" in dpo_bench("status", outs[1], "--verify").stdout
+    assert not list(outs[1].glob(".seen*"))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    long: list[str], uninterrupted: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    with running([*long, "--executor", "ray"], out) as process:
+        wait_until(lambda: checkpoints(out), 180)
+        children = descendants(process.pid)
+        assert listeners(children) <= {"0100007F", f"{0:016X}FFFF00000100007F"}
+        os.killpg(process.pid, stop)  # a terminal sends Ctrl-C to all of them
+        _, message = process.communicate(timeout=180)
+        assert process.returncode == 130, message
+    assert "the same command goes on from here" in message
+    assert "Traceback" not in message
+    assert len(checkpoints(out)) == 1
+    wait_until(lambda: not any(Path(f"/proc/{child}/exe").exists() for child in children), 20)
+    dpo_bench(*long, "--executor", "ray", "--out", out)
+    assert_same(out, uninterrupted)
+
+
+def test_a_killed_actor_is_a_failed_trial_that_is_tried_again(
+    long: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with running([*long, "--executor", "ray"], out) as process:
+        wait_until(lambda: checkpoints(out), 180)
+        (actor,) = actors(process.pid)
+        os.kill(actor, signal.SIGKILL)
+        _, message = process.communicate(timeout=180)
+        assert process.returncode == 1, message
+    assert "the worker on 127.0.0.1 died" in results(out)["error"][0]
+    dpo_bench(*long, "--executor", "ray", "--out", out)
+    assert_same(out, uninterrupted)
+
+
+def test_a_lost_machine_fails_its_trial_only(
+    cluster: Any, source: tuple[str, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    more = [
+        *("--losses", "dpo", "--beta", "0.1,0.2,0.3", *QUICK, "--executor", "ray"),
+        *(f"--set=training.steps={STEPS}", "--set=training.checkpoint_seconds=0.2"),
+    ]
+    with running([*source, *more], out) as process:
+        wait_until(lambda: len(checkpoints(out)) == 2, 180)
+        (lost,) = cluster.worker_nodes
+        cluster.remove_node(lost, allow_graceful=False)
+        _, message = process.communicate(timeout=180)
+        assert process.returncode == 1, message
+    table = results(out)
+    assert sorted(table["status"]) == ["done", "done", "failed"]
+    assert "the worker" in table["error"].dropna().iloc[0]
+    dpo_bench(*source, *more, "--out", out)
+    assert results(out)["status"].tolist() == ["done"] * 3
+
+
+def test_a_cluster_that_is_not_there_is_named_at_once(
+    source: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.2:9")
+    done = dpo_bench(
+        *(*source, "--losses", "dpo", "--beta", "0.1", *QUICK, "--executor", "ray"),
+        *("--out", tmp_path / "out"),
+        code=3,
+    )
+    assert "no Ray cluster was reached at RAY_ADDRESS=127.0.0.2:9" in done.stderr
+    assert "Traceback" not in done.stderr
