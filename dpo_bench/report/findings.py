@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.report.compare import Level, MatchedComparison, PairAtLevel
+from dpo_bench.report.controls import missed_controls
 from dpo_bench.report.measured import Measured
 from dpo_bench.report.measures import ACCURACY, CHOSEN, FRONTIER_GAP, KL, REWARD, WIN_RATE, Measure
 from dpo_bench.report.read import SweepResults, Trial
@@ -219,6 +220,7 @@ def _warnings(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
                 " policy can: its reward or KL is doubtful."
             )
     yield from _cut(results, labels)
+    yield from missed_controls(results)
 
 
 def _wrong_start(trial: Trial, label: str) -> Iterator[str]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from dpo_bench.report.measures import ACCURACY, KL, REWARD
+from dpo_bench.report.measures import KL, REWARD, ranking
 from dpo_bench.report.read import SweepResults, Trial
 from dpo_bench.report.scale import position
 from dpo_bench.report.series import Series, Setting, trial_label
 from dpo_bench.report.text import clipped, counted, number, visible
+from dpo_bench.report.verdicts import verdict_facts
 
 LIMITS = ((12, 2000), (8, 1200), (6, 800), (4, 600), (2, 400), (1, 300))
 """Numbers of prompts and of characters per response, tried in turn until the budget holds."""
@@ -47,8 +48,9 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class PromptCards:
-    """One held-out prompt with the responses to it."""
+    """One held-out prompt with the responses to it; its place is its number among all, from 1."""
 
+    place: int
     prompt: str
     cards: tuple[Card, ...]
 
@@ -89,10 +91,11 @@ def sample_browser(results: SweepResults, series: Sequence[Series]) -> SampleBro
     reference = _by_prompt(results.reference.samples, keys)
     shown = tuple(
         PromptCards(
+            int(place) + 1,
             clipped(visible(str(row["prompt"])), limit),
             tuple(_cards(row, reference, list(zip(chosen, pools, strict=True)), results, limit)),
         )
-        for row in rows.to_dict("records")
+        for place, row in zip(rows.index, rows.to_dict("records"), strict=True)
     )
     return SampleBrowser(shown, len(prompts), tuple(views), limit)
 
@@ -117,7 +120,9 @@ def _cards(
         own = pool[key]
         facts = [f"policy's KL {number(trial.measured(KL.name).value, KL.decimals)} nats"]
         facts += _facts(own.get("reward"), own.get("tokens"))
-        if _known(own.get("win_reference")):
+        if results.judge:
+            facts += verdict_facts(own)
+        elif _known(own.get("win_reference")):
             facts.append(f"beats {100 * float(own['win_reference']):.0f}% of the reference's")
         if not bool(own.get("finished", True)):
             facts.append("cut at the token limit")
@@ -144,7 +149,7 @@ def _chosen(
 ) -> Iterator[tuple[Series, Trial, tuple[str, ...]]]:
     """One finished trial per setting, with the selections that show it."""
     target = common_kl(series)
-    best = REWARD.name if results.has_reward else ACCURACY.name
+    best = ranking(results).name
     for one in series:
         settings = [setting for setting in one.settings if setting.done]
         if not settings:
@@ -187,7 +192,8 @@ def _matched_title(series: Sequence[Series]) -> str:
 
 
 def _best_of(results: SweepResults) -> str:
-    return "mean reward" if results.has_reward else "preference accuracy"
+    title = ranking(results).title
+    return title[:1].lower() + title[1:]
 
 
 def _by_prompt(samples: pd.DataFrame, keys: set[Any]) -> dict[Any, Any]:

@@ -9,6 +9,7 @@ from dpo_bench.report.compare import MatchedComparison, compare_series, read_cur
 from dpo_bench.report.controls import controls_section
 from dpo_bench.report.findings import Findings, find
 from dpo_bench.report.further import Finding, further_findings
+from dpo_bench.report.judging import judging_section
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
 from dpo_bench.report.methods import Note, method_notes
 from dpo_bench.report.read import SweepResults
@@ -45,7 +46,8 @@ class ReportView:
         seeds: spread over seeds; None with one seed.
         browser: responses side by side, for paper; None when no trial finished.
         failed: failed trials.
-        further: areas, over-optimisation, strengths, length control, controls: those with data.
+        further: areas, over-optimisation, strengths, length control, controls, judging: those
+            with data.
         notes: methods.
         provenance: versions, hashes, machine.
     """
@@ -107,7 +109,7 @@ def build_view(results: SweepResults) -> ReportView:
         failed=tuple(_failures(results, series)),
         further=(
             *further_findings(results, series, None if isinstance(curves, str) else curves),
-            *filter(None, (controls_section(results),)),
+            *filter(None, (controls_section(results), judging_section(results))),
         ),
         notes=method_notes(results, matched is not None),
         provenance=tuple(_provenance(results)),

@@ -46,7 +46,7 @@ _REFERENCE_FILES = (
 )
 _SOURCES = ("dpo_bench.report", "dpo_bench.evaluation", "dpo_bench.losses")
 """packages whose code decides what a report says"""
-_LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "plotly", "scipy")
+_LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "scipy")
 _HEAD = 4096
 """the page's own record stands in its first so many bytes"""
 
@@ -171,7 +171,7 @@ def inputs_digest(folder: Path) -> str:
 
 
 def _input_files(folder: Path) -> Iterator[Path]:
-    candidates = [folder / EXPERIMENT, folder / RESULTS]
+    candidates = [folder / EXPERIMENT, folder / RESULTS, folder / "opponents.json"]
     candidates += [folder / "reference" / name for name in _REFERENCE_FILES]
     for trial in sorted((folder / "trials").glob("*/")):
         candidates += [trial / name for name in _TRIAL_FILES]
@@ -182,7 +182,7 @@ def _source_digest() -> str:
     hasher = hashlib.sha256()
     for package in _SOURCES:
         root = resources.files(package)
-        for place in (root, root / "templates", root / "templates" / "scripts"):
+        for place in (root, root / "templates", root / "templates" / "scripts", root / "vendor"):
             for file in sorted(place.iterdir(), key=lambda one: one.name) if place.is_dir() else ():
                 if file.is_file() and file.name.endswith((".py", ".html", ".css", ".js")):
                     hasher.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

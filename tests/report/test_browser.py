@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,12 @@ def test_hovering_shows_the_hostile_name_as_text_and_marks_the_trial_everywhere(
           return [label.textContent, label.querySelectorAll("a, script").length];
         }"""
     )
-    rings = """() => ["chart-explorer-1", "chart-explorer-2", "chart-displacement"].map((id) =>
-      document.getElementById(id).data.find((one) => one.meta && one.meta.ring).x.length)"""
-    assert desktop.asked(rings) == [1, 1, 1]
+    rings = """() => ["chart-explorer-1", "chart-explorer-2", "chart-displacement"].map((id) => {
+      const ring = document.querySelector(`#${id} .ring`).getBoundingClientRect();
+      return [ring.width, ring.x + ring.width / 2, ring.y + ring.height / 2]; })"""
+    found = desktop.asked(rings)
+    assert [round(one[0]) for one in found] == [22, 22, 22]
+    assert found[0][1:] == pytest.approx(box, abs=2)  # a triangle is not centred
     assert HOSTILE_LOSS in shown[0]
     assert "nats" in shown[0]
     assert shown[1] == 0
@@ -209,7 +213,7 @@ def test_the_matrix_is_antisymmetric_and_follows_the_level(desktop: Opened) -> N
         back = first[" ".join(reversed(pair.split()))]
         assert float(text) == pytest.approx(-float(back))
     desktop.page.select_option("#matrix-level", "0")
-    assert desktop.page.evaluate(read) != first
+    assert desktop.asked(read) != first
     assert desktop.page.locator("p[data-level='0']").is_visible()
     assert not desktop.page.locator("p[data-level='1']").is_visible()
 
@@ -288,7 +292,7 @@ def test_a_loss_is_hidden_everywhere_by_keyboard(desktop: Opened) -> None:
     assert button.get_attribute("aria-pressed") == "false"
     assert "3 of 4" in page.inner_text("#losses-count")
     assert desktop.asked(visible) == [before[0] - 2, before[1] - 2]
-    assert page.locator("#matrix tbody tr").count() == 3
+    page.wait_for_selector("#matrix tbody tr:nth-child(3):last-child", state="attached")
     page.check("#filter-shown")
     assert "dpo" not in desktop.column(1)
     page.uncheck("#filter-shown")
@@ -447,10 +451,10 @@ def test_200_trials_and_10_000_samples_open_within_two_seconds(
     page = write_report(build(tmp_path / "sweep", sweep))
     assert page.stat().st_size < 6_000_000
     seconds = []
-    for _ in range(5):
+    for _ in range(7):
         opened = Opened(browser, page.parent, viewport=DESKTOP)
         assert opened.said == []
         took = "performance.getEntriesByName('opened')[0].startTime"
         seconds.append(float(opened.page.evaluate(took)) / 1000)
         opened.context.close()
-    assert min(seconds) < 2
+    assert statistics.median(seconds) < 2

@@ -86,8 +86,10 @@ const moveTo = (cell) => {
   cell.focus();
 };
 if (matrix) {
-  onChange("matrix-level", (control) => drawMatrix(Number(control.value)));
-  on("losses", () => drawMatrix(Number(byId("matrix-level").value)));
+  addText(matrix, () => drawMatrix(Number(byId("matrix-level").value)));
+  const again = () => outdated((one) => one.element === matrix);
+  byId("matrix-level").addEventListener("change", again);
+  on("losses", again);
   matrix.addEventListener("click", (event) => {
     const cell = event.target.closest("td[data-pair]");
     if (cell) { moveTo(cell); openCell(cell); }

@@ -1,0 +1,59 @@
+"""What judging a sweep may take is said before it runs, and is no less than what it takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpo_bench.evaluation.judge_text import question
+from dpo_bench.experiment.config import Evaluation
+from dpo_bench.sweep.judging import (
+    count_questions,
+    describe_cost,
+    describe_questions,
+    tokens_per_question,
+)
+
+OPTIONS = Evaluation(
+    reward="judge:small",
+    judge_base_url="http://localhost:1/v1",
+    prompts=8,
+    samples_per_prompt=2,
+    controls=32,
+    judge_opponents=3,
+    max_new_tokens=20,
+)
+
+
+def test_questions_are_counted_part_by_part() -> None:
+    found = count_questions(OPTIONS, trials=5, evaluations=4)
+    assert found.trials == 8 * 2 * 5 * 4 * (3 + 1) * 2
+    assert found.controls == 8 * 4 * 2  # no more prompts than there are
+    assert found.round_robin == 0
+    everyone = OPTIONS.model_copy(update={"judge_round_robin": True})
+    assert count_questions(everyone, trials=5).round_robin == 7 * 6 // 2 * 8 * 2
+    text = describe_questions(everyone, 5, 1)
+    assert text.startswith("judge small at http://localhost:1/v1: at most 1,040 questions: 640 of")
+    assert "8 prompts x 2 samples x 5 trials x (3 of the reference's + the chosen one)" in text
+
+
+def test_a_question_is_its_words_a_prompt_and_two_responses() -> None:
+    words = len(question(OPTIONS.judge_criterion, "", "", "")) / 4
+    assert tokens_per_question(OPTIONS, 10, 15) == words + 10 + 2 * 15
+    assert tokens_per_question(OPTIONS, 10, 500) == words + 10 + 2 * 20
+
+
+@pytest.mark.parametrize(
+    ("prices", "words"),
+    [
+        ({}, "the cost is not known: set evaluation.judge_price_input"),
+        ({"judge_price_input": 2.0}, "the cost is not known"),
+        ({"judge_price_input": 0.0, "judge_price_output": 0.0}, "at most about 0.00 US dollars"),
+        # 5,000 questions of 178.75 + 10 + 2 x 15 tokens at 2, and of 16 at 10, dollars a million
+        ({"judge_price_input": 2.0, "judge_price_output": 10.0}, "at most about 2.99 US dollars"),
+    ],
+)
+def test_the_cost_is_given_where_prices_are(prices: dict[str, float], words: str) -> None:
+    options = OPTIONS.model_copy(update=prices)
+    text = describe_cost(options, 5000, 10, 15)
+    assert words in text
+    assert "estimate" in text
