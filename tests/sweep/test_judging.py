@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from dpo_bench.evaluation.judge_text import question
-from dpo_bench.experiment.config import Evaluation
+from dpo_bench.experiment.config import Evaluation, Experiment, LossGrid, Training
+from dpo_bench.sweep.estimate import print_plan
 from dpo_bench.sweep.judging import (
     count_questions,
     describe_cost,
@@ -57,3 +61,27 @@ def test_the_cost_is_given_where_prices_are(prices: dict[str, float], words: str
     text = describe_cost(options, 5000, 10, 15)
     assert words in text
     assert "estimate" in text
+
+
+def planned(**settings: object) -> str:
+    """What ``--dry-run`` prints for two trials."""
+    experiment = Experiment(
+        name="judged",
+        policy="world:reviews",
+        preferences="world:reviews",
+        training=Training(steps=100),
+        evaluation=OPTIONS.model_copy(update=settings),
+        losses=(LossGrid(name="dpo", beta=(0.1, 0.3)),),
+    )
+    output = io.StringIO()
+    print_plan(experiment, 1, Console(file=output, width=200))
+    return output.getvalue()
+
+
+def test_a_dry_run_says_what_the_judge_is_asked() -> None:
+    text = planned(every=40)
+    questions = 8 * 2 * 2 * 3 * (3 + 1) * 2  # at steps 40, 80 and 100
+    assert f"at most {questions + 64:,} questions: {questions} of the trials" in text
+    assert "x 3 evaluations x" in text
+    assert " tokens read and at most " in text
+    assert "judge" not in planned(reward="vader")
