@@ -18,10 +18,11 @@ from typing import Any
 
 import pandas as pd
 
+from dpo_bench.report.matched_policies import MatchedPolicies
 from dpo_bench.report.measured import finite
-from dpo_bench.report.measures import ACCURACY, REWARD
+from dpo_bench.report.measures import ACCURACY, KL, REWARD
 from dpo_bench.report.read import SweepResults, Trial
-from dpo_bench.report.samples import common_kl, nearest_setting, spread
+from dpo_bench.report.samples import spread
 from dpo_bench.report.series import Series
 from dpo_bench.report.text import clipped, number, rounded, visible
 
@@ -106,7 +107,7 @@ def deflated(value: Any) -> str:
 
 
 def selections(
-    results: SweepResults, series: Sequence[Series]
+    results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Key, title and trials (ids) of what can be shown beside each other, the default first."""
     best = REWARD.name if results.has_reward else ACCURACY.name
@@ -114,9 +115,8 @@ def selections(
     known = [(one, settings) for one, settings in curves if settings]
     if not known:
         return
-    target = common_kl(series)
-    nearest = [nearest_setting(settings, target).done[0].id for _, settings in known]
-    yield "matched", f"each loss nearest to KL {number(target, 1)}", nearest
+    nearest = [setting.done[0].id for _, setting in policies.settings]
+    yield "matched", f"each loss nearest to KL {number(policies.kl, KL.decimals)}", nearest
     highest = [
         max(settings, key=lambda s: s.mean(best) or float("-inf")).done[0].id
         for _, settings in known
