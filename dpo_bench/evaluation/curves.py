@@ -106,9 +106,20 @@ def knots(points: Sequence[Point]) -> list[list[int]]:
     return found
 
 
+def outline(points: Sequence[Point]) -> list[tuple[float, float]]:
+    """KL (nats) and reward of a curve's knots, in order: straight between them in sqrt(KL)."""
+    return [
+        (
+            float(np.mean([points[index].mean_kl for index in one])),
+            float(np.mean([points[index].reward.mean() for index in one])),
+        )
+        for one in knots(points)
+    ]
+
+
 def span(points: Sequence[Point]) -> tuple[float, float] | None:
     """The KLs (nats) of a curve's first and last knot; None without a point."""
-    levels = [float(np.mean([points[i].mean_kl for i in one])) for one in knots(points)]
+    levels = [kl for kl, _ in outline(points)]
     return (min(levels), max(levels)) if levels else None
 
 

@@ -31,6 +31,11 @@ class Measure:
     needs_reward: bool = False
 
     @property
+    def phrase(self) -> str:
+        """The title inside a sentence."""
+        return self.title[:1].lower() + self.title[1:]
+
+    @property
     def axis(self) -> str:
         """Title with unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title

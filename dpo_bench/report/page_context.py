@@ -143,15 +143,15 @@ def _heat_context(heat_map: Any) -> dict[str, Any]:
 
 def _matched_context(view: ReportView) -> dict[str, Any]:
     if isinstance(view.comparison, str) or view.matched is None:
-        return {"matched": None, "not_compared": view.comparison}
+        return {"compared": (), "not_compared": view.comparison}
     ends = (view.comparison.low, view.comparison.high)
     return {
         "middle": len(view.comparison.levels) // 2,
-        "matched": view.matched,
+        "compared": view.compared,
         "coverage": view.comparison.coverage,
         "span": [number(end, KL.decimals) for end in ends],
         "compared_prompts": f"{view.comparison.prompts:,}",
-        "reach": number(view.matched.reach, REWARD.decimals),
+        "reaches": [number(one.reach, one.measure.decimals) for one in view.compared],
     }
 
 

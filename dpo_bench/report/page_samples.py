@@ -18,10 +18,11 @@ from typing import Any
 
 import pandas as pd
 
+from dpo_bench.report.matched_policies import MatchedPolicies
 from dpo_bench.report.measured import finite
-from dpo_bench.report.measures import ranking
+from dpo_bench.report.measures import KL, ranking
 from dpo_bench.report.read import SweepResults, Trial
-from dpo_bench.report.samples import common_kl, nearest_setting, spread
+from dpo_bench.report.samples import spread
 from dpo_bench.report.series import Series
 from dpo_bench.report.text import clipped, number, rounded, visible
 
@@ -110,7 +111,7 @@ def deflated(value: Any) -> str:
 
 
 def selections(
-    results: SweepResults, series: Sequence[Series]
+    results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Key, title and trials (ids) of what can be shown beside each other, the default first."""
     best = ranking(results)
@@ -118,15 +119,13 @@ def selections(
     known = [(one, settings) for one, settings in curves if settings]
     if not known:
         return
-    target = common_kl(series)
-    nearest = [nearest_setting(settings, target).done[0].id for _, settings in known]
-    yield "matched", f"each loss nearest to KL {number(target, 1)}", nearest
+    nearest = [setting.done[0].id for _, setting in policies.settings]
+    yield "matched", f"each loss nearest to KL {number(policies.kl, KL.decimals)}", nearest
     highest = [
         max(settings, key=lambda s: s.mean(best.name) or float("-inf")).done[0].id
         for _, settings in known
     ]
-    name = best.title[:1].lower() + best.title[1:]
-    yield "best", f"each loss where its {name} is highest", highest
+    yield "best", f"each loss where its {best.phrase} is highest", highest
     for one, _ in known:
         yield f"series-{one.index}", f"{one.label}, every trial", [t.id for t in one.done]
     yield "all", "every policy", [trial.id for one, _ in known for trial in one.done]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from dpo_bench.report.matched_policies import MatchedPolicies
 from dpo_bench.report.measures import KL, REWARD, ranking
 from dpo_bench.report.read import SweepResults, Trial
-from dpo_bench.report.scale import position
-from dpo_bench.report.series import Series, Setting, trial_label
+from dpo_bench.report.series import Series, trial_label
 from dpo_bench.report.text import clipped, counted, number, visible
 from dpo_bench.report.verdicts import verdict_facts
 
@@ -72,15 +72,17 @@ class SampleBrowser:
     limit: int
 
 
-def sample_browser(results: SweepResults, series: Sequence[Series]) -> SampleBrowser | None:
+def sample_browser(
+    results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
+) -> SampleBrowser | None:
     """Pick prompts and responses; None when no trial finished."""
     if not results.done:
         return None
     prompts = results.reference.prompts
-    chosen = list(_chosen(results, series))
+    chosen = list(_chosen(results, series, policies))
     views = [
-        (MATCHED, _matched_title(series)),
-        (BEST, f"each loss where its {_best_of(results)} is highest"),
+        (MATCHED, f"each loss nearest to KL {number(policies.kl, KL.decimals)}"),
+        (BEST, f"each loss where its {ranking(results).phrase} is highest"),
     ]
     views += [(f"series-{one.index}", f"{one.label}, all strengths") for one in series if one.done]
     views += [(ALL, "every policy")]
@@ -145,55 +147,21 @@ def _known(value: Any) -> bool:
 
 
 def _chosen(
-    results: SweepResults, series: Sequence[Series]
+    results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
 ) -> Iterator[tuple[Series, Trial, tuple[str, ...]]]:
     """One finished trial per setting, with the selections that show it."""
-    target = common_kl(series)
+    nearest = [setting for _, setting in policies.settings]
     best = ranking(results).name
     for one in series:
         settings = [setting for setting in one.settings if setting.done]
         if not settings:
             continue
-        nearest = nearest_setting(settings, target)
         highest = max(settings, key=lambda setting: setting.mean(best) or float("-inf"))
         for setting in settings:
             views = [f"series-{one.index}", ALL]
-            views += [MATCHED] if setting is nearest else []
+            views += [MATCHED] if setting in nearest else []
             views += [BEST] if setting is highest else []
             yield one, setting.done[0], tuple(views)
-
-
-def common_kl(series: Sequence[Series]) -> float:
-    """The middle (nats) of the KLs that all series cover, or of those that any covers."""
-    ranges = []
-    for one in series:
-        kls = [kl for setting in one.settings if (kl := setting.mean(KL.name)) is not None]
-        if kls:
-            ranges.append((min(kls), max(kls)))
-    if not ranges:
-        return 0.0
-    low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
-    if low > high:
-        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    return ((position(low) + position(high)) / 2) ** 2
-
-
-def nearest_setting(settings: Sequence[Setting], target: float) -> Setting:
-    """The setting whose KL is nearest to a KL (nats), on the scale of the KL axis."""
-    return min(settings, key=lambda setting: _distance(setting, target))
-
-
-def _distance(setting: Setting, target: float) -> float:
-    return abs(position(setting.mean(KL.name) or 0.0) - position(target))
-
-
-def _matched_title(series: Sequence[Series]) -> str:
-    return f"each loss nearest to KL {number(common_kl(series), 1)}"
-
-
-def _best_of(results: SweepResults) -> str:
-    title = ranking(results).title
-    return title[:1].lower() + title[1:]
 
 
 def _by_prompt(samples: pd.DataFrame, keys: set[Any]) -> dict[Any, Any]:

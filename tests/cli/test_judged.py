@@ -59,7 +59,7 @@ def test_a_judged_sweep_has_win_rates_controls_and_costs_but_no_reward(
     assert table["judge_requests"].sum() <= most.trials
     taken = json.loads((out / "opponents.json").read_text())["judge"]
     assert taken["requests"] <= most.round_robin
-    reported(out, table["judge_requests"].sum(), taken["requests"])
+    reported(out, int(table["judge_requests"].sum()), taken["requests"])
     names, wins = read_opponents(out / "opponents.parquet")
     assert names == [*table["trial"], "reference", "chosen"]
     np.testing.assert_allclose(wins + wins.swapaxes(0, 1), 1)

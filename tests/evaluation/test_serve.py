@@ -16,8 +16,8 @@ import torch
 
 from dpo_bench.evaluation.judge import find_judge
 from dpo_bench.experiment.config import Evaluation
-from tests.conftest import PAIRS
 from tests.cli.command import dpo_bench, results
+from tests.conftest import PAIRS
 from tests.tiny import save_tokenizer
 
 SERVE = "from transformers.cli.transformers import main; main()"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dpo_bench.report.judging import judging_section
+from dpo_bench.report.matched_policies import matched_policies
 from dpo_bench.report.measures import WIN_RATE, present, ranking
 from dpo_bench.report.page_samples import selections
 from dpo_bench.report.series import group_series
@@ -62,7 +63,8 @@ def test_the_best_policy_is_the_judges(view_of: ViewOf) -> None:
     (title,) = [one.title for one in present(results, (WIN_RATE,))]
     assert title == "Judge's win rate against the reference"
     series = group_series(results)
-    best = next(one for one in selections(results, series) if one[0] == "best")
+    policies = matched_policies(series, "")
+    best = next(one for one in selections(results, series, policies) if one[0] == "best")
     assert best[1] == "each loss where its judge's win rate against the reference is highest"
     # The made-up rates rise from trial to trial: of each loss the last strength is the best.
     assert best[2] == [one.done[-1].id for one in series]

@@ -84,4 +84,4 @@ def test_a_dry_run_says_what_the_judge_is_asked() -> None:
     assert f"at most {questions + 64:,} questions: {questions} of the trials" in text
     assert "x 3 evaluations x" in text
     assert " tokens read and at most " in text
-    assert "judge" not in planned(reward="vader")
+    assert "questions" not in planned(reward="vader")
