@@ -23,7 +23,7 @@ from dpo_bench.evaluation.curves import (
     not_comparable,
     read,
     read_levels,
-    span,
+    wide_spans,
 )
 from dpo_bench.evaluation.frontier import Frontier
 from dpo_bench.evaluation.separation import (
@@ -255,8 +255,7 @@ def _usable(curves: Curves, level: float) -> Curves:
 
 
 def _has_width(points: Sequence[Point]) -> bool:
-    ends = span(points)
-    return ends is not None and ends[0] < ends[1]
+    return any(low < high for low, high in wide_spans(points).values())
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:
