@@ -15,8 +15,6 @@ import numpy as np
 
 from dpo_bench.evaluation.clustered import Clustered, Spread, two_way
 from dpo_bench.evaluation.curves import (
-    Curves,
-    Point,
     cells,
     common_range,
     default_levels,
@@ -26,6 +24,7 @@ from dpo_bench.evaluation.curves import (
     wide_spans,
 )
 from dpo_bench.evaluation.frontier import Frontier
+from dpo_bench.evaluation.points import Curves, Point
 from dpo_bench.evaluation.separation import (
     Comparison,
     corrected,

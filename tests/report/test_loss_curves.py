@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpo_bench.evaluation.curves import by_step
+from dpo_bench.evaluation.points import by_step
 from dpo_bench.report.compare import MatchedComparison, compare_series
 from dpo_bench.report.figure_data import figure_table, matched_values
 from dpo_bench.report.gaps import frontier_gaps, gap_section
