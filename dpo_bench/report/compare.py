@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.evaluation import matched
-from dpo_bench.evaluation.curves import span as curve_span
+from dpo_bench.evaluation.curves import wide_spans
 from dpo_bench.evaluation.statistics import Array, Estimate
 from dpo_bench.report.loss_curves import TOO_FEW, CurvesOnPrompts
 from dpo_bench.report.measured import finite
@@ -134,7 +134,7 @@ def compare_series(
     )
     if not any(level.compared for level in levels):
         return NO_COMMON_RANGE
-    covering = sum(not matched.not_comparable({name: curves[name]}, at[0]) for name in curves)
+    covering = max(len(level.values) for level in levels)
     return MatchedComparison(measure, *span, levels, len(found.prompts), covering, len(curves))
 
 
@@ -142,21 +142,27 @@ def most_overlapping(curves: matched.Curves) -> matched.Curves:
     """The curves of two points or more that span a KL together: all, or else the most that do.
 
     One loss that stays near the reference would otherwise keep all others from being compared. Of
-    sets of the same size it is the one with the widest common range, on the scale of sqrt(KL).
+    sets of the same size it is the one with the widest common range at one step, on the scale of
+    sqrt(KL).
     """
-    spans = {name: ends for name, points in curves.items() if (ends := curve_span(points))}
-    wide = {name: ends for name, ends in spans.items() if ends[0] < ends[1]}
+    wide = {
+        (step, name): ends
+        for name, points in curves.items()
+        for step, ends in wide_spans(points).items()
+        if ends[0] < ends[1]
+    }
 
-    def members(start: float) -> list[str]:
-        return [name for name, (low, high) in wide.items() if low <= start < high]
+    def members(at: int, start: float) -> list[str]:
+        return [
+            name for (step, name), (low, high) in wide.items() if step == at and low <= start < high
+        ]
 
-    def value(start: float) -> tuple[int, float]:
-        ends = [wide[name][1] for name in members(start)]
-        return len(ends), min(ends) ** 0.5 - start**0.5
+    def value(place: tuple[int, float]) -> tuple[int, float]:
+        ends = [wide[place[0], name][1] for name in members(*place)]
+        return len(ends), min(ends) ** 0.5 - place[1] ** 0.5
 
-    if not wide:
-        return {}
-    best = members(max(sorted(low for low, _ in wide.values()), key=value))
+    places = sorted((step, low) for (step, _), (low, _) in wide.items())
+    best = members(*max(places, key=value)) if places else []
     return {name: curves[name] for name in best} if len(best) > 1 else {}
 
 

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_Line = list[tuple[float, float]]
-"""KL (nats) and value along a curve"""
-
 
 def draw_frontier(view: ReportView) -> Figure:
     """Reward against KL with the optimal frontier, best-of-n and the reference."""
@@ -31,8 +28,8 @@ def draw_frontier(view: ReportView) -> Figure:
     _kl_axis(axis, view.results)
     _optimum(axis, reference)
     for one in view.series:
-        _curve(axis, one, REWARD, _line(view, one, REWARD))
-        _along(axis, one, REWARD)
+        _along(axis, view, one, REWARD)
+        _curve(axis, one, REWARD)
     if reference.reward.value is not None:
         axis.plot(
             [0], [reference.reward.value], "*", color=theme.LIGHT["ink"], markersize=10,
@@ -72,8 +69,8 @@ def draw_against_kl(view: ReportView, measure: Measure) -> Figure:
     axis = axes[0][0]
     _kl_axis(axis, view.results)
     for one in view.series:
-        _curve(axis, one, measure, _line(view, one, measure))
-        _along(axis, one, measure)
+        _along(axis, view, one, measure)
+        _curve(axis, one, measure)
     if measure == WIN_RATE:
         axis.axhline(0.5, color=theme.LIGHT["muted"], linewidth=0.9, linestyle="--", zorder=1)
     axis.set_ylabel(measure.axis)
@@ -88,40 +85,27 @@ def draw_displacement(view: ReportView) -> Figure:
     _kl_axis(axis, view.results)
     axis.axhline(0, color=theme.LIGHT["muted"], linewidth=0.9, linestyle="--", zorder=1)
     for one in view.series:
-        _curve(axis, one, CHOSEN, None)
-        _curve(axis, one, REJECTED, None, filled=False)
+        _curve(axis, one, CHOSEN)
+        _curve(axis, one, REJECTED, filled=False)
     axis.set_ylabel("Log-ratio on held-out pairs (nats)\nfilled: chosen, open: rejected")
     add_legend(figure)
     return figure
 
 
-def _line(view: ReportView, series: Series, measure: Measure) -> _Line | None:
-    """The curve that is compared, where it goes through more than the trained policies."""
-    if view.curves is None or not view.curves.checkpoints:
-        return None
-    return view.curves.line(series, measure) or None
-
-
-def _curve(
-    axis: Axes, series: Series, measure: Measure, line: _Line | None, filled: bool = True
-) -> None:
-    """A line along a curve or else through the settings, and a mark with intervals per trial."""
+def _curve(axis: Axes, series: Series, measure: Measure, filled: bool = True) -> None:
+    """A line through the settings, and a marker with intervals for every trial."""
     colour, look = theme.SERIES_LIGHT[series.style.colour], series.style
     centre = [(setting.mean(KL.name), setting.mean(measure.name)) for setting in series.settings]
     known = [(position(kl), value) for kl, value in centre if kl is not None and value is not None]
     if not known:
         return
-    dashes = look.dash[1] if filled else ":"
-    if line is not None:
-        along = [(position(kl), value) for kl, value in line]
-        axis.plot(*zip(*along, strict=True), color=colour, linewidth=1.6, linestyle=dashes)
-        dashes = ""
+    label = f"{SERIES_MARK}{series_label(series)}" if filled else None
     axis.plot(
-        *zip(*known, strict=True), color=colour, linewidth=1.6, linestyle=dashes,
-        marker=look.marker.matplotlib, markersize=5.5,
+        [x for x, _ in known], [y for _, y in known], color=colour, linewidth=1.6,
+        linestyle=look.dash[1] if filled else ":", marker=look.marker.matplotlib, markersize=5.5,
         markerfacecolor=colour if filled else "white",
         markeredgecolor="white" if filled else colour,
-        label=f"{SERIES_MARK}{series_label(series)}" if filled else None,
+        label=label,
     )  # fmt: skip
     for trial in series.done:
         kl, value = trial.measured(KL.name), trial.measured(measure.name)
@@ -142,8 +126,8 @@ def _curve(
             axis.plot([x], [y], look.marker.matplotlib, color=colour, alpha=0.45, markersize=3.5)
 
 
-def _along(axis: Axes, series: Series, measure: Measure) -> None:
-    """A small open mark for every policy along training."""
+def _along(axis: Axes, view: ReportView, series: Series, measure: Measure) -> None:
+    """A small open mark for every policy along training, and a thin line for each step."""
     colour = theme.SERIES_LIGHT[series.style.colour]
     for trial in series.done:
         table = trial.checkpoints
@@ -152,6 +136,10 @@ def _along(axis: Axes, series: Series, measure: Measure) -> None:
                 [position(kl) for kl in table["kl"]], table[measure.name], "o", color=colour,
                 alpha=0.6, markersize=2.6, markerfacecolor="none", markeredgewidth=0.7, zorder=1.5,
             )  # fmt: skip
+    lines = view.curves.lines(series, measure) if view.curves else {}
+    for step in sorted(lines)[:-1]:
+        x, y = zip(*((position(kl), value) for kl, value in lines[step]), strict=True)
+        axis.plot(x, y, color=colour, alpha=0.5, linewidth=0.7, zorder=1.5)
 
 
 def _error(value: Measured) -> list[list[float]] | None:

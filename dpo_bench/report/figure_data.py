@@ -1,7 +1,7 @@
 """The numbers behind every figure file, tidy: a row per point, one CSV beside each picture.
 
 In the figures against KL the column ``point`` says what a row is: a policy after its training, a
-policy along it, a knot of the curve that losses are compared by, or the reference's.
+policy along it, a knot of the curve of a step by which losses are compared, or the reference's.
 """
 
 from __future__ import annotations
@@ -103,11 +103,12 @@ def _curves(view: ReportView, measure: Measure) -> Iterator[Row]:
         return
     n = len(view.curves.prompts)
     for one in view.series:
-        for kl, value in view.curves.line(one, measure):
-            yield {
-                **_named(one), "point": "curve", "measure": measure.name, "value": value, "n": n,
-                "kl": kl,
-            }  # fmt: skip
+        for step, line in view.curves.lines(one, measure).items():
+            for kl, value in line:
+                yield {
+                    **_named(one), "step": step, "point": "curve", "measure": measure.name,
+                    "value": value, "n": n, "kl": kl,
+                }  # fmt: skip
 
 
 def _reference_curves(view: ReportView) -> Iterator[Row]:

@@ -16,6 +16,7 @@ from dpo_bench.evaluation import matched
 from dpo_bench.evaluation.bradley_terry import round_robin
 from dpo_bench.evaluation.length_control import length_controlled
 from dpo_bench.evaluation.overoptimisation import Fit, fit_overoptimisation
+from dpo_bench.evaluation.points import trained
 from dpo_bench.evaluation.statistics import Array, resample_weights
 from dpo_bench.report.compare import most_overlapping
 from dpo_bench.report.loss_curves import CurvesOnPrompts
@@ -121,7 +122,7 @@ def _overoptimisation(
     reference = by_prompt.to_numpy(float)
     rows = []
     for one in series:
-        points = curves.by_measure[REWARD.name].get(str(one.index), ())
+        points = trained(curves.by_measure[REWARD.name].get(str(one.index), ()))
         if len(points) < 3 or len({point.mean_kl for point in points}) < 3:
             continue
         fit = fit_overoptimisation(points, reference, curves.weights)
@@ -134,8 +135,8 @@ def _overoptimisation(
     )  # fmt: skip
     about = (
         "Where more KL stops paying: R(d) = d (alpha \u2212 beta ln d) with d the root of the KL"
-        " (Gao et al. 2022, arXiv:2210.10760), fitted to each loss's gain over the reference, at"
-        " all points of its curve. A peak is given only inside the KLs that were measured; an"
+        " (Gao et al. 2022, arXiv:2210.10760), fitted to the gain over the reference of each"
+        " loss's trained policies. A peak is given only inside the KLs that were measured; an"
         " interval that ends where they end is open there."
     )
     return Finding("overoptimisation", "Over-optimisation", about, Table(columns, tuple(rows)))

@@ -1,10 +1,11 @@
 """Each loss's curve over KL, prompt by prompt: its policies after training and along it.
 
-Every policy of a loss is a point of its curve: one for each strength, and one more for each
-strength and step at which `evaluation.every` measured it, as in the figures of Rafailov et al. 2023
-(arXiv:2305.18290). The last step is the trial's own evaluation and counts once. The policies of
-several training seeds at the same strength and step are one point with a row per seed; a seed keeps
-its name over all steps and losses, so that whole runs are followed when seeds are compared.
+Every policy of a loss is a point: one for each strength, and one more for each strength and step at
+which `evaluation.every` measured it. The last step is the trial's own evaluation and counts once.
+The points of a step make a curve (`dpo_bench.evaluation.curves` says why not those of all steps).
+The policies of several training seeds at the same strength and step are one point with a row per
+seed; a seed keeps its name over all steps and losses, so that whole runs are followed when seeds
+are compared.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ NOTHING_SCORED = "Without a reward of each response there is nothing to compare 
 _COLUMNS = {KL.name: "kl", REWARD.name: "reward", WIN_RATE.name: "win_reference"}
 """where a trial's tables hold each measure, response by response"""
 
-_Policy = list[tuple[int, pd.DataFrame]]
-"""a strength at a step: each seed's means by prompt"""
+
+@dataclass(frozen=True, slots=True)
+class _Policy:
+    """A strength at a step: each seed's means by prompt."""
+
+    step: int
+    seeds: list[tuple[int, pd.DataFrame]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +62,8 @@ class CurvesOnPrompts:
         """Those of the headline measure."""
         return self.by_measure[self.measures[0].name]
 
-    def line(self, series: Series, measure: Measure) -> list[tuple[float, float]]:
-        """KL (nats) and value along a curve, as it is read off; empty where there is none."""
+    def lines(self, series: Series, measure: Measure) -> dict[int, list[tuple[float, float]]]:
+        """By step KL (nats) and value along a curve, as it is read off; empty without any."""
         points = self.by_measure.get(measure.name, {}).get(str(series.index), ())
         return outline(points)
 
@@ -82,7 +88,9 @@ def read_curves(results: SweepResults, series: Sequence[Series]) -> CurvesOnProm
     }
     if not policies:
         return TOO_FEW
-    prompts = _shared_prompts(table for found in policies.values() for p in found for _, table in p)
+    prompts = _shared_prompts(
+        table for found in policies.values() for policy in found for _, table in policy.seeds
+    )
     if not len(prompts):
         return "The trials share no prompt on which all of them were scored."
     resamples = int(results.evaluation.get("resamples") or DEFAULT_RESAMPLES)
@@ -105,14 +113,14 @@ def read_curves(results: SweepResults, series: Sequence[Series]) -> CurvesOnProm
 
 def _policies(setting: Setting, columns: Mapping[str, str]) -> Iterator[_Policy]:
     """A strength after training, then at each step at which any of its seeds was measured."""
-    yield [(trial.seed, _by_prompt(trial.samples, columns)) for trial in setting.done]
+    last = max(int(trial.measured("steps").value or 0) for trial in setting.done)
+    yield _Policy(last, [(one.seed, _by_prompt(one.samples, columns)) for one in setting.done])
     along: dict[int, _Policy] = {}
     for trial in setting.done:
         if len(trial.checkpoint_prompts):
-            for step, table in trial.checkpoint_prompts.groupby("step"):
-                along.setdefault(int(str(step)), []).append(
-                    (trial.seed, _by_prompt(table, columns))
-                )
+            for key, table in trial.checkpoint_prompts.groupby("step"):
+                policy = along.setdefault(step := int(str(key)), _Policy(step, []))
+                policy.seeds.append((trial.seed, _by_prompt(table, columns)))
     yield from (along[step] for step in sorted(along))
 
 
@@ -130,8 +138,8 @@ def _shared_prompts(tables: Iterable[pd.DataFrame]) -> pd.Index:
 
 def _point(policy: _Policy, measure: str, prompts: pd.Index) -> matched.Point:
     """Seeds are kept apart; the comparison averages over them prompt by prompt."""
-    tables = [table.loc[prompts] for _, table in policy]
+    tables = [table.loc[prompts] for _, table in policy.seeds]
     kl, values = (
         np.stack([table[name].to_numpy(float) for table in tables]) for name in (KL.name, measure)
     )
-    return matched.Point(kl, values, [seed for seed, _ in policy])
+    return matched.Point(kl, values, [seed for seed, _ in policy.seeds], policy.step)

@@ -41,15 +41,16 @@ def curve_points(checkpoints: int, evaluation: Mapping[str, Any]) -> str:
     if not checkpoints:
         return f"A loss's curve goes through its policies, one for each strength: {_through()}"
     every = int(evaluation.get("every") or 0)
-    step = f"every {counted(every, 'step')}" if every else "along its training"
+    step = f"after {counted(every, 'step')} and its multiples" if every else "along training"
     return (
-        "The points of a loss's curve are its policies of every strength, each after training and"
-        f" {step} on the way there, as in the DPO paper's figure (Rafailov et al. 2023,"
-        " arXiv:2305.18290, section 6.1). All count alike, so that the curve is what a loss's"
-        " policies of a KL reach on average, not the best of them, and those from the middle of a"
-        f" run stand as its learning-rate schedule left them: {_through()} Points of one run are"
-        " alike; prompts and whole runs (seeds), never single points, are what intervals take as"
-        " independent."
+        f"Policies were measured after training and {step}, and those of one number of steps make"
+        f" one curve of a loss, with a point for each strength: {_through()} What is read at a KL"
+        " is the mean over the curves of all steps at which every compared loss covers that KL, the"
+        " same steps for each: policies of different steps are not joined (as they are where"
+        " figures of papers, the DPO paper's among them, show all checkpoints together), because"
+        " half-way through a learning-rate schedule a policy reaches less at the same KL than at"
+        " its end. Points of one run are alike; prompts and whole runs (seeds), never single"
+        " points, are what intervals take as independent."
     )
 
 

@@ -220,9 +220,27 @@ def test_the_matrix_is_antisymmetric_and_follows_the_level(desktop: Opened) -> N
         back = first[" ".join(reversed(pair.split()))]
         assert float(text) == pytest.approx(-float(back))
     desktop.page.select_option("#matrix-level", "0")
-    assert desktop.asked(read) != first
-    assert desktop.page.locator("p[data-level='0']").is_visible()
-    assert not desktop.page.locator("p[data-level='1']").is_visible()
+    assert desktop.page.evaluate(read) != first
+    shown = desktop.page.locator("[data-compared='0']")
+    assert shown.locator("p[data-level='0']").is_visible()
+    assert not shown.locator("p[data-level='1']").is_visible()
+
+
+def test_the_matrix_changes_to_win_rates_with_their_tables(desktop: Opened) -> None:
+    page = desktop.page
+    cells = "Array.from(document.querySelectorAll('#matrix td')).map((one) => one.textContent)"
+    rewards = page.evaluate(cells)
+    page.select_option("#matrix-measure", "1")
+    assert page.evaluate(cells) != rewards
+    assert page.inner_text("#matrix-difference") == "win rate against the reference"
+    for title, visible in (("Win rate against the reference", True), ("Mean reward", False)):
+        table = page.locator(f"[aria-label='{title} at matched KL']")
+        assert table.is_visible() == visible
+    page.locator("#matrix td[tabindex='0']").click()
+    assert "Difference in win rate" in page.inner_text("#difference thead")
+    page.select_option("#matrix-measure", "0")
+    assert page.evaluate(cells) == rewards
+    assert page.inner_text("#difference") == ""
 
 
 def test_samples_are_searched_paged_and_ordered(desktop: Opened) -> None:

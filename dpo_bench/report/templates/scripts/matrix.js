@@ -90,11 +90,11 @@ const moveTo = (cell) => {
   cell.focus();
 };
 if (matrix) {
-  addText(matrix, () => drawMatrix(Number(byId("matrix-level").value)));
-  const again = () => outdated((one) => one.element === matrix);
-  byId("matrix-level").addEventListener("change", again);
-  if (byId("matrix-measure")) byId("matrix-measure").addEventListener("change", () => { fill(byId("difference")); again(); });
-  on("losses", again);
+  const drawChosen = () => drawMatrix(Number(byId("matrix-level").value));
+  addText(matrix, drawChosen);
+  byId("matrix-level").addEventListener("change", drawChosen);
+  if (byId("matrix-measure")) byId("matrix-measure").addEventListener("change", () => { fill(byId("difference")); drawChosen(); });
+  on("losses", () => outdated((one) => one.element === matrix));
   matrix.addEventListener("click", (event) => {
     const cell = event.target.closest("td[data-pair]");
     if (cell) { moveTo(cell); openCell(cell); }
