@@ -1,10 +1,16 @@
 """A loss's reward as a function of the KL to the reference, read off and never extrapolated.
 
-The points of a curve are a loss's policies, one for each strength and each checkpoint that there
-is, in order of their mean KL. Points whose sqrt(KL) differ by at most `NEAR` are averaged into one
-knot: as a pair they would say nothing of the slope, and with many checkpoints the average is what
-smooths. Between two knots the reward is read off a straight line in sqrt(KL), never beyond the
-ends.
+The points of a curve are a loss's policies of one length of training, one for each strength, in
+order of their mean KL. Points whose sqrt(KL) differ by at most `NEAR` are averaged into one knot:
+as a pair they would say nothing of the slope. Between two knots the reward is read off a straight
+line in sqrt(KL), never beyond the ends.
+
+A loss whose policies were also measured along training has a curve for each of these steps. What is
+read at a KL is the mean over the steps at which all losses that are compared span it: the same
+steps for each. One curve through the policies of all steps, as figures of papers pool them, will
+not do: half-way through a learning-rate schedule a policy reaches less at the same KL than one that
+is trained to the end, so that a pooled curve rises and falls with what happens to lie next to the
+KL that is read, and losses that do not differ are told apart (in `reports/calibration`).
 
 Reward grows with sqrt(KL) close to the reference (Gao et al. 2022, arXiv:2210.10760), so that the
 line is exact for reward = a sqrt(KL), where one in KL is .018 too low on average and .030 at worst
@@ -22,12 +28,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from dpo_bench.evaluation.points import Curves, Point, by_step
 from dpo_bench.evaluation.statistics import Array
 
 NEAR = 0.1
@@ -37,60 +42,11 @@ _PROLONGED = 0.5
 """share of its length by which a resampled curve's last piece may be prolonged"""
 
 
-@dataclass(frozen=True, eq=False, init=False)
-class Point:
-    """A policy, or one per seed, trained with one loss at one strength.
-
-    Given as [clusters] or [seeds, clusters], kept as [seeds, clusters]: a cluster is a prompt, its
-    value the mean over that prompt's samples, and all points have the same prompts in one order.
-
-    Attributes:
-        kl: KL(policy || reference), nats per sequence.
-        reward: mean reward, or another figure to compare, such as the win rate.
-        seed_names: the training seed of each row; policies of one seed are paired across losses.
-            Counted from 0 when not given.
-        mean_kl: mean KL over prompts and seeds, nats.
-
-    Raises:
-        ValueError: the shapes differ, a seed occurs twice, or a value is missing or infinite.
-    """
-
-    kl: Array
-    reward: Array
-    seed_names: tuple[int, ...]
-    mean_kl: float
-
-    def __init__(
-        self, kl: ArrayLike, reward: ArrayLike, seed_names: Sequence[int] | None = None
-    ) -> None:
-        tables = [np.atleast_2d(np.asarray(one, dtype=np.float64)) for one in (kl, reward)]
-        if tables[0].shape != tables[1].shape or tables[0].ndim != 2 or not tables[0].size:
-            raise ValueError(
-                "kl and reward must both be [clusters] or [seeds, clusters],"
-                f" not {list(tables[0].shape)} and {list(tables[1].shape)}"
-            )
-        if not all(np.isfinite(table).all() for table in tables):
-            raise ValueError("a KL or reward is missing or infinite: leave the point out")
-        names = tuple(range(len(tables[0])) if seed_names is None else seed_names)
-        if len(names) != len(tables[0]) or len(set(names)) != len(names):
-            raise ValueError(f"the seeds {names} do not name the {len(tables[0])} rows")
-        object.__setattr__(self, "kl", tables[0])
-        object.__setattr__(self, "reward", tables[1])
-        object.__setattr__(self, "seed_names", names)
-        object.__setattr__(self, "mean_kl", float(tables[0].mean()))
-
-    @property
-    def seeds(self) -> int:
-        """Number of training seeds averaged over."""
-        return len(self.kl)
-
-
-Curves = Mapping[str, Sequence[Point]]
-"""For each loss the points of its grid and its checkpoints, in any order."""
+_Span = tuple[float, float]
 
 
 def knots(points: Sequence[Point]) -> list[list[int]]:
-    """The points by knot, each with its points' indices, in order of KL.
+    """Points of one step by knot, each with its points' indices, in order of KL.
 
     A knot begins with the lowest point left and takes those within `NEAR` of it.
     """
@@ -106,19 +62,69 @@ def knots(points: Sequence[Point]) -> list[list[int]]:
     return found
 
 
-def span(points: Sequence[Point]) -> tuple[float, float] | None:
-    """The KLs (nats) of a curve's first and last knot; None without a point."""
-    levels = [float(np.mean([points[i].mean_kl for i in one])) for one in knots(points)]
-    return (min(levels), max(levels)) if levels else None
+def outline(points: Sequence[Point]) -> dict[int, list[tuple[float, float]]]:
+    """KL (nats) and reward of the knots of each step, in order: straight between in sqrt(KL)."""
+    found = {}
+    for step, indices in by_step(points).items():
+        own = [points[index] for index in indices]
+        found[step] = [
+            (
+                float(np.mean([own[index].mean_kl for index in one])),
+                float(np.mean([own[index].reward.mean() for index in one])),
+            )
+            for one in knots(own)
+        ]
+    return found
+
+
+def spans(points: Sequence[Point]) -> dict[int, _Span]:
+    """The KLs (nats) of the first and last knot of each step."""
+    levels = {step: [kl for kl, _ in line] for step, line in outline(points).items()}
+    return {step: (min(kls), max(kls)) for step, kls in levels.items()}
+
+
+def wide_spans(points: Sequence[Point]) -> dict[int, _Span]:
+    """`spans` of the steps that have two points or more."""
+    counts = {step: len(indices) for step, indices in by_step(points).items()}
+    return {step: ends for step, ends in spans(points).items() if counts[step] > 1}
 
 
 def common_range(curves: Curves) -> tuple[float, float] | None:
-    """The KLs (nats) that every loss with two points or more spans; None when there are none."""
-    spans = [found for points in curves.values() if len(points) > 1 and (found := span(points))]
-    if not spans:
+    """The KLs (nats) that every loss with two points or more spans; None when there are none.
+
+    Of several steps' ranges those that overlap are one; of what is apart the widest in sqrt(KL).
+    """
+    wide = [found for points in curves.values() if (found := wide_spans(points))]
+    if not wide:
         return None
-    low, high = max(one[0] for one in spans), min(one[1] for one in spans)
-    return (low, high) if low <= high else None
+    shared = set.intersection(*(set(found) for found in wide))
+    ranges = [
+        (max(found[step][0] for found in wide), min(found[step][1] for found in wide))
+        for step in shared
+    ]
+    joined: list[_Span] = []
+    for low, high in sorted(one for one in ranges if one[0] <= one[1]):
+        if joined and low <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], high))
+        else:
+            joined.append((low, high))
+    return max(joined, key=lambda ends: math.sqrt(ends[1]) - math.sqrt(ends[0]), default=None)
+
+
+def readable(curves: Curves, level: float) -> tuple[list[str], list[int]]:
+    """The losses that are compared at a KL (nats), and the steps that all of them span it at.
+
+    They are the losses of the step that has the most, the later step where two have as many.
+    """
+    covering: dict[int, list[str]] = {}
+    for name, points in curves.items():
+        for step, ends in spans(points).items():
+            if _covers(ends, level):
+                covering.setdefault(step, []).append(name)
+    if not covering:
+        return [], []
+    _, _, names = max((len(names), step, names) for step, names in covering.items())
+    return names, sorted(step for step, found in covering.items() if set(names) <= set(found))
 
 
 def default_levels(low: float, high: float, count: int = 3) -> list[float]:
@@ -137,8 +143,8 @@ def default_levels(low: float, high: float, count: int = 3) -> list[float]:
 
 def not_comparable(curves: Curves, level: float) -> dict[str, str]:
     """The losses that have no reward at a KL (nats), each with the reason."""
-    reasons = {name: _reason(points, level) for name, points in curves.items()}
-    return {name: reason for name, reason in reasons.items() if reason}
+    names, steps = readable(curves, level)
+    return {name: _reason(points, steps) for name, points in curves.items() if name not in names}
 
 
 def cells(curves: Curves) -> Array:
@@ -165,14 +171,31 @@ def read(curves: Curves, means: Array, level: float) -> Array:
 
 
 def read_levels(curves: Curves, means: Array, levels: Sequence[float]) -> Array:
-    """`read` at several KLs at once: [levels, rows, losses]."""
+    """`read` at several KLs at once: [levels, rows, losses].
+
+    Raises:
+        ValueError: the curves do not all span one of the KLs at the same step.
+    """
+    steps = [_steps(curves, level) for level in levels]
     ends = list(itertools.accumulate(len(points) for points in curves.values()))
     kl, reward = means[:, : ends[-1]], means[:, ends[-1] :]
-    columns = []
-    for end, points in zip(ends, curves.values(), strict=True):
-        own = [[end - len(points) + index for index in one] for one in knots(points)]
-        columns.append(_along(_merged(kl, own), _merged(reward, own), levels))
-    return np.stack(columns, axis=2)
+    found = np.zeros((len(levels), len(means), len(curves)))
+    for column, (end, points) in enumerate(zip(ends, curves.values(), strict=True)):
+        for step, indices in by_step(points).items():
+            at = [index for index, used in enumerate(steps) if step in used]
+            first = end - len(points)
+            own = [[first + indices[i] for i in one] for one in knots([points[i] for i in indices])]
+            values = _along(_merged(kl, own), _merged(reward, own), [levels[i] for i in at])
+            for index, value in zip(at, values, strict=True):
+                found[index, :, column] += value / len(steps[index])
+    return found
+
+
+def _steps(curves: Curves, level: float) -> list[int]:
+    names, steps = readable(curves, level)
+    if len(names) < len(curves):
+        raise ValueError(f"not all of {', '.join(curves)} span KL {level:.3g} at the same step")
+    return steps
 
 
 def _merged(means: Array, own: Sequence[Sequence[int]]) -> Array:
@@ -182,20 +205,28 @@ def _merged(means: Array, own: Sequence[Sequence[int]]) -> Array:
     return np.stack([means[:, one].mean(axis=1) for one in own], axis=1)
 
 
-def _reason(points: Sequence[Point], level: float) -> str:
-    found = span(points)
+def _covers(ends: _Span, level: float) -> bool:
+    return ends[0] <= level <= ends[1] or math.isclose(level, ends[0], rel_tol=1e-9)
+
+
+def _reason(points: Sequence[Point], steps: Sequence[int]) -> str:
+    """Why points do not take part, where others do at these steps."""
+    found = spans(points)
     if not found:
         return "has no point"
-    low, high = found
-    if low <= level <= high or math.isclose(level, low, rel_tol=1e-9):
-        return ""
+    shared_steps = [step for step in steps if step in found]
+    shared = [found[step] for step in shared_steps or found]
+    low, high = min(one[0] for one in shared), max(one[1] for one in shared)
     if low == high:
         return f"has one point only, at KL {low:.3g}"
-    return f"spans KL {low:.3g} to {high:.3g}"
+    elsewhere = "" if shared_steps else " at other steps"
+    return f"spans KL {low:.3g} to {high:.3g}{elsewhere}"
 
 
 def _along(kl: Array, reward: Array, levels: Sequence[float]) -> Array:
     """The reward [levels, rows] of curves [rows, knots] in any order."""
+    if not levels:
+        return np.empty((0, len(kl)))
     if kl.shape[1] == 1:
         return np.repeat(reward.T, len(levels), axis=0)
     order = np.argsort(kl, axis=1, kind="stable")

@@ -15,17 +15,16 @@ import numpy as np
 
 from dpo_bench.evaluation.clustered import Clustered, Spread, two_way
 from dpo_bench.evaluation.curves import (
-    Curves,
-    Point,
     cells,
     common_range,
     default_levels,
     not_comparable,
     read,
     read_levels,
-    span,
+    wide_spans,
 )
 from dpo_bench.evaluation.frontier import Frontier
+from dpo_bench.evaluation.points import Curves, Point
 from dpo_bench.evaluation.separation import (
     Comparison,
     corrected,
@@ -255,8 +254,7 @@ def _usable(curves: Curves, level: float) -> Curves:
 
 
 def _has_width(points: Sequence[Point]) -> bool:
-    ends = span(points)
-    return ends is not None and ends[0] < ends[1]
+    return any(low < high for low, high in wide_spans(points).values())
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:

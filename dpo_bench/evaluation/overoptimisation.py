@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dpo_bench.evaluation.clustered import Clustered, two_way
-from dpo_bench.evaluation.curves import Point, cells
+from dpo_bench.evaluation.curves import cells
+from dpo_bench.evaluation.points import Point
 from dpo_bench.evaluation.statistics import Array, Estimate
 
 
@@ -62,7 +63,8 @@ def fit_overoptimisation(
     """Fit the curves to one series of policies.
 
     Args:
-        points: three or more, each a strength or a checkpoint, with all of its seeds.
+        points: three or more, each a strength with all of its seeds; of one step of training, since
+            half-trained policies reach less at the same KL.
         reference_reward: [prompts], mean reward of the reference's own responses.
         weights: [resamples, prompts] from `statistics.resample_weights`.
 

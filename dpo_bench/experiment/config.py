@@ -196,6 +196,10 @@ class Evaluation(Section):
     """further tries, ever later, when the endpoint is busy, fails or answers garbage"""
     judge_failures: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """share of requests without a verdict above which the trial fails"""
+    judge_price_input: NonNegative | None = None
+    """US dollars per million tokens that the judge reads; unset: no cost is worked out"""
+    judge_price_output: NonNegative | None = None
+    """US dollars per million tokens that the judge writes; unset: no cost is worked out"""
     judge_round_robin: bool = False
     """also judge every trial against every other: prompts x trials x (trials - 1) requests"""
 

@@ -26,7 +26,7 @@ COSMETIC = {
     ),
     "evaluation": (
         *("rows_per_batch", "judge_key_variable", "judge_concurrency", "judge_timeout"),
-        *("judge_retries", "judge_round_robin"),
+        *("judge_retries", "judge_price_input", "judge_price_output", "judge_round_robin"),
     ),
 }
 """Settings that never change a trial's result (device is replaced by what it resolves to)."""

@@ -12,7 +12,7 @@ from dpo_bench.report.read import SweepResults
 from dpo_bench.report.series import Series
 from dpo_bench.report.setup import adapter_in_words, spelled
 from dpo_bench.report.text import counted, listing, number, plain_number
-from dpo_bench.report.uncertainty import FAMILY, held_by_intervals
+from dpo_bench.report.uncertainty import FAMILY, curve_points, held_by_intervals
 
 
 def citation() -> str:
@@ -119,14 +119,18 @@ def _statistics(results: SweepResults, comparison: MatchedComparison | str) -> I
         return
     levels = listing([number(level.kl, KL.decimals) for level in comparison.levels])
     who = f"{comparison.compared} of {comparison.total}"
+    points = curve_points(_checkpoints(results), results.evaluation)
     who = "all of them" if comparison.compared == comparison.total else who
     yield (
         "Because equal strengths mean different things to different losses, losses were compared at"
-        f" matched KL ({levels} nats), inside the range that {who} cover, by interpolation in"
-        " the root of the KL between a loss's own settings, paired over"
+        f" matched KL ({levels} nats), inside the range that {who} cover, paired over"
         f" {comparison.prompts:,} prompts and never extrapolated; pairs are called separated after"
-        f" {FAMILY}, at the 5% level."
+        f" {FAMILY}, at the 5% level. {points}"
     )
+
+
+def _checkpoints(results: SweepResults) -> int:
+    return sum(len(trial.checkpoint_prompts) > 0 for trial in results.done)
 
 
 def _pairs(results: SweepResults) -> str:

@@ -1,23 +1,17 @@
-"""Series compared at equal KL: `dpo_bench.evaluation.matched` applied to a sweep's samples."""
+"""Series compared at equal KL: `dpo_bench.evaluation.matched` applied to a sweep's curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-
-import numpy as np
-import pandas as pd
 
 from dpo_bench.evaluation import matched
-from dpo_bench.evaluation.curves import span as curve_span
-from dpo_bench.evaluation.statistics import Array, Estimate, resample_weights
+from dpo_bench.evaluation.curves import wide_spans
+from dpo_bench.evaluation.statistics import Array, Estimate
+from dpo_bench.report.loss_curves import TOO_FEW, CurvesOnPrompts
 from dpo_bench.report.measured import finite
-from dpo_bench.report.read import SweepResults, Trial
-from dpo_bench.report.series import Series, Setting
+from dpo_bench.report.measures import Measure
 
-DEFAULT_RESAMPLES = 2000
-TOO_FEW = "A comparison needs at least two losses with finished trials."
 NO_COMMON_RANGE = (
     "There is no KL that the losses cover together with at least two strengths each: nothing is"
     " compared, because nothing is extrapolated."
@@ -31,7 +25,7 @@ class PairAtLevel:
     Attributes:
         first: index of a series.
         second: index of the other.
-        difference: reward of the first minus the second; missing when they cannot be compared.
+        difference: figure of the first minus the second; missing when they cannot be compared.
         separated: whether they differ, corrected for all pairs at all levels.
         prompts: how many prompts would separate them, were the difference right; None when they
             are separated or when it cannot be said.
@@ -60,17 +54,22 @@ class Level:
 
     Attributes:
         kl: nats.
-        rewards: by index of series; those that cannot be read off at this KL are absent.
+        values: by index of series; those that cannot be read off at this KL are absent.
         reasons: why, by index of series.
         pairs: every pair of series.
         groups: the largest sets of which no two are separated, best first.
     """
 
     kl: float
-    rewards: Mapping[int, Estimate]
+    values: Mapping[int, Estimate]
     reasons: Mapping[int, str]
     pairs: tuple[PairAtLevel, ...]
     groups: tuple[tuple[int, ...], ...]
+
+    @property
+    def best(self) -> int:
+        """The index of the series with the largest figure."""
+        return max(self.values, key=lambda index: self.values[index].value)
 
     @property
     def compared(self) -> tuple[PairAtLevel, ...]:
@@ -80,9 +79,10 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class MatchedComparison:
-    """The comparison of a sweep's series.
+    """The comparison of a sweep's series by one measure.
 
     Attributes:
+        measure: what was compared.
         low: smallest KL (nats) that all compared series cover.
         high: largest.
         levels: by ascending KL, strictly inside.
@@ -91,6 +91,7 @@ class MatchedComparison:
         total: how many series have finished trials.
     """
 
+    measure: Measure
     low: float
     high: float
     levels: tuple[Level, ...]
@@ -113,46 +114,14 @@ class MatchedComparison:
         return self.levels[len(self.levels) // 2]
 
 
-@dataclass(frozen=True, eq=False)
-class CurvesOnPrompts:
-    """The curves of all series on the prompts that all trials answered.
-
-    Attributes:
-        curves: by index of series, as text.
-        prompts: ids, sorted.
-        weights: [resamples, prompts] of the bootstrap that serves all comparisons.
-    """
-
-    curves: matched.Curves
-    prompts: pd.Index
-    weights: Array
-
-
-def read_curves(results: SweepResults, series: Sequence[Series]) -> CurvesOnPrompts | str:
-    """The curve of every loss with finished trials; a sentence instead where there is none."""
-    if not results.has_reward:
-        return "Without a reward of each response there is nothing to compare at matched KL."
-    settings = {one.index: [s for s in one.settings if s.done] for one in series}
-    usable = {index: found for index, found in settings.items() if found}
-    if not usable:
-        return TOO_FEW
-    prompts = _shared_prompts([t for found in usable.values() for s in found for t in s.done])
-    if not len(prompts):
-        return "The trials share no prompt on which all of them were scored."
-    resamples = int(results.evaluation.get("resamples") or DEFAULT_RESAMPLES)
-    seed = int(results.evaluation.get("seed") or 0)
-    return CurvesOnPrompts(
-        {str(index): [_point(s, prompts) for s in found] for index, found in usable.items()},
-        prompts,
-        resample_weights(len(prompts), resamples, seed),
-    )
-
-
-def compare_series(found: CurvesOnPrompts | str) -> MatchedComparison | str:
-    """Compare mean rewards at matched KL; a sentence instead where that cannot be done."""
+def compare_series(
+    found: CurvesOnPrompts | str, measure: Measure | None = None
+) -> MatchedComparison | str:
+    """Compare a measure, or else the headline, at matched KL; a sentence where that cannot be."""
     if isinstance(found, str):
         return found
-    curves, weights = found.curves, found.weights
+    measure = measure or found.measures[0]
+    curves, weights = found.by_measure[measure.name], found.weights
     if len(curves) < 2:
         return TOO_FEW
     span = matched.common_range(most_overlapping(curves))
@@ -165,42 +134,48 @@ def compare_series(found: CurvesOnPrompts | str) -> MatchedComparison | str:
     )
     if not any(level.compared for level in levels):
         return NO_COMMON_RANGE
-    covering = sum(not matched.not_comparable({name: curves[name]}, at[0]) for name in curves)
-    return MatchedComparison(*span, levels, len(found.prompts), covering, len(curves))
+    covering = max(len(level.values) for level in levels)
+    return MatchedComparison(measure, *span, levels, len(found.prompts), covering, len(curves))
 
 
 def most_overlapping(curves: matched.Curves) -> matched.Curves:
     """The curves of two points or more that span a KL together: all, or else the most that do.
 
     One loss that stays near the reference would otherwise keep all others from being compared. Of
-    sets of the same size it is the one with the widest common range, on the scale of sqrt(KL).
+    sets of the same size it is the one with the widest common range at one step, on the scale of
+    sqrt(KL).
     """
-    spans = {name: ends for name, points in curves.items() if (ends := curve_span(points))}
-    wide = {name: ends for name, ends in spans.items() if ends[0] < ends[1]}
+    wide = {
+        (step, name): ends
+        for name, points in curves.items()
+        for step, ends in wide_spans(points).items()
+        if ends[0] < ends[1]
+    }
 
-    def members(start: float) -> list[str]:
-        return [name for name, (low, high) in wide.items() if low <= start < high]
+    def members(at: int, start: float) -> list[str]:
+        return [
+            name for (step, name), (low, high) in wide.items() if step == at and low <= start < high
+        ]
 
-    def value(start: float) -> tuple[int, float]:
-        ends = [wide[name][1] for name in members(start)]
-        return len(ends), min(ends) ** 0.5 - start**0.5
+    def value(place: tuple[int, float]) -> tuple[int, float]:
+        ends = [wide[place[0], name][1] for name in members(*place)]
+        return len(ends), min(ends) ** 0.5 - place[1] ** 0.5
 
-    if not wide:
-        return {}
-    best = members(max(sorted(low for low, _ in wide.values()), key=value))
+    places = sorted((step, low) for (step, _), (low, _) in wide.items())
+    best = members(*max(places, key=value)) if places else []
     return {name: curves[name] for name in best} if len(best) > 1 else {}
 
 
 def _level(
     curves: matched.Curves, kl: float, weights: Array, comparisons: Sequence[matched.Comparison]
 ) -> Level:
-    rewards = matched.rewards_at(curves, kl, weights)
+    values = matched.rewards_at(curves, kl, weights)
     return Level(
         kl=kl,
-        rewards={int(name): estimate for name, estimate in rewards.items()},
+        values={int(name): estimate for name, estimate in values.items()},
         reasons={int(name): why for name, why in matched.not_comparable(curves, kl).items()},
         pairs=tuple(map(_pair, comparisons)),
-        groups=tuple(tuple(map(int, group)) for group in matched.groups(rewards, comparisons)),
+        groups=tuple(tuple(map(int, group)) for group in matched.groups(values, comparisons)),
     )
 
 
@@ -222,25 +197,3 @@ def _pair(comparison: matched.Comparison) -> PairAtLevel:
         seeds=seeds,
         shares=(spread.prompts, spread.seeds) if spread and spread.known else None,
     )
-
-
-def _shared_prompts(trials: Sequence[Trial]) -> pd.Index:
-    """Prompts that every trial answered and that were scored, sorted."""
-    indices = [_by_prompt(trial).index for trial in trials]
-    return reduce(lambda left, right: left.intersection(right), indices).sort_values()
-
-
-def _point(setting: Setting, prompts: pd.Index) -> matched.Point:
-    """Seeds are kept apart; the comparison averages over them prompt by prompt."""
-    tables = [_by_prompt(trial).loc[prompts] for trial in setting.done]
-    return matched.Point(
-        np.stack([table["kl"].to_numpy(float) for table in tables]),
-        np.stack([table["reward"].to_numpy(float) for table in tables]),
-        [trial.seed for trial in setting.done],
-    )
-
-
-def _by_prompt(trial: Trial) -> pd.DataFrame:
-    """Mean KL and reward of each prompt that has both."""
-    columns = trial.samples[["prompt_id", "kl", "reward"]]
-    return columns.groupby("prompt_id").mean().dropna()

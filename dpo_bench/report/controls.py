@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from dpo_bench.report.further import Finding
 from dpo_bench.report.measured import measured_from
 from dpo_bench.report.measures import Measure
 from dpo_bench.report.read import SweepResults
 from dpo_bench.report.tables import Cell, Row, Table, measured_cell
-from dpo_bench.report.text import MISSING, counted
+from dpo_bench.report.text import MISSING, number
 
 _MEANINGS = {
     "self": ("Self against self", "Win rate of responses against themselves."),
@@ -23,7 +25,9 @@ _SHARE = Measure("control", "Outcome", "", 3, "Value, 95% interval over prompts,
 def controls_section(results: SweepResults) -> Finding | None:
     """The controls of the sweep's reward or judge; None where none were made."""
     rows = []
-    for name, found in results.reference.controls.items():
+    known = results.reference.controls
+    for name in sorted(known, key=[*_MEANINGS, *known].index):
+        found = known[name]
         title, about = _MEANINGS.get(name, (name, ""))
         passed = found.get("passed")
         verdict = _OUTCOMES.get(passed if isinstance(passed, bool) else None, MISSING)
@@ -36,22 +40,17 @@ def controls_section(results: SweepResults) -> Finding | None:
         ("Control", ""), (_SHARE.title, _SHARE.about), ("Expected", ""), ("Verdict", ""),
     )  # fmt: skip
     scorer = "judge" if results.judge else "reward"
-    about = f"What is known beforehand of any {scorer} that can be trusted.{_cost(results)}"
+    about = f"What is known beforehand of any {scorer} that can be trusted."
     return Finding("controls", "Controls", about, Table(columns, tuple(rows)))
 
 
-def _cost(results: SweepResults) -> str:
-    """What judging the trials took, summed; answers known from the cache count too."""
-    names = ("requests", "failures", "input_tokens", "output_tokens")
-    totals = {}
-    for name in names:
-        values = [trial.measured(f"judge_{name}").value for trial in results.done]
-        known = [value for value in values if value is not None]
-        if not known:
-            return ""
-        totals[name] = int(sum(known))
-    return (
-        f" Judging the trials took {counted(totals['requests'], 'request')} with"
-        f" {totals['input_tokens']:,} tokens in and {totals['output_tokens']:,} out;"
-        f" {totals['failures']:,} gave no verdict."
-    )
+def missed_controls(results: SweepResults) -> Iterator[str]:
+    """A sentence for each control that missed its right outcome."""
+    for name, found in results.reference.controls.items():
+        if found.get("passed") is False:
+            title, about = _MEANINGS.get(name, (name, ""))
+            value = number(measured_from(found).value, _SHARE.decimals)
+            yield (
+                f"The control {title.lower()!r} gave {value} where {found.get('expected')} is right"
+                f" ({about[:1].lower()}{about[1:].rstrip('.')}): win rates are as doubtful."
+            )

@@ -28,6 +28,7 @@ def draw_frontier(view: ReportView) -> Figure:
     _kl_axis(axis, view.results)
     _optimum(axis, reference)
     for one in view.series:
+        _along(axis, view, one, REWARD)
         _curve(axis, one, REWARD)
     if reference.reward.value is not None:
         axis.plot(
@@ -68,6 +69,7 @@ def draw_against_kl(view: ReportView, measure: Measure) -> Figure:
     axis = axes[0][0]
     _kl_axis(axis, view.results)
     for one in view.series:
+        _along(axis, view, one, measure)
         _curve(axis, one, measure)
     if measure == WIN_RATE:
         axis.axhline(0.5, color=theme.LIGHT["muted"], linewidth=0.9, linestyle="--", zorder=1)
@@ -122,6 +124,22 @@ def _curve(axis: Axes, series: Series, measure: Measure, filled: bool = True) ->
         )
         if len(series.done) > len(series.settings):
             axis.plot([x], [y], look.marker.matplotlib, color=colour, alpha=0.45, markersize=3.5)
+
+
+def _along(axis: Axes, view: ReportView, series: Series, measure: Measure) -> None:
+    """A small open mark for every policy along training, and a thin line for each step."""
+    colour = theme.SERIES_LIGHT[series.style.colour]
+    for trial in series.done:
+        table = trial.checkpoints
+        if "kl" in table and measure.name in table:
+            axis.plot(
+                [position(kl) for kl in table["kl"]], table[measure.name], "o", color=colour,
+                alpha=0.6, markersize=2.6, markerfacecolor="none", markeredgewidth=0.7, zorder=1.5,
+            )  # fmt: skip
+    lines = view.curves.lines(series, measure) if view.curves else {}
+    for step in sorted(lines)[:-1]:
+        x, y = zip(*((position(kl), value) for kl, value in lines[step]), strict=True)
+        axis.plot(x, y, color=colour, alpha=0.5, linewidth=0.7, zorder=1.5)
 
 
 def _error(value: Measured) -> list[list[float]] | None:

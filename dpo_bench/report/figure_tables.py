@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def draw_differences(view: ReportView) -> Figure:
-    """Every pair's difference in mean reward with its interval, a panel per KL.
+    """Every pair's difference in the headline measure with its interval, a panel per KL.
 
     Raises:
         ValueError: the view has no comparison.
@@ -36,7 +36,7 @@ def draw_differences(view: ReportView) -> Figure:
         axis.set_ylim(count - 0.5, -0.5)
         axis.set_yticks(range(count), [""] * count if column else labels)
         axis.tick_params(axis="y", length=0)
-    figure.supxlabel("difference in mean reward; blue: separated", fontsize=9)
+    figure.supxlabel(f"difference in {matched.measure.phrase}; blue: separated", fontsize=9)
     return figure
 
 

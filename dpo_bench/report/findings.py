@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.report.compare import Level, MatchedComparison, PairAtLevel
+from dpo_bench.report.controls import missed_controls
 from dpo_bench.report.measured import Measured
 from dpo_bench.report.measures import ACCURACY, CHOSEN, FRONTIER_GAP, KL, REWARD, WIN_RATE, Measure
 from dpo_bench.report.read import SweepResults, Trial
@@ -47,13 +48,24 @@ class Findings:
 
 
 def find(
-    results: SweepResults, series: Sequence[Series], comparison: MatchedComparison | str
+    results: SweepResults,
+    series: Sequence[Series],
+    comparison: MatchedComparison | str,
+    others: Sequence[MatchedComparison] = (),
 ) -> Findings:
-    """Write the summary of a sweep."""
+    """Write the summary of a sweep.
+
+    Args:
+        results: the sweep.
+        series: its curves.
+        comparison: by the headline measure, or why there is none.
+        others: the same by further measures.
+    """
     labels = {t.id: trial_label(one, t, results.seeds) for one in series for t in one.trials}
     sentences, also = [_state(results, series)], list[str]()
     if results.done:
         sentences += [*_best(results, labels), *_reach(results), *_matched(series, comparison)]
+        also += [sentence for one in others for sentence in _matched(series, one)]
         also += [*_rewards(results), *_attained(results), *_displaced(results, labels)]
     if len(results.seeds) == 1:
         sentences.append("There is one training seed: the variance between seeds is unknown.")
@@ -102,11 +114,10 @@ def _best(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
     if (best := _highest(results, measure)) is None:
         return
     trial, figure = best
-    title = measure.title[0].lower() + measure.title[1:]
     kl = number(trial.measured(KL.name).value, KL.decimals)
     text = (
-        f"The best {title} is {_with_interval(figure, measure)}, reached by {labels[trial.id]} at"
-        f" KL {kl} nats"
+        f"The best {measure.phrase} is {_with_interval(figure, measure)}, reached by"
+        f" {labels[trial.id]} at KL {kl} nats"
     )
     if len(results.done) > 1:
         text += f"; being the highest of {len(results.done)}, it is slightly optimistic"
@@ -136,21 +147,22 @@ def _matched(series: Sequence[Series], comparison: MatchedComparison | str) -> I
     pairs = level.compared
     apart = [pair for pair in pairs if pair.separated]
     where = f"At the same KL ({number(level.kl, KL.decimals)} nats),"
+    by = comparison.measure.phrase
     if not apart:
         yield (
-            f"{where} no two losses are separated by their mean reward"
+            f"{where} no two losses are separated by their {by}"
             f" ({counted(len(pairs), 'pair')} compared)."
         )
         return
     widest = _named(max(apart, key=lambda pair: abs(pair.difference.value)), names)
     if len(apart) == len(pairs):
         all_of = "all losses" if comparison.compared == comparison.total else "all compared losses"
-        yield f"{where} {all_of} are separated by their mean reward, most of all {widest}."
+        yield f"{where} {all_of} are separated by their {by}, most of all {widest}."
         return
     alike = _alike(level, names)
     yield (
         f"{where} {len(apart)} of {counted(len(pairs), 'pair')} of losses are separated by their"
-        f" mean reward, most of all {widest}; not separated: {alike}."
+        f" {by}, most of all {widest}; not separated: {alike}."
     )
 
 
@@ -219,6 +231,7 @@ def _warnings(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
                 " policy can: its reward or KL is doubtful."
             )
     yield from _cut(results, labels)
+    yield from missed_controls(results)
 
 
 def _wrong_start(trial: Trial, label: str) -> Iterator[str]:

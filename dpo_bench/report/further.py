@@ -16,11 +16,13 @@ from dpo_bench.evaluation import matched
 from dpo_bench.evaluation.bradley_terry import round_robin
 from dpo_bench.evaluation.length_control import length_controlled
 from dpo_bench.evaluation.overoptimisation import Fit, fit_overoptimisation
+from dpo_bench.evaluation.points import trained
 from dpo_bench.evaluation.statistics import Array, resample_weights
-from dpo_bench.report.compare import CurvesOnPrompts, most_overlapping
-from dpo_bench.report.measures import KL, WIN_RATE
+from dpo_bench.report.compare import most_overlapping
+from dpo_bench.report.loss_curves import CurvesOnPrompts
+from dpo_bench.report.matched_policies import MatchedPolicies
+from dpo_bench.report.measures import KL, REWARD, WIN_RATE
 from dpo_bench.report.read import SweepResults, Trial
-from dpo_bench.report.samples import common_kl, nearest_setting
 from dpo_bench.report.series import Series, trial_label
 from dpo_bench.report.tables import Cell, Row, Table
 from dpo_bench.report.text import interval, number
@@ -49,7 +51,10 @@ class Finding:
 
 
 def further_findings(
-    results: SweepResults, series: Sequence[Series], curves: CurvesOnPrompts | None
+    results: SweepResults,
+    series: Sequence[Series],
+    curves: CurvesOnPrompts | None,
+    policies: MatchedPolicies,
 ) -> tuple[Finding, ...]:
     """All sections for which the sweep has the data, in their order."""
     if curves is None:
@@ -57,20 +62,22 @@ def further_findings(
     found = (
         _areas(series, curves),
         _overoptimisation(results, series, curves),
-        _strengths(results, series, curves.prompts),
-        _length_control(results, series, curves.prompts),
+        _strengths(results, curves.prompts, policies),
+        _length_control(results, curves.prompts, policies),
     )
     return tuple(
         one for one in found if one is not None and (one.table.rows or not one.table.columns)
     )
 
 
-def _estimate(found: object, decimals: int = 3) -> Cell:
+def estimate_cell(found: object, decimals: int = 3) -> Cell:
+    """A figure with its interval."""
     value, low, high = (float(getattr(found, end)) for end in ("value", "low", "high"))
     return Cell(number(value, decimals), interval(low, high, decimals), value)
 
 
 def _areas(series: Sequence[Series], curves: CurvesOnPrompts) -> Finding | None:
+    measure = curves.measures[0]
     found = matched.areas(most_overlapping(curves.curves), curves.weights)
     if not found:
         return None
@@ -82,8 +89,8 @@ def _areas(series: Sequence[Series], curves: CurvesOnPrompts) -> Finding | None:
             False,
             (
                 Cell(f"{names[one.first].label} \u2212 {names[one.second].label}"),
-                _estimate(one.mean),
-                _estimate(one.area),
+                estimate_cell(one.mean),
+                estimate_cell(one.area),
                 Cell(number(one.adjusted), value=one.adjusted),
                 Cell("separated" if one.adjusted < 0.05 else "not separated"),
             ),
@@ -92,13 +99,13 @@ def _areas(series: Sequence[Series], curves: CurvesOnPrompts) -> Finding | None:
     ]
     low, high = (number(end, KL.decimals) for end in (found[0].low, found[0].high))
     columns = (
-        ("Pair", ""), ("Mean difference", "In mean reward, over the range."),
-        ("Area", "Mean difference times the width of the range: reward times nats."),
+        ("Pair", ""), ("Mean difference", f"In {measure.phrase}, over the range."),
+        ("Area", "Mean difference times the width of the range, in nats."),
         ("p, corrected", "Holm's correction over the areas of all pairs."), ("Verdict", ""),
     )  # fmt: skip
     about = (
         f"The area between two losses' curves over KL {low} to {high} nats, the range that all of"
-        " these cover: one figure for the whole curve, first minus second."
+        f" these cover: one figure of {measure.phrase} for the whole curve, first minus second."
     )
     return Finding("areas", "Area between the curves", about, Table(columns, tuple(rows)))
 
@@ -107,7 +114,7 @@ def _overoptimisation(
     results: SweepResults, series: Sequence[Series], curves: CurvesOnPrompts
 ) -> Finding | None:
     own = results.reference.samples
-    if "reward" not in own:
+    if REWARD not in curves.measures or "reward" not in own:
         return None
     by_prompt = own.groupby("prompt_id")["reward"].mean().reindex(curves.prompts)
     if by_prompt.isna().any():
@@ -115,7 +122,7 @@ def _overoptimisation(
     reference = by_prompt.to_numpy(float)
     rows = []
     for one in series:
-        points = curves.curves.get(str(one.index), ())
+        points = trained(curves.by_measure[REWARD.name].get(str(one.index), ()))
         if len(points) < 3 or len({point.mean_kl for point in points}) < 3:
             continue
         fit = fit_overoptimisation(points, reference, curves.weights)
@@ -128,9 +135,9 @@ def _overoptimisation(
     )  # fmt: skip
     about = (
         "Where more KL stops paying: R(d) = d (alpha \u2212 beta ln d) with d the root of the KL"
-        " (Gao et al. 2022, arXiv:2210.10760), fitted to each loss's gain over the reference. A"
-        " peak is given only inside the KLs that were measured; an interval that ends where they"
-        " end is open there."
+        " (Gao et al. 2022, arXiv:2210.10760), fitted to the gain over the reference of each"
+        " loss's trained policies. A peak is given only inside the KLs that were measured; an"
+        " interval that ends where they end is open there."
     )
     return Finding("overoptimisation", "Over-optimisation", about, Table(columns, tuple(rows)))
 
@@ -139,7 +146,7 @@ def _fit_cells(series: Series, fit: Fit) -> tuple[Cell, ...]:
     if fit.peak is None:
         peak = Cell("none", fit.reason)
     else:
-        found = _estimate(fit.peak, KL.decimals)
+        found = estimate_cell(fit.peak, KL.decimals)
         ends = [
             end for end, is_open in (("below", fit.open_low), ("above", fit.open_high)) if is_open
         ]
@@ -149,23 +156,16 @@ def _fit_cells(series: Series, fit: Fit) -> tuple[Cell, ...]:
             found.value,
         )
     return (
-        Cell(series.label), peak, _estimate(fit.alpha), _estimate(fit.beta),
+        Cell(series.label), peak, estimate_cell(fit.alpha), estimate_cell(fit.beta),
         Cell(number(fit.rmse)), Cell(number(fit.rmse_quadratic_kl)),
     )  # fmt: skip
 
 
-def _players(series: Sequence[Series]) -> list[tuple[Series, Trial]]:
-    """Of each loss the policy nearest to the KL that all of them cover."""
-    target = common_kl(series)
-    settings = [(one, [s for s in one.settings if s.done]) for one in series]
-    return [(one, nearest_setting(found, target).done[0]) for one, found in settings if found]
-
-
 def _strengths(
-    results: SweepResults, series: Sequence[Series], prompts: pd.Index
+    results: SweepResults, prompts: pd.Index, policies: MatchedPolicies
 ) -> Finding | None:
-    players = _players(series)
-    if len(players) < 2:
+    players = policies.players
+    if len(players) < 2 or not results.has_reward:
         return None
     if len(players) > _ROUND:
         return Finding("strengths", "Round robin", _too_many(len(players)), Table((), ()))
@@ -180,12 +180,18 @@ def _strengths(
     rows = list(_strength_rows(found, {str(o.index): (o, t) for o, t in players}, results))
     about = (
         "Every policy's responses against every other's and the reference's on the same prompts:"
-        " Bradley-Terry strengths (log-odds against the average), of each loss where its KL is"
-        " nearest to the middle of the common range. KLs still differ: the matched comparison above"
-        " is the fair one."
+        f" Bradley-Terry strengths (log-odds against the average), {_whose(policies)}."
+        " KLs still differ: the matched comparison above is the fair one."
     )
     columns = (("Policy", ""), ("KL", "nats"), ("Strength", "Log-odds, 95% interval over prompts."))
     return Finding("strengths", "Round robin", about, Table(columns, tuple(rows)))
+
+
+def _whose(policies: MatchedPolicies) -> str:
+    where = f"whose KL is nearest to {number(policies.kl, KL.decimals)} nats"
+    if left_out := len(policies.settings) - len(policies.compared):
+        return f"of each loss that covers it the policy {where} ({left_out} do not)"
+    return f"of each loss the policy {where}"
 
 
 def _too_many(players: int) -> str:
@@ -200,7 +206,7 @@ def _strength_rows(
 ) -> Iterator[Row]:
     for one in found:
         name = str(getattr(one, "name"))  # noqa: B009
-        strength = _estimate(getattr(one, "strength"))  # noqa: B009
+        strength = estimate_cell(getattr(one, "strength"))  # noqa: B009
         if name not in players:
             yield Row("", -1, False, (Cell("reference"), Cell(number(0.0, KL.decimals)), strength))
             continue
@@ -225,12 +231,12 @@ def _shares(first: Sequence[Array], second: Sequence[Array]) -> Array:
 
 
 def _length_control(
-    results: SweepResults, series: Sequence[Series], prompts: pd.Index
+    results: SweepResults, prompts: pd.Index, policies: MatchedPolicies
 ) -> Finding | None:
     weights = resample_weights(len(prompts), _RESAMPLES, int(results.evaluation.get("seed") or 0))
     lengths = results.reference.samples.groupby("prompt_id")["tokens"].mean()
     rows = []
-    for one, trial in _players(series):
+    for one, trial in policies.players:
         table = trial.samples[trial.samples["prompt_id"].isin(prompts)]
         counts = table.groupby("prompt_id").size()
         if (
@@ -247,8 +253,8 @@ def _length_control(
         wins = table["win_reference"].to_numpy(float).reshape(shape)
         found = length_controlled(wins, extra.reshape(shape), weights)
         cells = (
-            Cell(trial_label(one, trial, results.seeds)), _estimate(found.raw),
-            _estimate(found.controlled), _estimate(found.extra_length, 1),
+            Cell(trial_label(one, trial, results.seeds)), estimate_cell(found.raw),
+            estimate_cell(found.controlled), estimate_cell(found.extra_length, 1),
         )  # fmt: skip
         rows.append(Row("", one.index, False, cells))
     columns = (
@@ -259,6 +265,6 @@ def _length_control(
     about = (
         "How much of a win rate is length: a logistic fit on the hyperbolic tangent of the"
         " standardised length difference, read at no difference (after AlpacaEval 2's"
-        " length-controlled win rate), beside the plain one; the same policies as above."
+        f" length-controlled win rate), beside the plain one; {_whose(policies)}."
     )
     return Finding("length", "Length control", about, Table(columns, tuple(rows)))

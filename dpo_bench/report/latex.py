@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from dpo_bench.report.appendix import appendix
+from dpo_bench.report.matched_table import MatchedTables
 from dpo_bench.report.measured import Measured
 from dpo_bench.report.measures import FRONTIER_GAP, KL, REWARD, WIN_RATE, present
 from dpo_bench.report.series import Series
@@ -45,8 +46,11 @@ def render_latex(view: ReportView, figures: Sequence[str]) -> dict[str, str]:
         figures: names of the figures beside them, as PDF.
     """
     files = {"results.tex": _results(view), "methods.tex": _methods(view)}
-    if view.matched is not None:
-        files |= {"matched.tex": _matched(view), "differences.tex": _differences(view)}
+    for one in view.compared:
+        end = _ending(view, one)
+        files |= {f"matched{end}.tex": _matched(one), f"differences{end}.tex": _differences(one)}
+    if view.gaps:
+        files["gaps.tex"] = _gaps(view)
     return {**files, "report.tex": _document(view, list(files), figures)}
 
 
@@ -92,49 +96,73 @@ def _results(view: ReportView) -> str:
     return _table("l" + "r" * (len(headings) - 1), headings, rows)
 
 
-def _matched(view: ReportView) -> str:
-    """Rewards at matched KL; losses that share a letter are not separated there."""
-    comparison = view.comparison
-    if isinstance(comparison, str) or view.matched is None:
-        return ""
-    headings = ["Loss", *(f"{latex_text(level)} nats" for level in view.matched.levels)]
+def _ending(view: ReportView, matched: MatchedTables) -> str:
+    """What the headline's files are called without, those of another measure with."""
+    return "" if matched is view.matched else f"-{matched.measure.name.replace('_', '-')}"
+
+
+def _matched(matched: MatchedTables) -> str:
+    """Figures at matched KL; losses that share a letter are not separated there."""
+    levels = matched.comparison.levels
+    headings = ["Loss", *(f"{latex_text(level)} nats" for level in matched.levels)]
     rows = []
-    for series, _ in _best_first(view):
+    for series in _best_first(matched):
         row = [latex_text(series.label)]
-        for level, marks in zip(comparison.levels, view.matched.letters, strict=True):
-            found = level.rewards.get(series.index)
+        for level, marks in zip(levels, matched.letters, strict=True):
+            found = level.values.get(series.index)
             if found is None:
                 row.append("--")
                 continue
-            text = _figure(found.value, found.low, found.high, REWARD.decimals)
+            text = _figure(found.value, found.low, found.high, matched.measure.decimals)
             row.append(f"{text}\\textsuperscript{{{marks[series.index]}}}")
         rows.append(row)
-    return _table("l" + "r" * len(comparison.levels), headings, rows)
+    return _table("l" + "r" * len(levels), headings, rows)
 
 
-def _best_first(view: ReportView) -> list[tuple[Series, float]]:
-    if isinstance(view.comparison, str) or view.matched is None:
-        return []
-    rewards = view.comparison.middle.rewards
-    known = [
-        (one, rewards[one.index].value if one.index in rewards else float("-inf"))
-        for one, _ in view.matched.rewards
-    ]
-    return sorted(known, key=lambda pair: -pair[1])
+def _best_first(matched: MatchedTables) -> list[Series]:
+    """By the figure at the middle level; those without one last."""
+    values = matched.comparison.middle.values
+    lowest = float("-inf")
+    return sorted(
+        (one for one, _ in matched.values),
+        key=lambda one: -(values[one.index].value if one.index in values else lowest),
+    )
 
 
-def _differences(view: ReportView) -> str:
-    if isinstance(view.comparison, str) or view.matched is None:
-        return ""
-    headings = ["Pair", *(f"{latex_text(level)} nats" for level in view.matched.levels)]
+def _differences(matched: MatchedTables) -> str:
+    headings = ["Pair", *(f"{latex_text(level)} nats" for level in matched.levels)]
     rows = []
-    for title, cells in view.matched.shown:
+    for title, cells in matched.shown:
         row = [latex_text(title)]
         for one in cells:
             text = latex_text(f"{one.cell.text} {one.cell.detail}".strip())
             row.append(f"\\textbf{{{text}}}" if one.separated else text)
         rows.append(row)
-    return _table("l" + "r" * len(view.matched.levels), headings, rows)
+    return _table("l" + "r" * len(matched.levels), headings, rows)
+
+
+def _gaps(view: ReportView) -> str:
+    """The optimal policy's reward minus each loss's; the first row is the optimum's own."""
+    levels = [f"KL {latex_text(number(level.kl, KL.decimals))} nats" for level in view.gaps]
+    rows = [
+        [
+            "(mean reward of the optimum)",
+            *(_figure(one.optimum, None, None, 3) for one in view.gaps),
+        ]
+    ]
+    shown = {index for level in view.gaps for index in level.gaps}
+    for series in view.series:
+        if series.index not in shown:
+            continue
+        row = [latex_text(series.label)]
+        for level in view.gaps:
+            found = level.gaps.get(series.index)
+            if found is None:
+                row.append("--")
+            else:
+                row.append(_figure(found.value, found.low, found.high, FRONTIER_GAP.decimals))
+        rows.append(row)
+    return _table("l" + "r" * len(levels), ["Loss", *levels], rows)
 
 
 def _methods(view: ReportView) -> str:
@@ -152,14 +180,20 @@ def _lines(view: ReportView, files: Sequence[str], figures: Sequence[str]) -> It
     yield "\\usepackage[margin=2cm]{geometry}\n\\usepackage{booktabs,graphicx}"
     yield f"\\begin{{document}}\n\\section*{{{latex_text(view.results.name)}}}"
     yield "\n\n".join(map(latex_text, view.findings.sentences))
-    captions = {
-        "results.tex": "Every trial with 95\\% intervals over prompts.",
-        "matched.tex": (
-            "Mean reward at matched KL with 95\\% intervals. Losses that share a letter are not"
+    captions = {"results.tex": "Every trial with 95\\% intervals over prompts."}
+    for one in view.compared:
+        end, title = _ending(view, one), latex_text(one.measure.title)
+        captions[f"matched{end}.tex"] = (
+            f"{title} at matched KL with 95\\% intervals. Losses that share a letter are not"
             " separated at that KL."
-        ),
-        "differences.tex": "Differences in mean reward at matched KL; bold: separated.",
-    }
+        )
+        captions[f"differences{end}.tex"] = (
+            f"Differences in {latex_text(one.measure.phrase)} at matched KL; bold: separated."
+        )
+    captions["gaps.tex"] = (
+        "Gap to the optimal frontier: its mean reward minus each loss's at the same KL, with 95\\%"
+        " intervals."
+    )
     for file, caption in captions.items():
         if file in files:
             yield f"\\begin{{table}}[p]\\centering\n\\caption{{{caption}}}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from dpo_bench.report.matched_table import MatchedTables
 from dpo_bench.report.measures import KL
 from dpo_bench.report.series import Series
 from dpo_bench.report.tables import Cell, HeatMap, Table
@@ -19,7 +20,7 @@ _PICTURES = {
     "frontier": ("Reward against KL", f"Mean reward {_BY_KL}"),
     "win_rate": ("Win rate by KL", f"Win rate against the reference {_BY_KL}"),
     "preference_accuracy": ("Preference accuracy by KL", f"Held-out accuracy {_BY_KL}"),
-    "differences": ("", "Differences in mean reward at matched KL"),
+    "differences": ("", "Differences at matched KL"),
     "heat_map": ("Loss by strength", "Figures by loss and strength"),
     "displacement": ("Likelihood displacement", f"Chosen and rejected log-ratios {_BY_KL}"),
     "training": ("Training curves", "Loss, margin and accuracy by step"),
@@ -103,32 +104,26 @@ def _matched(view: ReportView, figures: Sequence[str]) -> Iterator[str]:
         return
     ends = [number(end, KL.decimals) for end in (view.comparison.low, view.comparison.high)]
     yield (
-        f"{view.comparison.coverage} KL {ends[0]} to {ends[1]} nats. Mean reward with 95%"
-        f" intervals, on the same {view.comparison.prompts:,} prompts:"
+        f"{view.comparison.coverage} KL {ends[0]} to {ends[1]} nats; they are compared inside that"
+        f" range, on the same {view.comparison.prompts:,} prompts."
     )
-    levels = [f"at {level} nats" for level in view.matched.levels]
+    for one in view.compared:
+        yield from _by_measure(one, len(view.results.seeds) > 1)
+        if one is view.matched:
+            yield from _pictures(figures, ("differences",))
+
+
+def _by_measure(matched: MatchedTables, many_seeds: bool) -> Iterator[str]:
+    yield f"### {markdown_text(matched.measure.title)}"
+    levels = [f"at {level} nats" for level in matched.levels]
+    yield "With 95% intervals:"
     yield _table(
-        ["Loss", *levels], ([_name(one), *map(_cell, cells)] for one, cells in view.matched.rewards)
+        ["Loss", *levels], ([_name(one), *map(_cell, cells)] for one, cells in matched.values)
     )
-    if view.matched.few:
-        yield "Groups of which no two losses are separated, the best first:"
-        yield "\n".join(
-            f"- {level} nats: {'; '.join(f'**{markdown_text(group)}**' for group in groups)}"
-            for level, groups in zip(view.matched.levels, view.matched.groups, strict=True)
-        )
-    else:
-        yield "Losses that share a letter are not separated at that KL; a is the best one's group:"
-        marks = view.matched.letters
-        yield _table(
-            ["Loss", *levels],
-            (
-                [_name(one), *(at.get(one.index, MISSING) for at in marks)]
-                for one, _ in view.matched.rewards
-            ),
-        )
+    yield from _groups(matched, levels)
     yield (
-        f"Differences, first minus second, paired over the same {view.comparison.prompts:,}"
-        f" prompts{' and over seeds' if len(view.results.seeds) > 1 else ''}; the 95% intervals are"
+        f"Differences, first minus second, paired over the same {matched.comparison.prompts:,}"
+        f" prompts{' and over seeds' if many_seeds else ''}; the 95% intervals are"
         f" each pair's own, the verdicts those after {FAMILY}:"
     )
     yield _table(
@@ -138,10 +133,27 @@ def _matched(view: ReportView, figures: Sequence[str]) -> Iterator[str]:
                 markdown_text(title),
                 *(_difference(one.cell, one.verdict, one.needed, one.spread) for one in cells),
             ]
-            for title, cells in view.matched.differences
+            for title, cells in matched.differences
         ),
     )
-    yield from _pictures(figures, ("differences",))
+
+
+def _groups(matched: MatchedTables, levels: Sequence[str]) -> Iterator[str]:
+    if matched.few:
+        yield "Groups of which no two losses are separated, the best first:"
+        yield "\n".join(
+            f"- {level} nats: {'; '.join(f'**{markdown_text(group)}**' for group in groups)}"
+            for level, groups in zip(matched.levels, matched.groups, strict=True)
+        )
+        return
+    yield "Losses that share a letter are not separated at that KL; a is the best one's group:"
+    yield _table(
+        ["Loss", *levels],
+        (
+            [_name(one), *(at.get(one.index, MISSING) for at in matched.letters)]
+            for one, _ in matched.values
+        ),
+    )
 
 
 def _further(view: ReportView) -> Iterator[str]:

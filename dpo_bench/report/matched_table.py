@@ -1,4 +1,4 @@
-"""The matched-KL comparison laid out: rewards by loss and level, differences by pair and level."""
+"""A matched-KL comparison laid out: figures by loss and level, differences by pair and level."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.report.compare import Level, MatchedComparison, PairAtLevel
-from dpo_bench.report.measures import KL, REWARD
+from dpo_bench.report.measures import KL, Measure
 from dpo_bench.report.series import Series
 from dpo_bench.report.tables import Cell
 from dpo_bench.report.text import MISSING, interval, listing, number
@@ -48,11 +48,12 @@ _ROOM = 66
 
 @dataclass(frozen=True, slots=True)
 class MatchedTables:
-    """What page and Markdown show of the comparison.
+    """What page, Markdown and LaTeX show of the comparison by one measure.
 
     Attributes:
+        comparison: what is laid out.
         levels: heading of each level.
-        rewards: a row per series, a cell per level.
+        values: a row per series, a cell per level.
         differences: a row per pair (label, cells) that is compared at any level, a cell per level.
         shown: those of them that a picture or a page has room for: all, or where there are very
             many the ones with the loss that is best at the middle level.
@@ -62,8 +63,9 @@ class MatchedTables:
         reach: half the width of the differences' common axis.
     """
 
+    comparison: MatchedComparison
     levels: tuple[str, ...]
-    rewards: tuple[tuple[Series, tuple[Cell, ...]], ...]
+    values: tuple[tuple[Series, tuple[Cell, ...]], ...]
     differences: tuple[DifferenceRow, ...]
     shown: tuple[DifferenceRow, ...]
     groups: tuple[tuple[str, ...], ...]
@@ -71,13 +73,19 @@ class MatchedTables:
     few: bool
     reach: float
 
+    @property
+    def measure(self) -> Measure:
+        """What was compared."""
+        return self.comparison.measure
+
 
 def matched_tables(comparison: MatchedComparison, series: Sequence[Series]) -> MatchedTables:
     """Lay out a comparison."""
     shown = {one.index: one for one in series}
-    reach = comparison_reach(comparison)
+    reach, measure = comparison_reach(comparison), comparison.measure
     columns = [
-        [difference_cell(pair, reach) for pair in level.pairs] for level in comparison.levels
+        [difference_cell(pair, reach, measure) for pair in level.pairs]
+        for level in comparison.levels
     ]
     titles = [
         f"{shown[pair.first].label} \u2212 {shown[pair.second].label}"
@@ -91,9 +99,10 @@ def matched_tables(comparison: MatchedComparison, series: Sequence[Series]) -> M
         {index for pair in comparison.levels[0].pairs for index in (pair.first, pair.second)}
     )
     return MatchedTables(
+        comparison=comparison,
         levels=tuple(f"KL {number(level.kl, KL.decimals)}" for level in comparison.levels),
-        rewards=tuple(
-            (shown[index], tuple(_reward_cell(level, index) for level in comparison.levels))
+        values=tuple(
+            (shown[index], tuple(_value_cell(level, index, measure) for level in comparison.levels))
             for index in indices
         ),
         differences=differences,
@@ -112,8 +121,7 @@ def _shown(
 ) -> tuple[DifferenceRow, ...]:
     if len(differences) <= _ROOM:
         return differences
-    rewards = comparison.middle.rewards
-    best = max(rewards, key=lambda index: rewards[index].value)
+    best = comparison.middle.best
     return tuple(
         row
         for pair, row in zip(pairs, differences, strict=True)
@@ -132,19 +140,19 @@ def comparison_reach(comparison: MatchedComparison) -> float:
     return max(ends, default=0.0) or 1.0
 
 
-def difference_cell(pair: PairAtLevel, reach: float) -> DifferenceCell:
+def difference_cell(pair: PairAtLevel, reach: float, measure: Measure) -> DifferenceCell:
     """One pair at one level, with its place on an axis from ``-reach`` to ``reach``."""
     if pair.reason:
         return DifferenceCell(Cell(MISSING), False, pair.reason, "", "", None)
     found = pair.difference
     strip = tuple(0.5 + 0.5 * end / reach for end in (found.low, found.value, found.high))
-    brackets = interval(found.low, found.high, REWARD.decimals)
+    brackets = interval(found.low, found.high, measure.decimals)
     return DifferenceCell(
-        Cell(number(found.value, REWARD.decimals), brackets, found.value),
+        Cell(number(found.value, measure.decimals), brackets, found.value),
         pair.separated,
         "separated" if pair.separated else "not separated",
         needed_to_separate(pair),
-        spread_apart(pair),
+        spread_apart(pair, measure),
         (strip[0], strip[1], strip[2]),
     )
 
@@ -162,11 +170,11 @@ def needed_to_separate(pair: PairAtLevel) -> str:
     return "neither prompts alone nor seeds alone would separate"
 
 
-def spread_apart(pair: PairAtLevel) -> str:
+def spread_apart(pair: PairAtLevel, measure: Measure) -> str:
     """The standard errors of a difference by what they come from; empty with one seed."""
     if pair.shares is None:
         return ""
-    prompts, seeds = (number(share, REWARD.decimals) for share in pair.shares)
+    prompts, seeds = (number(share, measure.decimals) for share in pair.shares)
     return f"standard error {prompts} from prompts, {seeds} from seeds"
 
 
@@ -176,12 +184,12 @@ def _round_up(count: int) -> int:
     return -(-count // step) * step
 
 
-def _reward_cell(level: Level, index: int) -> Cell:
-    if index not in level.rewards:
+def _value_cell(level: Level, index: int, measure: Measure) -> Cell:
+    if index not in level.values:
         return Cell(MISSING, level.reasons.get(index, ""))
-    found = level.rewards[index]
-    brackets = interval(found.low, found.high, REWARD.decimals)
-    return Cell(number(found.value, REWARD.decimals), f"{brackets}, n = {found.n:,}", found.value)
+    found = level.values[index]
+    brackets = interval(found.low, found.high, measure.decimals)
+    return Cell(number(found.value, measure.decimals), f"{brackets}, n = {found.n:,}", found.value)
 
 
 def _letters(groups: Sequence[Sequence[int]]) -> dict[int, str]:

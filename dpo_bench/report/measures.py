@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from dpo_bench.report.measured import Measured
@@ -29,6 +29,11 @@ class Measure:
     decimals: int
     about: str
     needs_reward: bool = False
+
+    @property
+    def phrase(self) -> str:
+        """The title inside a sentence."""
+        return self.title[:1].lower() + self.title[1:]
 
     @property
     def axis(self) -> str:
@@ -162,6 +167,8 @@ DIAGNOSTICS = tuple(
 )  # fmt: skip
 """what else is measured of a policy: `dpo_bench.evaluation.figures` defines each"""
 
+CONSISTENCY = next(one for one in DIAGNOSTICS if one.name == "judge_consistency")
+
 IN_TABLE = (
     WIN_RATE,
     REWARD,
@@ -174,17 +181,41 @@ IN_TABLE = (
     TOKENS,
     WIN_RATE_CHOSEN,
     KL_MONTE_CARLO,
+    CONSISTENCY,
 )
 IN_HEAT_MAP = (WIN_RATE, REWARD, KL, ACCURACY, CHOSEN, TOKENS)
 
 
 def present(results: SweepResults, measures: tuple[Measure, ...]) -> tuple[Measure, ...]:
-    """Those of the measures that some trial has."""
+    """Those of the measures that some trial has, worded for how the sweep compares responses."""
     return tuple(
-        measure
+        _judged(measure) if results.judge else measure
         for measure in measures
         if any(trial.measured(measure.name).value is not None for trial in results.done)
     )
+
+
+def _judged(measure: Measure) -> Measure:
+    """A win rate that a judge gave says so."""
+    if measure not in (WIN_RATE, WIN_RATE_CHOSEN):
+        return measure
+    opponent = measure.title.partition("against ")[2]
+    return replace(
+        measure,
+        title=f"Judge's win rate against {opponent}",
+        about=(
+            f"Share of comparisons with {opponent} to the same prompt that the judge decides for"
+            " the policy's response in both orders, ties and disagreements a half."
+        ),
+    )
+
+
+def ranking(results: SweepResults) -> Measure:
+    """What tells a loss's best policy: reward, a judge's win rate, or held-out accuracy."""
+    if results.has_reward:
+        return REWARD
+    (found,) = present(results, (WIN_RATE,)) or (ACCURACY,)
+    return found
 
 
 def headline(results: SweepResults) -> tuple[Measure, ...]:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dpo_bench.report.loss_curves import CurvesOnPrompts
 from dpo_bench.report.measures import KL
 from dpo_bench.report.read import SweepResults
 from dpo_bench.report.text import counted, number, plain_number
-from dpo_bench.report.uncertainty import FAMILY, held_by_intervals
+from dpo_bench.report.uncertainty import FAMILY, curve_points, held_by_intervals
 
 Note = tuple[str, str]
 """A heading and its text."""
 
 
-def method_notes(results: SweepResults, compared: bool) -> tuple[Note, ...]:
+def method_notes(results: SweepResults, compared: CurvesOnPrompts | None) -> tuple[Note, ...]:
     """The notes that apply to this sweep.
 
     Args:
         results: the sweep.
-        compared: whether losses were compared at matched KL.
+        compared: the curves by which losses were compared at matched KL; None when they were not.
     """
     notes = [_kl(results), *_reward_notes(results), _pairs(), _intervals(results)]
     if compared:
-        notes.append(_matched(len(results.seeds)))
+        notes.append(_matched(results, compared))
     notes.append(_pairing())
     return tuple(notes)
 
@@ -96,9 +97,10 @@ def _judged(results: SweepResults) -> str:
         f"The judge {results.judge} compares a policy's response with"
         f" {counted(opponents, 'response')} of the reference to the same prompt, in both orders:"
         " where the orders disagree it is a tie, which counts a half. A judge gives no reward to a"
-        " single response, so mean reward, the optimal frontier, best-of-n and the comparison at"
-        " matched KL are left out: they are not zero, they were not measured. The section on"
-        " controls says how far the judge can be trusted."
+        " single response, so mean reward, the optimal frontier and best-of-n are left out: they"
+        " are not zero, they were not measured. Losses are compared at matched KL by their win"
+        " rate, on the prompts for which every policy has a verdict. The section on controls says"
+        " how far the judge can be trusted."
     )
 
 
@@ -143,6 +145,12 @@ def _intervals(results: SweepResults) -> Note:
     )
 
 
+def _families(curves: CurvesOnPrompts) -> str:
+    if len(curves.measures) < 2:
+        return ""
+    return " Each measure is a family of its own."
+
+
 def _apart(seeds: int) -> str:
     if seeds < 2:
         return ""
@@ -153,18 +161,20 @@ def _apart(seeds: int) -> str:
     )
 
 
-def _matched(seeds: int) -> Note:
+def _matched(results: SweepResults, curves: CurvesOnPrompts) -> Note:
+    figures = " and ".join(one.phrase for one in curves.measures)
     return (
         "Comparison at matched KL",
         (
             "Equal strengths mean different things to different losses, so losses are compared at"
-            " equal KL: each loss's reward is interpolated between its own settings, at KLs that"
-            " all of the compared losses cover, and never extrapolated. Differences are taken"
-            " prompt by prompt, and the same resampled prompts serve all losses. Two losses are"
-            f" called separated where {FAMILY} lets them: any false separation has a chance of at"
-            " most 5%; otherwise they are not separated, which is not the same as equal. A pair's"
-            " own interval may exclude 0 where the family's verdict is not separated."
-            f"{_apart(seeds)}"
+            f" equal KL, by {figures}. {curve_points(curves.checkpoints, results.evaluation)}"
+            " Curves are read at KLs that all of the compared losses cover, and never"
+            " extrapolated. Differences are taken prompt by prompt, and the same resampled prompts"
+            " serve all losses and all points of a curve. Two losses are called separated where"
+            f" {FAMILY} lets them: any false separation has a chance of at most 5%;"
+            " otherwise they are not separated, which is not the same as equal."
+            f"{_families(curves)} A pair's own interval may exclude 0 where the family's verdict"
+            f" is not separated.{_apart(len(results.seeds))}"
         ),
     )
 

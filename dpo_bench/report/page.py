@@ -26,6 +26,7 @@ SCRIPTS = (
     "core",
     "theme",
     "plot",
+    "parts",
     "losses",
     "explorer",
     "linked",
@@ -82,10 +83,9 @@ def render_page(
 
 @cache
 def plotly_script() -> str:
-    """Plotly's source, lines ended as a browser ends them before it digests a script."""
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs()).replace("\r\n", "\n").replace("\r", "\n")
+    """Plotly's basic bundle, lines ended as a browser ends them before it digests a script."""
+    file = resources.files("dpo_bench.report") / "vendor" / "plotly-basic.min.js"
+    return file.read_text(encoding="utf-8").replace("\r\n", "\n").replace("\r", "\n")
 
 
 @cache

@@ -7,8 +7,9 @@ from typing import Any
 
 from dpo_bench.report.appendix import appendix, citation
 from dpo_bench.report.families import loss_cards
-from dpo_bench.report.measures import KL, REWARD, Measure, explored
+from dpo_bench.report.measures import KL, REWARD, WIN_RATE, Measure, explored, ranking
 from dpo_bench.report.page_samples import embedded_samples
+from dpo_bench.report.samples import BEST
 from dpo_bench.report.series import trial_label
 from dpo_bench.report.text import number
 from dpo_bench.report.view import ReportView
@@ -27,6 +28,11 @@ _CONTENTS = (
     ("cite", "Cite"),
     ("rerun", "Run it again"),
 )
+
+_STATIC_PROMPTS = 3
+"""prompts whose responses stand in the page as text"""
+_ROWS_SHOWN = 100
+"""rows of a further table that the page shows: hundreds of pairs take time to open"""
 
 
 def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,6 +57,7 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "many_seeds": len(results.seeds) > 1,
         "contents": _contents(view, present),
         "further": view.further,
+        "rows_shown": _ROWS_SHOWN,
         "no_reward": view.no_reward,
         "explorers": explorers,
         "axes": [(name, one.axis) for name, one in measures.items()],
@@ -74,6 +81,10 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "every": data["training"]["every"],
         "training": data["training"]["columns"] if data["training"]["lines"] else (),
         "samples": samples,
+        "static_samples": _static_samples(view),
+        "score_words": {REWARD.name: "reward", WIN_RATE.name: "judge's win rate"}.get(
+            ranking(results).name, ""
+        ),
         "selections": data["selections"],
         "failed": view.failed,
         "paragraph": appendix(results, view.series, view.comparison),
@@ -83,6 +94,23 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "command": results.command,
         "provenance": view.provenance,
         "settings_file": "sources.json" if results.sources else "experiment.json",
+    }
+
+
+def _static_samples(view: ReportView) -> dict[str, Any]:
+    """The first prompts with each loss's best policy, for readers without JavaScript."""
+    if view.browser is None:
+        return {"prompts": [], "title": ""}
+    return {
+        "title": dict(view.browser.views)[BEST],
+        "prompts": [
+            {
+                "place": one.place,
+                "prompt": one.prompt,
+                "cards": [card for card in one.cards if not card.views or BEST in card.views],
+            }
+            for one in view.browser.prompts[:_STATIC_PROMPTS]
+        ],
     }
 
 
@@ -115,15 +143,15 @@ def _heat_context(heat_map: Any) -> dict[str, Any]:
 
 def _matched_context(view: ReportView) -> dict[str, Any]:
     if isinstance(view.comparison, str) or view.matched is None:
-        return {"matched": None, "not_compared": view.comparison}
+        return {"compared": (), "not_compared": view.comparison}
     ends = (view.comparison.low, view.comparison.high)
     return {
         "middle": len(view.comparison.levels) // 2,
-        "matched": view.matched,
+        "compared": view.compared,
         "coverage": view.comparison.coverage,
         "span": [number(end, KL.decimals) for end in ends],
         "compared_prompts": f"{view.comparison.prompts:,}",
-        "reach": number(view.matched.reach, REWARD.decimals),
+        "reaches": [number(one.reach, one.measure.decimals) for one in view.compared],
     }
 
 

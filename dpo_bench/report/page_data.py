@@ -41,11 +41,11 @@ def page_data(view: ReportView) -> dict[str, Any]:
         "series": [_series(one) for one in series],
         "trials": [_trial(one, trial, results, measures) for one, trial in ordered],
         "reference": _reference(results),
-        "compared": _compared(view.comparison),
+        "compared": [_compared(one.comparison) for one in view.compared],
         "training": training_data(series, places),
         "selections": [
             {"key": key, "title": one_line(title), "trials": [places[one] for one in ids]}
-            for key, title, ids in selections(results, series)
+            for key, title, ids in selections(results, series, view.policies)
         ],
         "textColumns": view.text_columns,
     }
@@ -157,29 +157,31 @@ def _reference(results: SweepResults) -> dict[str, Any]:
     }
 
 
-def _compared(comparison: MatchedComparison | str) -> dict[str, Any] | None:
-    if isinstance(comparison, str):
-        return None
-    return {"prompts": comparison.prompts, "levels": [_level(one) for one in comparison.levels]}
+def _compared(comparison: MatchedComparison) -> dict[str, Any]:
+    return {
+        "measure": comparison.measure.phrase,
+        "prompts": comparison.prompts,
+        "levels": [_level(one, comparison.measure) for one in comparison.levels],
+    }
 
 
-def _level(level: Level) -> dict[str, Any]:
+def _level(level: Level, measure: Measure) -> dict[str, Any]:
     return {
         "kl": plain_number(float(f"{level.kl:.3g}")),
-        "rewards": {
+        "values": {
             str(index): [rounded(end, 4) for end in (found.value, found.low, found.high)]
-            for index, found in level.rewards.items()
+            for index, found in level.values.items()
         },
-        "pairs": [_pair(pair) for pair in level.pairs],
+        "pairs": [_pair(pair, measure) for pair in level.pairs],
         "groups": [list(group) for group in level.groups],
     }  # fmt: skip
 
 
-def _pair(pair: PairAtLevel) -> list[Any]:
+def _pair(pair: PairAtLevel, measure: Measure) -> list[Any]:
     """First, second, difference, low, high, separated, what would separate them, spread apart."""
     if pair.reason:
         return [pair.first, pair.second, None, None, None, False, "", ""]
     found = pair.difference
     ends = [rounded(end, 4) for end in (found.value, found.low, found.high)]
-    words = [needed_to_separate(pair), spread_apart(pair)]
+    words = [needed_to_separate(pair), spread_apart(pair, measure)]
     return [pair.first, pair.second, *ends, pair.separated, *words]

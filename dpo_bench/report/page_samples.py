@@ -18,10 +18,11 @@ from typing import Any
 
 import pandas as pd
 
+from dpo_bench.report.matched_policies import MatchedPolicies
 from dpo_bench.report.measured import finite
-from dpo_bench.report.measures import ACCURACY, REWARD
+from dpo_bench.report.measures import KL, ranking
 from dpo_bench.report.read import SweepResults, Trial
-from dpo_bench.report.samples import common_kl, nearest_setting, spread
+from dpo_bench.report.samples import spread
 from dpo_bench.report.series import Series
 from dpo_bench.report.text import clipped, number, rounded, visible
 
@@ -42,6 +43,10 @@ LADDER = (
 """numbers of prompts and of characters per text"""
 LIMIT = 2_500_000
 """bytes that the compressed responses may take in the page"""
+_COLUMNS = (("reward", 3), ("tokens", 6), ("win_reference", 3), ("kl", 3))
+"""figures of a response that travel with it, and their digits"""
+_VERDICTS = (("win_chosen", 3), ("judge_agreed", 3))
+"""likewise, of a response that was judged"""
 _RAW_LIMIT = 24_000_000
 """characters above which a step is not even tried"""
 
@@ -106,23 +111,21 @@ def deflated(value: Any) -> str:
 
 
 def selections(
-    results: SweepResults, series: Sequence[Series]
+    results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Key, title and trials (ids) of what can be shown beside each other, the default first."""
-    best = REWARD.name if results.has_reward else ACCURACY.name
+    best = ranking(results)
     curves = [(one, [s for s in one.settings if s.done]) for one in series]
     known = [(one, settings) for one, settings in curves if settings]
     if not known:
         return
-    target = common_kl(series)
-    nearest = [nearest_setting(settings, target).done[0].id for _, settings in known]
-    yield "matched", f"each loss nearest to KL {number(target, 1)}", nearest
+    nearest = [setting.done[0].id for _, setting in policies.settings]
+    yield "matched", f"each loss nearest to KL {number(policies.kl, KL.decimals)}", nearest
     highest = [
-        max(settings, key=lambda s: s.mean(best) or float("-inf")).done[0].id
+        max(settings, key=lambda s: s.mean(best.name) or float("-inf")).done[0].id
         for _, settings in known
     ]
-    name = "mean reward" if results.has_reward else "preference accuracy"
-    yield "best", f"each loss where its {name} is highest", highest
+    yield "best", f"each loss where its {best.phrase} is highest", highest
     for one, _ in known:
         yield f"series-{one.index}", f"{one.label}, every trial", [t.id for t in one.done]
     yield "all", "every policy", [trial.id for one, _ in known for trial in one.done]
@@ -146,7 +149,8 @@ def _content(
     def columns(table: pd.DataFrame) -> dict[str, Any]:
         picked = table.reindex(keys)
         found: dict[str, Any] = {"responses": [text(one) for one in picked["response"]]}
-        for name, digits in (("reward", 3), ("tokens", 6), ("win_reference", 3), ("kl", 3)):
+        judged = "judge_agreed" in picked and picked["judge_agreed"].notna().any()
+        for name, digits in (*_COLUMNS, *(_VERDICTS if judged else ())):
             if name in picked:
                 found[name] = [rounded(finite(one), digits) for one in picked[name]]
         if "finished" in picked:

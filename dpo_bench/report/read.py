@@ -84,10 +84,21 @@ class Trial:
     @cached_property
     def checkpoints(self) -> pd.DataFrame:
         """A row per evaluation along training, by step; empty where there was none."""
-        path = self.folder / "checkpoints.parquet"
+        return self._along("checkpoints.parquet")
+
+    @cached_property
+    def checkpoint_prompts(self) -> pd.DataFrame:
+        """A row per evaluation along training and prompt: means over the prompt's responses."""
+        return self._along("checkpoint_prompts.parquet")
+
+    def _along(self, name: str) -> pd.DataFrame:
+        """A table by step, without the last one: that is the trial's own evaluation."""
+        path = self.folder / name
         if not self.done or not path.exists():
             return pd.DataFrame()
-        return read_parquet(path).sort_values("step")
+        table, last = read_parquet(path), finite(self.row.get("steps"))
+        table = table if last is None else table[table["step"] < last]
+        return table.sort_values("step", kind="stable")
 
 
 @dataclass(frozen=True)

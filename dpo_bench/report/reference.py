@@ -43,12 +43,14 @@ class Reference:
         reward: its mean reward.
         response_tokens: its mean response length, tokens.
         controls: of the reward or judge, by name: value, low, high, n, expected, passed.
+        controls_cost: what a judge's controls took; empty for a reward.
     """
 
     folder: Path
     reward: Measured
     response_tokens: Measured
     controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    controls_cost: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -86,9 +88,11 @@ def read_reference(folder: Path) -> Reference:
     """
     path = folder / "evaluation.json"
     record = read_json(path) if path.exists() else {}
-    metrics, controls = (dict(record.get(name) or {}) for name in ("metrics", "controls"))
+    metrics, controls, cost = (
+        dict(record.get(name) or {}) for name in ("metrics", "controls", "controls_cost")
+    )
     reward, tokens = (metrics.get(name) or {} for name in ("reward", "response_tokens"))
-    return Reference(folder, measured_from(reward), measured_from(tokens), controls)
+    return Reference(folder, measured_from(reward), measured_from(tokens), controls, cost)
 
 
 def _curve_point(row: Mapping[Any, Any]) -> CurvePoint:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from dpo_bench.report.measures import ACCURACY, KL, REWARD
+from dpo_bench.report.matched_policies import MatchedPolicies
+from dpo_bench.report.measures import KL, REWARD, ranking
 from dpo_bench.report.read import SweepResults, Trial
-from dpo_bench.report.scale import position
-from dpo_bench.report.series import Series, Setting, trial_label
+from dpo_bench.report.series import Series, trial_label
 from dpo_bench.report.text import clipped, counted, number, visible
+from dpo_bench.report.verdicts import verdict_facts
 
 LIMITS = ((12, 2000), (8, 1200), (6, 800), (4, 600), (2, 400), (1, 300))
 """Numbers of prompts and of characters per response, tried in turn until the budget holds."""
@@ -47,8 +48,9 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class PromptCards:
-    """One held-out prompt with the responses to it."""
+    """One held-out prompt with the responses to it; its place is its number among all, from 1."""
 
+    place: int
     prompt: str
     cards: tuple[Card, ...]
 
@@ -70,15 +72,17 @@ class SampleBrowser:
     limit: int
 
 
-def sample_browser(results: SweepResults, series: Sequence[Series]) -> SampleBrowser | None:
+def sample_browser(
+    results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
+) -> SampleBrowser | None:
     """Pick prompts and responses; None when no trial finished."""
     if not results.done:
         return None
     prompts = results.reference.prompts
-    chosen = list(_chosen(results, series))
+    chosen = list(_chosen(results, series, policies))
     views = [
-        (MATCHED, _matched_title(series)),
-        (BEST, f"each loss where its {_best_of(results)} is highest"),
+        (MATCHED, f"each loss nearest to KL {number(policies.kl, KL.decimals)}"),
+        (BEST, f"each loss where its {ranking(results).phrase} is highest"),
     ]
     views += [(f"series-{one.index}", f"{one.label}, all strengths") for one in series if one.done]
     views += [(ALL, "every policy")]
@@ -89,10 +93,11 @@ def sample_browser(results: SweepResults, series: Sequence[Series]) -> SampleBro
     reference = _by_prompt(results.reference.samples, keys)
     shown = tuple(
         PromptCards(
+            int(place) + 1,
             clipped(visible(str(row["prompt"])), limit),
             tuple(_cards(row, reference, list(zip(chosen, pools, strict=True)), results, limit)),
         )
-        for row in rows.to_dict("records")
+        for place, row in zip(rows.index, rows.to_dict("records"), strict=True)
     )
     return SampleBrowser(shown, len(prompts), tuple(views), limit)
 
@@ -117,7 +122,9 @@ def _cards(
         own = pool[key]
         facts = [f"policy's KL {number(trial.measured(KL.name).value, KL.decimals)} nats"]
         facts += _facts(own.get("reward"), own.get("tokens"))
-        if _known(own.get("win_reference")):
+        if results.judge:
+            facts += verdict_facts(own)
+        elif _known(own.get("win_reference")):
             facts.append(f"beats {100 * float(own['win_reference']):.0f}% of the reference's")
         if not bool(own.get("finished", True)):
             facts.append("cut at the token limit")
@@ -140,54 +147,21 @@ def _known(value: Any) -> bool:
 
 
 def _chosen(
-    results: SweepResults, series: Sequence[Series]
+    results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
 ) -> Iterator[tuple[Series, Trial, tuple[str, ...]]]:
     """One finished trial per setting, with the selections that show it."""
-    target = common_kl(series)
-    best = REWARD.name if results.has_reward else ACCURACY.name
+    nearest = [setting for _, setting in policies.settings]
+    best = ranking(results).name
     for one in series:
         settings = [setting for setting in one.settings if setting.done]
         if not settings:
             continue
-        nearest = nearest_setting(settings, target)
         highest = max(settings, key=lambda setting: setting.mean(best) or float("-inf"))
         for setting in settings:
             views = [f"series-{one.index}", ALL]
-            views += [MATCHED] if setting is nearest else []
+            views += [MATCHED] if setting in nearest else []
             views += [BEST] if setting is highest else []
             yield one, setting.done[0], tuple(views)
-
-
-def common_kl(series: Sequence[Series]) -> float:
-    """The middle (nats) of the KLs that all series cover, or of those that any covers."""
-    ranges = []
-    for one in series:
-        kls = [kl for setting in one.settings if (kl := setting.mean(KL.name)) is not None]
-        if kls:
-            ranges.append((min(kls), max(kls)))
-    if not ranges:
-        return 0.0
-    low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
-    if low > high:
-        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    return ((position(low) + position(high)) / 2) ** 2
-
-
-def nearest_setting(settings: Sequence[Setting], target: float) -> Setting:
-    """The setting whose KL is nearest to a KL (nats), on the scale of the KL axis."""
-    return min(settings, key=lambda setting: _distance(setting, target))
-
-
-def _distance(setting: Setting, target: float) -> float:
-    return abs(position(setting.mean(KL.name) or 0.0) - position(target))
-
-
-def _matched_title(series: Sequence[Series]) -> str:
-    return f"each loss nearest to KL {number(common_kl(series), 1)}"
-
-
-def _best_of(results: SweepResults) -> str:
-    return "mean reward" if results.has_reward else "preference accuracy"
 
 
 def _by_prompt(samples: pd.DataFrame, keys: set[Any]) -> dict[Any, Any]:

@@ -107,6 +107,12 @@ def largest_kl(results: SweepResults) -> float:
     """Where the KL axis ends (nats): the largest end of any interval or curve, 1 without any."""
     measured = [trial.measured("kl") for trial in results.done]
     ends = [end for kl in measured for end in (kl.value, kl.high) if end is not None]
+    ends += [
+        float(kl)
+        for trial in results.done
+        if "kl" in trial.checkpoints
+        for kl in trial.checkpoints["kl"].dropna()
+    ]
     curves = (results.reference.frontier, results.reference.best_of_n)
     return max([*ends, *(point.kl for curve in curves for point in curve)], default=1.0)
 

@@ -145,10 +145,21 @@ def _caveats(results: SweepResults) -> Iterator[str]:
     elif seeds:
         yield held_by_intervals(seeds)
     yield from _data_caveats(results.counts)
+    yield from _flipped(results.experiment)
     if float(results.evaluation.get("temperature") or 1.0) != 1.0:
         yield (
             "Responses were sampled at a temperature other than 1: reward and win rate describe"
             " that sampling, the KL the policy at temperature 1."
+        )
+
+
+def _flipped(experiment: Mapping[str, Any]) -> Iterator[str]:
+    rate = float(dict(experiment.get("world") or {}).get("flip_rate") or 0.0)
+    if rate and "world" not in _unused(experiment):
+        yield (
+            f"{100 * rate:g}% of the training labels are flipped (world.flip_rate). No loss is"
+            " told: what a loss supposes about noise is a hyperparameter of its own, and each value"
+            " of it makes a curve of its own."
         )
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dpo_bench.report.compare import MatchedComparison, compare_series, read_curves
+from dpo_bench.report.compare import MatchedComparison, compare_series
 from dpo_bench.report.controls import controls_section
 from dpo_bench.report.findings import Findings, find
 from dpo_bench.report.further import Finding, further_findings
+from dpo_bench.report.gaps import GapsAtLevel, frontier_gaps, gap_section
+from dpo_bench.report.judging import judging_section
+from dpo_bench.report.loss_curves import CurvesOnPrompts, read_curves
+from dpo_bench.report.matched_policies import MatchedPolicies, matched_policies
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
 from dpo_bench.report.methods import Note, method_notes
 from dpo_bench.report.read import SweepResults
@@ -38,14 +42,19 @@ class ReportView:
         series: its curves.
         findings: summary, warnings, key figures.
         setup: varied, tuned, fixed.
-        comparison: at matched KL, or a sentence that says why there is none.
+        curves: of each loss over KL; None when nothing was scored.
+        comparison: by the headline measure at matched KL, or a sentence: why there is none.
         matched: the comparison laid out; None when there is none.
+        also_matched: the same by further measures, at the same KLs.
+        policies: each loss's policy nearest to the middle one of these KLs.
+        gaps: to the optimal frontier at these KLs; empty where it is not known there.
         heat_maps: one per measure.
         table: every trial.
         seeds: spread over seeds; None with one seed.
         browser: responses side by side, for paper; None when no trial finished.
         failed: failed trials.
-        further: areas, over-optimisation, strengths, length control, controls: those with data.
+        further: gaps, areas, over-optimisation, strengths, length control, controls, judging: if
+            known.
         notes: methods.
         provenance: versions, hashes, machine.
     """
@@ -54,8 +63,12 @@ class ReportView:
     series: tuple[Series, ...]
     findings: Findings
     setup: Setup
+    curves: CurvesOnPrompts | None
     comparison: MatchedComparison | str
     matched: MatchedTables | None
+    also_matched: tuple[MatchedTables, ...]
+    policies: MatchedPolicies
+    gaps: tuple[GapsAtLevel, ...]
     heat_maps: tuple[HeatMap, ...]
     table: Table
     seeds: Table | None
@@ -64,6 +77,11 @@ class ReportView:
     further: tuple[Finding, ...]
     notes: tuple[Note, ...]
     provenance: tuple[tuple[str, str], ...]
+
+    @property
+    def compared(self) -> tuple[MatchedTables, ...]:
+        """The comparison by every measure, the headline first; empty when there is none."""
+        return () if self.matched is None else (self.matched, *self.also_matched)
 
     @property
     def text_columns(self) -> int:
@@ -78,8 +96,8 @@ class ReportView:
         if self.results.judge:
             return (
                 f"Responses were compared in pairs by the judge {self.results.judge}, which gives"
-                " no reward of its own to a response: mean reward, the optimal frontier, best-of-n"
-                " and the comparison at matched KL are left out."
+                " no reward of its own to a response: mean reward, the optimal frontier and"
+                " best-of-n are left out; losses are compared by their win rate."
             )
         return (
             "This experiment has no reward (evaluation.reward = none): mean reward, win rates, the"
@@ -91,27 +109,44 @@ def build_view(results: SweepResults) -> ReportView:
     """Work out everything that a report says about a sweep."""
     series = group_series(results)
     curves = read_curves(results, series)
+    known = None if isinstance(curves, str) else curves
     comparison = compare_series(curves)
     matched = None if isinstance(comparison, str) else matched_tables(comparison, series)
+    also = _also_matched(known, series) if matched else ()
+    policies = matched_policies(series, comparison)
+    gaps = frontier_gaps(results, curves, comparison)
     return ReportView(
         results=results,
         series=series,
-        findings=find(results, series, comparison),
+        findings=find(results, series, comparison, [one.comparison for one in also]),
         setup=describe_setup(results, series),
+        curves=known,
         comparison=comparison,
         matched=matched,
+        also_matched=also,
+        policies=policies,
+        gaps=gaps,
         heat_maps=heat_maps(results, series),
         table=results_table(results, series),
         seeds=seed_table(results, series),
-        browser=sample_browser(results, series),
+        browser=sample_browser(results, series, policies),
         failed=tuple(_failures(results, series)),
         further=(
-            *further_findings(results, series, None if isinstance(curves, str) else curves),
-            *filter(None, (controls_section(results),)),
+            *filter(None, (gap_section(series, gaps),)),
+            *further_findings(results, series, known, policies),
+            *filter(None, (controls_section(results), judging_section(results))),
         ),
-        notes=method_notes(results, matched is not None),
+        notes=method_notes(results, known if matched else None),
         provenance=tuple(_provenance(results)),
     )
+
+
+def _also_matched(
+    curves: CurvesOnPrompts | None, series: tuple[Series, ...]
+) -> tuple[MatchedTables, ...]:
+    """The comparison by the measures beside the headline."""
+    found = [compare_series(curves, one) for one in curves.measures[1:]] if curves else []
+    return tuple(matched_tables(one, series) for one in found if not isinstance(one, str))
 
 
 def _failures(results: SweepResults, series: tuple[Series, ...]) -> Iterator[Failure]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.report.figure_data import figure_table
+from dpo_bench.report.figure_data import figure_table, matched_values
 from dpo_bench.report.figures import (
     FORMATS,
     NAMES,
@@ -30,12 +30,14 @@ from dpo_bench.storage import digest, file_digest, write_atomic
 from dpo_bench.tables import write_csv, write_parquet
 
 PAGE, TEXT, FIGURES, PAPER = "report.html", "report.md", "figures", "paper"
+MATCHED = "matched.csv"
 _TRIAL_FILES = (
     "manifest.json",
     "evaluation.json",
     "training.parquet",
     "samples.parquet",
     "checkpoints.parquet",
+    "checkpoint_prompts.parquet",
 )
 _REFERENCE_FILES = (
     "evaluation.json",
@@ -46,7 +48,7 @@ _REFERENCE_FILES = (
 )
 _SOURCES = ("dpo_bench.report", "dpo_bench.evaluation", "dpo_bench.losses")
 """packages whose code decides what a report says"""
-_LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "plotly", "scipy")
+_LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "scipy")
 _HEAD = 4096
 """the page's own record stands in its first so many bytes"""
 
@@ -120,6 +122,7 @@ def write_paper(folders: Sequence[Path], out: Path) -> Path:
         for kind, content in files.items():
             write_atomic(out / PAPER / FIGURES / f"{name}.{kind}", content)
         write_csv(out / PAPER / FIGURES / f"{name}.csv", figure_table(view, name))
+    _write_matched(out / PAPER, view)
     for name, text in render_latex(view, figure_names(view)).items():
         write_atomic(out / PAPER / name, _encoded(text))
     return out / PAPER / "report.tex"
@@ -155,10 +158,21 @@ def _write_pages(
         (folder / path).unlink(missing_ok=True)  # of an earlier state of this sweep
     write_atomic(folder / TEXT, _encoded(render_markdown(view, names)))
     progress("report", 2, 3)
-    written = [TEXT, *_figure_paths(names)]
+    matched = _write_matched(folder, view)
+    written = [TEXT, *([MATCHED] if matched else []), *_figure_paths(names)]
     page = render_page(view, inputs, names, written)
     write_atomic(folder / PAGE, _encoded(page))  # last: it vouches
     progress("report", 3, 3)
+
+
+def _write_matched(folder: Path, view: ReportView) -> bool:
+    """Write what losses reach at matched KL; without any figure, no file of an earlier state."""
+    table = matched_values(view)
+    if table.empty:
+        (folder / MATCHED).unlink(missing_ok=True)
+        return False
+    write_csv(folder / MATCHED, table)
+    return True
 
 
 def inputs_digest(folder: Path) -> str:
@@ -171,7 +185,7 @@ def inputs_digest(folder: Path) -> str:
 
 
 def _input_files(folder: Path) -> Iterator[Path]:
-    candidates = [folder / EXPERIMENT, folder / RESULTS]
+    candidates = [folder / EXPERIMENT, folder / RESULTS, folder / "opponents.json"]
     candidates += [folder / "reference" / name for name in _REFERENCE_FILES]
     for trial in sorted((folder / "trials").glob("*/")):
         candidates += [trial / name for name in _TRIAL_FILES]
@@ -182,7 +196,7 @@ def _source_digest() -> str:
     hasher = hashlib.sha256()
     for package in _SOURCES:
         root = resources.files(package)
-        for place in (root, root / "templates", root / "templates" / "scripts"):
+        for place in (root, root / "templates", root / "templates" / "scripts", root / "vendor"):
             for file in sorted(place.iterdir(), key=lambda one: one.name) if place.is_dir() else ():
                 if file.is_file() and file.name.endswith((".py", ".html", ".css", ".js")):
                     hasher.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_bench.progress import Progress
 from dpo_bench.storage import published_folder, write_json
+from dpo_bench.sweep.results import JUDGE_COSTS
 from dpo_bench.tables import read_parquet, write_parquet
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class AlongTraining:
     def publish(self, target: Path) -> None:
         """Write ``checkpoints.parquet`` and ``checkpoint_prompts.parquet``, if there is any.
 
-        The first has a row per evaluated step: step, seconds, and each metric with _low and _high.
+        The first has a row per evaluated step: step, seconds, each metric with _low and _high, and
+        what a judge took.
         The second has a row per step and prompt: see `per_prompt`.
         """
         import pandas as pd
@@ -94,7 +96,8 @@ class AlongTraining:
                     f"{name}_low": estimate["low"],
                     f"{name}_high": estimate["high"],
                 }
-            rows.append(row)
+            cost = record["notes"].get("judge") or {}
+            rows.append(row | {f"judge_{name}": cost.get(name) for name in JUDGE_COSTS if cost})
         table = pd.DataFrame(rows)
         floats = [name for name in table if name != "step"]
         write_parquet(

@@ -1,4 +1,4 @@
-"""``--dry-run``: the trials, and how long they may take."""
+"""``--dry-run``: the trials, how long they may take, and what a judge of them is asked."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from dpo_bench.data.sources import read_rows
 from dpo_bench.errors import DpoBenchError
 from dpo_bench.experiment import Experiment, Trial, plan_trials
 from dpo_bench.model.files import base_of_adapter, is_adapter
+from dpo_bench.sweep.judging import (
+    CHARACTERS_PER_TOKEN,
+    count_questions,
+    describe_cost,
+    describe_questions,
+)
 from dpo_bench.threads import one_thread
 from dpo_bench.training.trainer import number_of_steps
 
 WORLD_PARAMETERS, WORLD_PROMPT, WORLD_RESPONSE = 61_000, 12.0, 16.0
-CHARACTERS_PER_TOKEN = 4.0
 SECONDS_PER_PASS = 0.004
 """What a forward or backward pass costs on a CPU however small the model is."""
 EFFICIENCY = 0.5
@@ -47,7 +52,7 @@ class Size:
 
 
 def print_plan(experiment: Experiment, workers: int | None, console: Console) -> None:
-    """Print the table of trials and an estimate of the time they take on this machine."""
+    """Print the trials, an estimate of the time they take here, and of what judging them takes."""
     trials = plan_trials(experiment)
     table = Table(title=f"{experiment.name}: {len(trials)} trials", title_justify="left")
     for heading in ("", "loss", "hyperparameters", "seed"):
@@ -57,6 +62,7 @@ def print_plan(experiment: Experiment, workers: int | None, console: Console) ->
     console.print(table)
     console.print(f"policy {experiment.policy}, preferences {experiment.preferences}", markup=False)
     size = measure(experiment)
+    _print_judging(experiment, len(trials), size, console)
     if size is None:
         console.print("No estimate of the time: the model or the data is not on this machine yet.")
         return
@@ -69,6 +75,36 @@ def print_plan(experiment: Experiment, workers: int | None, console: Console) ->
         f"{_time(seconds)} a trial and {_time(total)} in all on {count} CPU workers "
         "(an estimate, good to a factor of two or three)."
     )
+
+
+def _print_judging(
+    experiment: Experiment, trials: int, size: Size | None, console: Console
+) -> None:
+    options = experiment.evaluation
+    if options.reward.partition(":")[0] != "judge":
+        return
+    times = evaluations(experiment, size.pairs if size else None)
+    if times is None:
+        console.print(
+            "No estimate of the judging: how often a trial is evaluated depends on data that is "
+            "not on this machine yet."
+        )
+        return
+    console.print(describe_questions(options, trials, times), markup=False, soft_wrap=True)
+    if size is not None:
+        questions = count_questions(options, trials, times).total
+        cost = describe_cost(options, questions, size.prompt, size.response)
+        console.print(cost, markup=False, soft_wrap=True)
+
+
+def evaluations(experiment: Experiment, pairs: int | None) -> int | None:
+    """How often a trial is evaluated; None where that depends on an unknown number of pairs."""
+    training, every = experiment.training, experiment.evaluation.every
+    if not every:
+        return 1
+    if pairs is None and training.steps is None:
+        return None
+    return 1 + (number_of_steps(training, pairs or 0) - 1) // every
 
 
 def estimate(experiment: Experiment, size: Size, speed: float) -> float:
@@ -94,8 +130,8 @@ def estimate(experiment: Experiment, size: Size, speed: float) -> float:
     scoring = 2 * cost * responses * (size.prompt + size.response)
     heldout = cost * evaluation.prompts * pair_tokens
     steps = number_of_steps(training, size.pairs)
-    evaluations = 1 + ((steps - 1) // evaluation.every if evaluation.every else 0)
-    return steps * step + evaluations * (sampling + scoring + heldout)
+    times = evaluations(experiment, size.pairs) or 1
+    return steps * step + times * (sampling + scoring + heldout)
 
 
 def measure(experiment: Experiment) -> Size | None:

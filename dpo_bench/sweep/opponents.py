@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,19 @@ import numpy as np
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.evaluation.contest import round_robin
 from dpo_bench.progress import Progress, quiet
+from dpo_bench.storage import write_json
 from dpo_bench.sweep.store import Store
 from dpo_bench.tables import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dpo_bench.evaluation.judge import Judge
+    from dpo_bench.evaluation.judge import Cost, Judge
     from dpo_bench.evaluation.statistics import Array
 
 OPPONENTS = "opponents.parquet"
+COST = "opponents.json"
+"""What a judge's round robin took."""
 REFERENCE, CHOSEN = "reference", "chosen"
 """What the players that are no trials are called."""
 
@@ -58,7 +62,8 @@ def write_opponents(
     samples = {one: read_parquet(store.trial_folder(one) / "samples.parquet") for one in done}
     names = [*done, REFERENCE, CHOSEN]
     if judge is not None:
-        wins = _judged(judge, store, samples, names, progress)
+        wins, cost = _judged(judge, store, samples, names, progress)
+        write_json(store.folder / COST, {"judge": asdict(cost)})
     else:
         rewards = _rewards(store, samples)
         if rewards is None:
@@ -114,8 +119,8 @@ def _judged(
     samples: dict[str, pd.DataFrame],
     names: Sequence[str],
     progress: Progress,
-) -> Array:
-    """Wins by a judge, of every player's first response to each prompt."""
+) -> tuple[Array, Cost]:
+    """Wins by a judge, of every player's first response to each prompt, and what they took."""
     prompts = read_parquet(store.reference_folder / "prompts.parquet")
     reference = read_parquet(store.reference_folder / "samples.parquet")
     texts = [
@@ -133,7 +138,7 @@ def _judged(
     wins = np.full((len(names), len(names), count), 0.5)
     for (first, second), share in zip(pairs, judged.wins.reshape(-1, count), strict=True):
         wins[first, second], wins[second, first] = share, 1 - share
-    return wins
+    return wins, judged.cost
 
 
 def _table(names: Sequence[str], wins: Array) -> pd.DataFrame:

@@ -7,6 +7,7 @@ trials/<id>/             one trial; manifest.json is written last and lists ever
 checkpoints/<id>.pt      of trials that are under way; <id>/ holds their evaluations so far
 results.parquet, .csv    a row per planned trial
 opponents.parquet        every trial against every other
+opponents.json           what a judge of these took
 ```
 """
 

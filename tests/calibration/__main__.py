@@ -36,7 +36,11 @@ prompts and seeds anew: with few seeds it understates their spread, which is why
 `dpo_bench/evaluation/clustered.py`). Deviations between seeds are in units of reward; to the error
 of a matched difference prompts add about .03, sampled responses .04/sqrt(seeds), and seeds with a
 deviation of .03 or .1 about .015 and .05 (3 seeds). With one seed the seeds do not differ here: no
-interval can hold what was not measured. The five strengths of one round robin are not independent.
+interval can hold what was not measured. "Three steps" are policies that were also measured at a
+third and two thirds of their training, where they have 35 and 90% of their final KL and .1 and .03
+less reward at the same KL; the strengths of every other loss lie between those of the others. "One
+curve" is what pooling the policies of all steps would do there. The five strengths of one round
+robin are not independent.
 """
 
 
@@ -86,7 +90,7 @@ def _document(rows: Sequence[Row], biases: Sequence[Bias], command: str, seconds
             "",
             "## Equal losses that are called separated, after Holm's correction",
             "",
-            "| figure | setting | experiments | any separated | standard error | | |",
+            "| figure | setting | experiments | any separated | standard error | one curve | |",
             "|---|---|---|---|---|---|---|",
             *map(_line, separated),
             "",

@@ -21,7 +21,7 @@ from dpo_bench.evaluation.statistics import (
     win_fraction,
 )
 from tests.calibration.rows import Row, coverage, false_separations, holds
-from tests.calibration.simulate import Losses, hump, plain_two_way
+from tests.calibration.simulate import Losses, hump, plain_two_way, pooled
 
 RESAMPLES = 600
 LEVEL = 3.0
@@ -96,6 +96,23 @@ def matched_difference(seeds: int, deviation: float, simulations: int) -> Row:
     return coverage("matched-KL difference", setting, held, plain)
 
 
+def along_training(seeds: int, simulations: int) -> Row:
+    """The same difference where policies are measured at three steps of each run."""
+    deviation = 0.03 if seeds > 1 else 0.0
+    losses = Losses((0.0, 0.05), seeds=seeds, seed_deviation=deviation, along=True, staggered=True)
+    generator, held, plain = np.random.default_rng(50 + seeds), [], []
+    truth = float(-np.diff(losses.at(LEVEL))[0])
+    for seed in range(simulations):
+        curves, weights = losses.draw(generator), _weights(128, seed)
+        (found,) = compare(curves, LEVEL, weights)
+        held.append(holds(found.difference, truth))
+        if seeds > 1:
+            low, high = plain_two_way(curves, LEVEL, weights, generator)
+            plain.append(low <= truth <= high)
+    setting = f"{seeds} seed{'s' if seeds > 1 else ''}, three steps of every run"
+    return coverage("matched-KL difference", setting, held, plain)
+
+
 def area(seeds: int, deviation: float, simulations: int) -> Row:
     """The area between two curves over the KLs that both cover."""
     losses = Losses((0.0, 0.05), seeds=seeds, seed_deviation=deviation)
@@ -167,6 +184,25 @@ def null_family(seeds: int, levels: int, simulations: int) -> Row:
     )
 
 
+def null_along(simulations: int) -> Row:
+    """Six losses that do not differ but in where their strengths lie, at three steps of each run.
+
+    Beside it the same with one curve through the policies of all steps.
+    """
+    losses = Losses((0.0,) * 6, prompts=256, along=True, staggered=True)
+    generator = np.random.default_rng(40)
+    wrong: list[bool] = []
+    plain: list[bool] = []
+    for seed in range(simulations):
+        curves, weights = losses.draw(generator), _weights(256, seed)
+        for drawn, counted in ((curves, wrong), (pooled(curves), plain)):
+            found = compare(drawn, LEVEL, weights)
+            counted.append(any(one.separated for one in found))
+    return false_separations(
+        "any false separation", "15 comparisons, 1 seed, three steps, 256 prompts", wrong, plain
+    )
+
+
 def all_cases(simulations: int) -> Iterator[Row]:
     """Every row of the table but the frontier's."""
     for kind in ("normal", "exponential"):
@@ -180,6 +216,8 @@ def all_cases(simulations: int) -> Iterator[Row]:
     for seeds in (2, 3, 5):
         for deviation in (0.0, 0.03, 0.1):
             yield matched_difference(seeds, deviation, simulations)
+    yield along_training(1, simulations)
+    yield along_training(3, simulations)
     yield area(1, 0.0, simulations // 2)
     yield area(3, 0.03, simulations // 2)
     yield peak(1, simulations)
@@ -187,3 +225,4 @@ def all_cases(simulations: int) -> Iterator[Row]:
     yield null_family(1, 1, simulations)
     yield null_family(1, 3, simulations // 2)
     yield null_family(3, 1, simulations)
+    yield null_along(simulations // 2)

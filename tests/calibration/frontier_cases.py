@@ -8,9 +8,10 @@ from functools import cache
 
 import numpy as np
 
-from dpo_bench.evaluation.curves import Curves, Point, cells, read
+from dpo_bench.evaluation.curves import cells, read
 from dpo_bench.evaluation.frontier import Frontier
 from dpo_bench.evaluation.matched import gaps_at
+from dpo_bench.evaluation.points import Curves, Point
 from dpo_bench.evaluation.statistics import Array, resample_weights
 from tests.calibration.enumerable import EnumerableWorld
 from tests.calibration.rows import Row, coverage, holds

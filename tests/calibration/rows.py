@@ -20,7 +20,8 @@ class Row:
         share: of the intervals that hold the truth, or of experiments with a false separation.
         low: smallest share that is accepted.
         high: largest.
-        plain: the share for the resampling of prompts and seeds, where it was tried.
+        plain: the share for the resampling of prompts and seeds, or for one curve through the
+            policies of all steps, where it was tried.
     """
 
     figure: str
@@ -56,10 +57,13 @@ def coverage(figure: str, setting: str, held: Iterable[bool], plain: Iterable[bo
     )
 
 
-def false_separations(figure: str, setting: str, wrong: Iterable[bool]) -> Row:
+def false_separations(
+    figure: str, setting: str, wrong: Iterable[bool], plain: Iterable[bool] = ()
+) -> Row:
     """A row from whether each experiment separated anything: at most 5% is accepted."""
-    found = list(wrong)
-    return Row(figure, setting, len(found), sum(found) / len(found), 0.0, 0.05)
+    found, other = list(wrong), list(plain)
+    beside = sum(other) / len(other) if other else None
+    return Row(figure, setting, len(found), sum(found) / len(found), 0.0, 0.05, beside)
 
 
 def holds(estimate: Estimate, truth: float) -> bool:

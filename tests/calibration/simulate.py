@@ -8,11 +8,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpo_bench.evaluation.curves import Curves, Point, cells, read
+from dpo_bench.evaluation.curves import cells, read
+from dpo_bench.evaluation.points import Curves, Point
 from dpo_bench.evaluation.statistics import Array
 
 GRID = (0.4, 1.0, 2.5, 5.0, 9.0)
 """expected KL of each strength, nats"""
+
+STAGGERED = (0.35, 0.65, 1.6, 3.6, 9.5)
+"""the same for losses whose strengths fall between those of the others"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of training: its share of the final KL, and how much lower the reward at a KL is."""
+
+    step: int
+    share: float
+    shortfall: float
+
+
+STAGES = (Stage(1, 0.35, 0.1), Stage(2, 0.9, 0.03), Stage(3, 1.0, 0.0))
+"""about what the quickstart's policies are at a third, at two thirds and at the end of training"""
 
 
 @dataclass(frozen=True)
@@ -27,18 +44,27 @@ class Losses:
         prompts: number of prompts.
         seeds: number of training seeds; the same seed has something in common in all losses.
         seed_deviation: of the reward between seeds; the KL's is of the same size relative to it.
+        along: whether policies are measured along training, too: at each of `STAGES`.
+        staggered: whether every other loss has a grid half-way between the others'.
     """
 
     heights: tuple[float, ...]
     prompts: int = 128
     seeds: int = 1
     seed_deviation: float = 0.0
+    along: bool = False
+    staggered: bool = False
 
     @property
     def truth(self) -> Curves:
         """The expected curves, over one prompt."""
         return {
-            str(index): [Point([kl], [self._reward(kl) + height]) for kl in GRID]
+            str(index): [
+                Point([kl], [self._reward(kl, stage) + height], step=stage.step)
+                for strength in self._grid(index)
+                for stage in self._stages
+                for kl in [strength * stage.share]
+            ]
             for index, height in enumerate(self.heights)
         }
 
@@ -51,31 +77,54 @@ class Losses:
         ease = generator.normal(0, 1, self.prompts)
         common = generator.normal(0, 1, self.seeds)
         return {
-            str(index): self._loss(generator, height, ease, common)
+            str(index): self._loss(generator, self._grid(index), height, ease, common)
             for index, height in enumerate(self.heights)
         }
 
     def _loss(
-        self, generator: np.random.Generator, height: float, ease: Array, common: Array
+        self,
+        generator: np.random.Generator,
+        grid: Sequence[float],
+        height: float,
+        ease: Array,
+        common: Array,
     ) -> Sequence[Point]:
         taste = generator.normal(0, 0.25, self.prompts)
         points = []
-        for kl in GRID:
+        for strength in grid:
+            # of one run: what its seed and its texts have in common at all of its stages
             own = generator.normal(0, 1, self.seeds)
             shift = self.seed_deviation * (0.5 * common + math.sqrt(0.75) * own)[:, None]
-            noise = generator.normal(0, 0.4, (self.seeds, self.prompts))
-            reward = self._reward(kl) + height + 0.5 * ease + taste + shift + noise
-            # log-normal, of expectation 1: prompts and responses, then seeds
-            log = 0.4 * ease + 0.3 * generator.normal(0, 1, (self.seeds, self.prompts))
             drift = 2 * self.seed_deviation
             trained = drift * generator.normal(0, 1, self.seeds)[:, None]
-            factor = np.exp(log - 0.5 * (0.16 + 0.09) + trained - 0.5 * drift**2)
-            points.append(Point(kl * factor, reward))
+            for stage in self._stages:
+                noise = generator.normal(0, 0.4, (self.seeds, self.prompts))
+                kl = strength * stage.share
+                reward = self._reward(kl, stage) + height + 0.5 * ease + taste + shift + noise
+                # log-normal, of expectation 1: prompts and responses, then seeds
+                log = 0.4 * ease + 0.3 * generator.normal(0, 1, (self.seeds, self.prompts))
+                factor = np.exp(log - 0.5 * (0.16 + 0.09) + trained - 0.5 * drift**2)
+                points.append(Point(kl * factor, reward, step=stage.step))
         return points
 
+    def _grid(self, index: int) -> tuple[float, ...]:
+        return STAGGERED if self.staggered and index % 2 else GRID
+
+    @property
+    def _stages(self) -> tuple[Stage, ...]:
+        return STAGES if self.along else STAGES[-1:]
+
     @staticmethod
-    def _reward(kl: float) -> float:
-        return float(np.tanh(0.1 + 0.28 * math.sqrt(kl)))
+    def _reward(kl: float, stage: Stage) -> float:
+        return float(np.tanh(0.1 + 0.28 * math.sqrt(kl))) - stage.shortfall
+
+
+def pooled(curves: Curves) -> Curves:
+    """The same policies on one curve, whatever their step."""
+    return {
+        name: [Point(one.kl, one.reward, one.seed_names) for one in points]
+        for name, points in curves.items()
+    }
 
 
 def plain_two_way(

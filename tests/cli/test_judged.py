@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dpo_bench.experiment.config import Evaluation
+from dpo_bench.sweep.judging import count_questions
 from dpo_bench.sweep.opponents import read_opponents
 from dpo_bench.tables import read_parquet
 from tests.cli.command import QUICK, dpo_bench, results
@@ -48,7 +54,12 @@ def test_a_judged_sweep_has_win_rates_controls_and_costs_but_no_reward(
     assert (table["control_self"] == 0.5).all()
     assert table[["control_null", "control_injection", "control_place"]].notna().all(axis=None)
     assert not (out / "reference" / "frontier.parquet").exists()
-    assert (out / "report.html").stat().st_size > 0
+    options = Evaluation(prompts=4, samples_per_prompt=2, judge_round_robin=True)
+    most = count_questions(options, trials=2)
+    assert table["judge_requests"].sum() <= most.trials
+    taken = json.loads((out / "opponents.json").read_text())["judge"]
+    assert taken["requests"] <= most.round_robin
+    reported(out, int(table["judge_requests"].sum()), taken["requests"])
     names, wins = read_opponents(out / "opponents.parquet")
     assert names == [*table["trial"], "reference", "chosen"]
     np.testing.assert_allclose(wins + wins.swapaxes(0, 1), 1)
@@ -56,6 +67,22 @@ def test_a_judged_sweep_has_win_rates_controls_and_costs_but_no_reward(
     first = samples[samples["sample"] == 0]
     np.testing.assert_allclose(wins[0, 3], first["win_chosen"])
     assert max(asked(url)) == 1
+
+
+def reported(out: Path, trials: int, round_robin: int) -> None:
+    """The report of the sweep above tells what the judge said and what it took."""
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert "Judge's win rate against the reference" in text
+    assert re.search(r"Self against self .* \| exactly \.5 \| as it must be", text)
+    assert f"| Trials | {trials} | 0 | {100 * trials:,} | {trials} | \u2013 |" in text
+    assert f"| Round robin | {round_robin} | 0 | {100 * round_robin:,} |" in text
+    assert re.search(r"judge: (beats|ties with|loses to) the reference", text)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    found = re.search(r'id="samples-packed">([A-Za-z0-9+/=]*)<', page)
+    assert found is not None
+    (first, *_) = json.loads(zlib.decompress(base64.b64decode(found[1])))["policies"]
+    assert {"win_reference", "win_chosen", "judge_agreed"} <= set(first)
+    assert set(first["win_reference"]) <= {0, 0.5, 1}
 
 
 def test_a_judge_without_its_key_stops_before_any_training(

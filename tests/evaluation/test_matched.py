@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo_bench.evaluation.curves import knots
+from dpo_bench.evaluation.curves import cells, knots, outline, read
 from dpo_bench.evaluation.frontier import Frontier
 from dpo_bench.evaluation.matched import (
     Comparison,
@@ -30,9 +30,9 @@ PROMPTS = 40
 WEIGHTS = resample_weights(PROMPTS, 500, seed=0)
 
 
-def _flat(kl: float, reward: float) -> Point:
+def _flat(kl: float, reward: float, step: int = 0) -> Point:
     """A policy that is the same on every prompt."""
-    return Point(np.full(PROMPTS, kl), np.full(PROMPTS, reward))
+    return Point(np.full(PROMPTS, kl), np.full(PROMPTS, reward), step=step)
 
 
 def _noisy(kl: float, reward: float, seed: int, prompts: int = PROMPTS) -> Point:
@@ -256,16 +256,75 @@ class TestKnots:
         points = [_flat(kl, 0) for kl in (4.0, 1.0, 1.2, 1.1, 1.3)]
         assert knots(points) == [[1, 3, 2], [4], [0]]
 
-    def test_checkpoints_smooth_the_curve(self) -> None:
+    def test_many_points_smooth_the_curve(self) -> None:
         generator = np.random.default_rng(0)
-        checkpoints = [
+        many = [
             _flat(kl, math.sqrt(kl) + noise)
             for kl, noise in zip(
                 np.linspace(3.9, 4.1, 40), generator.normal(0, 0.2, 40), strict=True
             )
         ]
-        points = [_flat(1.0, 1.0), *checkpoints, _flat(9.0, 3.0)]
+        points = [_flat(1.0, 1.0), *many, _flat(9.0, 3.0)]
         assert _value(points, 4.0) == pytest.approx(2.0, abs=0.1)
+
+
+class TestSteps:
+    """Policies along training: one curve for each step, never one through all."""
+
+    def test_points_of_different_steps_are_not_joined(self) -> None:
+        end = [_flat(1.0, 0.4, 9), _flat(9.0, 0.8, 9)]
+        half_way = [_flat(3.9, 0.1, 5), _flat(4.1, 0.1, 5)]
+        assert _value([*half_way, *end], 2.0) == pytest.approx(_value(end, 2.0))
+        assert outline([*half_way, *end]) == {
+            5: [(pytest.approx(4.0), pytest.approx(0.1))],
+            9: [(1.0, pytest.approx(0.4)), (9.0, pytest.approx(0.8))],
+        }
+
+    def test_value_is_the_mean_over_the_steps_that_span_the_kl(self) -> None:
+        points = [
+            *(_flat(1.0, 0.4, 9), _flat(9.0, 0.8, 9)),
+            *(_flat(1.0, 0.2, 5), _flat(5.0, 0.2, 5)),
+            *(_flat(0.1, 0.0, 1), _flat(0.3, 0.0, 1)),
+        ]
+        assert _value(points, 4.0) == pytest.approx((0.6 + 0.2) / 2)
+        assert _value(points, 6.25) == pytest.approx(0.7)
+
+    def test_steps_are_those_that_all_losses_share_at_the_kl(self) -> None:
+        both = [_flat(1.0, 0.4, 9), _flat(9.0, 0.8, 9), _flat(1.0, 0.2, 5), _flat(9.0, 0.2, 5)]
+        narrow = [_flat(1.0, 0.4, 9), _flat(9.0, 0.8, 9), _flat(1.0, 0.2, 5), _flat(2.0, 0.2, 5)]
+        found = rewards_at({"both": both, "narrow": narrow}, 4.0, WEIGHTS)
+        assert found["both"].value == pytest.approx(found["narrow"].value) == pytest.approx(0.6)
+        assert common_range({"both": both, "narrow": narrow}) == (1.0, 9.0)
+
+    def test_equal_losses_differ_nowhere_however_their_policies_are_spread(self) -> None:
+        """Each step has a curve of its own, the same for both; a pooled curve would tell them
+        apart."""
+
+        def loss(*kls: float) -> list[Point]:
+            return [
+                _flat(kl * share, 0.3 * math.sqrt(kl * share) * height, step)
+                for step, share, height in ((9, 1.0, 1.0), (5, 0.5, 0.7))
+                for kl in kls
+            ]
+
+        curves = {"a": loss(0.5, 4.0, 9.0), "b": loss(0.5, 2.5, 9.0)}
+        for level in (1.0, 2.0, 4.0):
+            (one,) = compare(curves, level, WEIGHTS)
+            assert one.difference.value == pytest.approx(0, abs=1e-9)
+
+    def test_loss_without_the_shared_step_is_not_compared(self) -> None:
+        end = [_flat(1.0, 0.4, 9), _flat(9.0, 0.8, 9)]
+        early = [_flat(1.0, 0.4, 5), _flat(9.0, 0.8, 5)]
+        curves = {"a": end, "b": end, "early": early}
+        assert not_comparable(curves, 4.0) == {"early": "spans KL 1 to 9 at other steps"}
+        means = cells(curves)[0].mean(axis=0, keepdims=True)
+        with pytest.raises(ValueError, match="span KL 4 at the same step"):
+            read(curves, means, 4.0)
+
+    def test_ranges_that_do_not_meet_leave_the_wider(self) -> None:
+        points = [_flat(0.1, 0, 1), _flat(0.2, 0, 1), _flat(1.0, 0, 2), _flat(4.0, 0, 2)]
+        assert common_range({"a": points}) == (1.0, 4.0)
+        assert common_range({"a": [*points, _flat(1.5, 0, 1)]}) == (0.1, 4.0)
 
 
 class TestSeeds:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from dpo_bench.evaluation.curves import Point
 from dpo_bench.evaluation.overoptimisation import fit_overoptimisation
+from dpo_bench.evaluation.points import Point
 from dpo_bench.evaluation.statistics import resample_weights
 from tests.calibration.simulate import hump
 

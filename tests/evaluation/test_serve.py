@@ -16,6 +16,7 @@ import torch
 
 from dpo_bench.evaluation.judge import find_judge
 from dpo_bench.experiment.config import Evaluation
+from tests.cli.command import dpo_bench, results
 from tests.conftest import PAIRS
 from tests.tiny import save_tokenizer
 
@@ -103,3 +104,29 @@ def test_a_model_behind_transformers_serve_judges(
     assert found.cost.input_tokens > 4 * 100
     again = find_judge(model, options).compare(["p", "q"], ["yes", "no"], ["no", "maybe"])
     assert again.cost.asked == 0
+
+
+@pytest.mark.slow
+def test_a_sweep_judged_through_transformers_serve_is_reported(
+    served: tuple[str, str], tmp_path: Path
+) -> None:
+    url, model = served
+    out = tmp_path / "out"
+    dpo_bench(
+        *("sweep", "quickstart", "--losses", "dpo,ipo", "--out", out, "--workers", "1"),
+        *("--reward", f"judge:{model}", f"--set=evaluation.judge_base_url={url}"),
+        *('--set=evaluation.judge_key_variable=""', "--set=evaluation.judge_max_tokens=1"),
+        *("--set=training.steps=20", "--set=evaluation.prompts=4"),
+        *("--set=evaluation.reference_samples=4", "--set=evaluation.samples_per_prompt=1"),
+    )
+    table = results(out)
+    assert table["status"].tolist() == ["done"] * 10
+    # It says A whatever it reads: every comparison is a tie, and the report says why.
+    assert (table["win_rate"] == 0.5).all()
+    assert (table["judge_consistency"] == 0).all()
+    assert (table["judge_failures"] == 0).all()
+    assert (table["judge_output_tokens"] == table["judge_requests"]).all()
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert "Both orders agreed on 0% of a policy's pairs" in text
+    assert "The control 'null response' gave 0.500 where below .5 is right" in text
+    assert "First place How often a judge prefers what is shown first. | 1.000" in text

@@ -24,6 +24,7 @@ VARIANTS = {
     "single": small(losses=("dpo",), strengths=1, failed=()),
     "all_failed": small(failed=tuple((loss, i) for loss in CURVES for i in range(5))),
     "two_seeds": small(seeds=(0, 1), failed=(("ipo", 0),), extra={"cdpo": (0.1, 0.3)}),
+    "along": small(along=(60, 120)),
     "untrained": small(training_rows=0, unfinished=3),
 }
 

@@ -20,6 +20,8 @@ from tests.report.sweep_world import (
     write_table,
 )
 
+LAST_STEP = 120
+
 
 class Trial:
     """One trial: its measured tables, its manifest and its row of the results."""
@@ -45,6 +47,8 @@ class Trial:
             write_table(folder / "samples.parquet", samples)
             write_table(folder / "heldout.parquet", pairs)
             metrics = self._metrics(samples, pairs)
+            if self.world.sweep.along:
+                self._write_checkpoints(folder, samples)
             write_json(
                 folder / "evaluation.json",
                 {
@@ -130,6 +134,29 @@ class Trial:
             table[["reward", "win_reference", "win_chosen"]] = np.nan
         return table
 
+    def _write_checkpoints(self, folder: Path, samples: pd.DataFrame) -> None:
+        """Half-way policies have less KL, and less reward at the same KL than trained ones."""
+        columns = ["reward", "win_reference", "win_chosen", "kl", "tokens"]
+        own = samples.groupby("prompt_id")[columns].mean().reset_index()
+        rows, prompts = [], []
+        for step in self.world.sweep.along:
+            share = step / LAST_STEP
+            table = own.assign(
+                step=step,
+                kl=own["kl"] * share**2,
+                reward=own["reward"] * share - 0.1 * (step < LAST_STEP),
+                win_reference=0.5 + (own["win_reference"] - 0.5) * share,
+            )
+            prompts.append(table)
+            row = {"step": step, "seconds": 1.0}
+            for name, column in (("kl", "kl"), ("reward", "reward"), ("win_rate", "win_reference")):
+                found = self.world.estimate(table[column].to_numpy(float))
+                row |= {name: found["value"]}
+                row |= {f"{name}_{end}": found[end] for end in ("low", "high")}
+            rows.append(row)
+        write_table(folder / "checkpoints.parquet", pd.DataFrame(rows))
+        write_table(folder / "checkpoint_prompts.parquet", pd.concat(prompts, ignore_index=True))
+
     def _heldout(self) -> pd.DataFrame:
         pairs = self.world.sweep.prompts
         chosen = self.random.normal(-0.65 * self.kl, 0.3 + self.kl / 3, pairs)
@@ -181,7 +208,7 @@ class Trial:
             "hyperparameters": json.dumps(self._hyperparameters()),
             "seed": self.seed,
             "status": manifest["status"],
-            "steps": 70 if self.failed else 120,
+            "steps": 70 if self.failed else LAST_STEP,
             "train_seconds": seconds["training"],
             "evaluation_seconds": seconds["evaluation"],
             "initial_loss": np.nan if self.failed else 0.693147,

@@ -70,6 +70,8 @@ class Sweep:
     samples: int = 2
     reference_samples: int = 64
     training_rows: int = 13
+    along: tuple[int, ...] = ()
+    """steps at which each trial was evaluated as well; its own last step is 120"""
     unfinished: int = 0
     """trials that are planned but have not run"""
     extra: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -257,6 +259,7 @@ class World:
                 "rows_per_batch": 512,
                 "seed": 0,
                 "resamples": 400,
+                "every": sweep.along[0] if sweep.along else 0,
             },
         }
         return {

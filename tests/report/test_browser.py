@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class Opened:
         self.page.on("pageerror", lambda error: self.log.append(f"error: {error}"))
         self.page.on("dialog", self._dialog)
         self.page.on("request", lambda request: self.log.append(f"request: {request.url}"))
+        self.session = self.context.new_cdp_session(self.page)
+        self.session.send("Performance.enable", {"timeDomain": "threadTicks"})
         self.page.goto((folder / "report.html").as_uri())
         self.page.wait_for_selector("html[data-complete=true]", state="attached")
         self.own = f"request: {(folder / 'report.html').as_uri()}"
@@ -41,6 +44,11 @@ class Opened:
     def _dialog(self, dialog: Any) -> None:
         self.log.append(f"dialog: {dialog.message}")
         dialog.dismiss()
+
+    def busy(self) -> float:
+        """Seconds that the page's main thread has worked."""
+        metrics = self.session.send("Performance.getMetrics")["metrics"]
+        return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
 
     @property
     def said(self) -> list[str]:
@@ -123,9 +131,12 @@ def test_hovering_shows_the_hostile_name_as_text_and_marks_the_trial_everywhere(
           return [label.textContent, label.querySelectorAll("a, script").length];
         }"""
     )
-    rings = """() => ["chart-explorer-1", "chart-explorer-2", "chart-displacement"].map((id) =>
-      document.getElementById(id).data.find((one) => one.meta && one.meta.ring).x.length)"""
-    assert desktop.asked(rings) == [1, 1, 1]
+    rings = """() => ["chart-explorer-1", "chart-explorer-2", "chart-displacement"].map((id) => {
+      const ring = document.querySelector(`#${id} .ring`).getBoundingClientRect();
+      return [ring.width, ring.x + ring.width / 2, ring.y + ring.height / 2]; })"""
+    found = desktop.asked(rings)
+    assert [round(one[0]) for one in found] == [22, 22, 22]
+    assert found[0][1:] == pytest.approx(box, abs=2)  # a triangle is not centred
     assert HOSTILE_LOSS in shown[0]
     assert "nats" in shown[0]
     assert shown[1] == 0
@@ -210,8 +221,26 @@ def test_the_matrix_is_antisymmetric_and_follows_the_level(desktop: Opened) -> N
         assert float(text) == pytest.approx(-float(back))
     desktop.page.select_option("#matrix-level", "0")
     assert desktop.page.evaluate(read) != first
-    assert desktop.page.locator("p[data-level='0']").is_visible()
-    assert not desktop.page.locator("p[data-level='1']").is_visible()
+    shown = desktop.page.locator("[data-compared='0']")
+    assert shown.locator("p[data-level='0']").is_visible()
+    assert not shown.locator("p[data-level='1']").is_visible()
+
+
+def test_the_matrix_changes_to_win_rates_with_their_tables(desktop: Opened) -> None:
+    page = desktop.page
+    cells = "Array.from(document.querySelectorAll('#matrix td')).map((one) => one.textContent)"
+    rewards = page.evaluate(cells)
+    page.select_option("#matrix-measure", "1")
+    assert page.evaluate(cells) != rewards
+    assert page.inner_text("#matrix-difference") == "win rate against the reference"
+    for title, visible in (("Win rate against the reference", True), ("Mean reward", False)):
+        table = page.locator(f"[aria-label='{title} at matched KL']")
+        assert table.is_visible() == visible
+    page.locator("#matrix td[tabindex='0']").click()
+    assert "Difference in win rate" in page.inner_text("#difference thead")
+    page.select_option("#matrix-measure", "0")
+    assert page.evaluate(cells) == rewards
+    assert page.inner_text("#difference") == ""
 
 
 def test_samples_are_searched_paged_and_ordered(desktop: Opened) -> None:
@@ -288,7 +317,7 @@ def test_a_loss_is_hidden_everywhere_by_keyboard(desktop: Opened) -> None:
     assert button.get_attribute("aria-pressed") == "false"
     assert "3 of 4" in page.inner_text("#losses-count")
     assert desktop.asked(visible) == [before[0] - 2, before[1] - 2]
-    assert page.locator("#matrix tbody tr").count() == 3
+    page.wait_for_selector("#matrix tbody tr:nth-child(3):last-child", state="attached")
     page.check("#filter-shown")
     assert "dpo" not in desktop.column(1)
     page.uncheck("#filter-shown")
@@ -389,6 +418,27 @@ def test_printing_gives_pages_of_paper(desktop: Opened) -> None:
     assert len(re.findall(rb"/Type\s*/Page\b", document)) >= 5
 
 
+def test_without_javascript_the_first_prompts_can_be_read(browser: Any, reported: ByName) -> None:
+    context = browser.new_context(viewport=DESKTOP, java_script_enabled=False)
+    page = context.new_page()
+    page.goto((reported("hostile") / "report.html").as_uri())
+    samples = page.locator("#samples-shown .sample")
+    assert samples.count() == 3
+    samples.first.scroll_into_view_if_needed()  # what is far from the window is not laid out
+    titles = samples.first.locator("h4").all_text_contents()
+    assert titles[:2] == ["dataset's chosen", "reference"]
+    assert len(titles) == 2 + 4  # each loss's best
+    for medium in ("screen", "print"):
+        page.emulate_media(media=medium)
+        for text in samples.first.locator(".response").all():
+            assert text.is_visible()
+            assert text.inner_text().strip()
+    for useless in ("#too-old", "#sample-next", "#chart-explorer-1", "#matrix"):
+        assert not page.locator(useless).is_visible(), useless
+    assert page.locator("#results-table tbody tr").count() == 20
+    context.close()
+
+
 def test_a_phone_scrolls_in_one_direction_only(phone: Opened) -> None:
     wide = phone.page.evaluate(
         """() => Array.from(document.querySelectorAll("main *"))
@@ -446,11 +496,15 @@ def test_200_trials_and_10_000_samples_open_within_two_seconds(
     sweep = Sweep(prompts=50, samples=1, reference_samples=16, extra=variants)
     page = write_report(build(tmp_path / "sweep", sweep))
     assert page.stat().st_size < 6_000_000
-    seconds = []
-    for _ in range(5):
+    busy, seconds = [], []
+    for _ in range(7):
         opened = Opened(browser, page.parent, viewport=DESKTOP)
         assert opened.said == []
         took = "performance.getEntriesByName('opened')[0].startTime"
         seconds.append(float(opened.page.evaluate(took)) / 1000)
+        busy.append(opened.busy())
         opened.context.close()
+    # The main thread's own time, until all is there, is the same on a busy machine (.7 s when this
+    # was written, 3 s before); the time on the clock is the page's own only when nothing else runs.
+    assert statistics.median(busy) < 1.2
     assert min(seconds) < 2

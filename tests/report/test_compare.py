@@ -16,10 +16,11 @@ from dpo_bench.report.compare import (
     MatchedComparison,
     compare_series,
     most_overlapping,
-    read_curves,
 )
+from dpo_bench.report.loss_curves import read_curves
 from dpo_bench.report.markdown import render_markdown
 from dpo_bench.report.matched_table import DifferenceCell, difference_cell, matched_tables
+from dpo_bench.report.measures import REWARD
 from dpo_bench.report.read import read_sweep
 from dpo_bench.report.series import group_series
 from tests.report.conftest import ByName, ViewOf
@@ -49,8 +50,8 @@ def test_rewards_are_read_off_between_neighbouring_policies(folder_of: ByName) -
     folder = folder_of("clean")
     for level in compared(folder).levels:
         for index, loss in enumerate(("dpo", "cdpo", "hinge", "ipo")):
-            assert level.rewards[index].value == pytest.approx(by_hand(folder, loss, level.kl))
-            assert level.rewards[index].n == 256
+            assert level.values[index].value == pytest.approx(by_hand(folder, loss, level.kl))
+            assert level.values[index].n == 256
 
 
 def test_the_weaker_loss_is_separated_and_the_alike_are_not(view_of: ViewOf) -> None:
@@ -138,7 +139,8 @@ def test_many_names_become_letters(view_of: ViewOf, monkeypatch: pytest.MonkeyPa
     assert "Groups of which no two losses" in render_markdown(view, [])
     monkeypatch.setattr(matched_table, "_NAMES", 1)
     assert isinstance(view.comparison, MatchedComparison)
-    crowded = dataclasses.replace(view, matched=matched_tables(view.comparison, view.series))
+    tables = matched_tables(view.comparison, view.series)
+    crowded = dataclasses.replace(view, matched=tables, also_matched=())
     text = render_markdown(crowded, [])
     assert "Groups of which no two losses" not in text
     assert "Losses that share a letter are not separated" in text
@@ -168,7 +170,7 @@ def test_tables_show_every_loss_and_pair_at_every_level(view_of: ViewOf) -> None
     view = view_of("clean")
     assert isinstance(view.comparison, MatchedComparison)
     assert view.matched is not None
-    assert len(view.matched.rewards) == 4
+    assert len(view.matched.values) == 4
     assert len(view.matched.differences) == 6
     for column, level in enumerate(view.comparison.levels):
         for row, pair in enumerate(level.pairs):
@@ -187,20 +189,20 @@ def test_a_loss_outside_the_range_has_a_dash_and_the_reason(view_of: ViewOf) -> 
     view = view_of("clean")
     assert isinstance(view.comparison, MatchedComparison)
     level = view.comparison.middle
-    rewards = {index: found for index, found in level.rewards.items() if index != 3}
+    rewards = {index: found for index, found in level.values.items() if index != 3}
     pairs = tuple(
         dataclasses.replace(pair, reason="not covered by both") if pair.second == 3 else pair
         for pair in level.pairs
     )
     partial = dataclasses.replace(
-        level, rewards=rewards, reasons={3: "spans KL 5 to 6"}, pairs=pairs
+        level, values=rewards, reasons={3: "spans KL 5 to 6"}, pairs=pairs
     )
     tables = matched_tables(dataclasses.replace(view.comparison, levels=(partial,)), view.series)
-    assert tables.rewards[3][1][0].text == "\u2013"
-    assert tables.rewards[3][1][0].detail == "spans KL 5 to 6"
+    assert tables.values[3][1][0].text == "\u2013"
+    assert tables.values[3][1][0].detail == "spans KL 5 to 6"
     assert len(tables.differences) == 3
     assert not any("ipo" in title for title, _ in tables.differences)
-    last = difference_cell(pairs[-1], 1.0)
+    last = difference_cell(pairs[-1], 1.0, REWARD)
     assert (last.strip, last.verdict, last.separated) == (None, "not covered by both", False)
 
 
@@ -208,7 +210,7 @@ def test_the_number_of_prompts_is_rounded_upwards(view_of: ViewOf) -> None:
     view = view_of("clean")
     assert isinstance(view.comparison, MatchedComparison)
     pair = next(pair for pair in view.comparison.middle.pairs if pair.prompts)
-    needed = difference_cell(dataclasses.replace(pair, prompts=1234), 1.0).needed
+    needed = difference_cell(dataclasses.replace(pair, prompts=1234), 1.0, REWARD).needed
     assert needed == "about 1,300 prompts would separate"
 
 
@@ -227,14 +229,14 @@ def test_seeds_and_their_part_of_the_spread_are_said_where_there_are_several(
     pair = next(p for p in comparison.middle.compared if not p.separated and p.shares)
     assert all(cell.spread.startswith("standard error ") for cell in both)
     shown = dataclasses.replace(pair, prompts=1234, seeds=7, shares=(0.0125, 0.25))
-    cell = difference_cell(shown, 1.0)
+    cell = difference_cell(shown, 1.0, REWARD)
     assert cell.needed == "about 1,300 prompts or 7 seeds would separate"
     assert cell.spread == "standard error 0.013 from prompts, 0.250 from seeds"
     seeds_only = dataclasses.replace(shown, prompts=None)
-    assert difference_cell(seeds_only, 1.0).needed == "7 seeds would separate"
-    neither = difference_cell(dataclasses.replace(seeds_only, seeds=None), 1.0).needed
+    assert difference_cell(seeds_only, 1.0, REWARD).needed == "7 seeds would separate"
+    neither = difference_cell(dataclasses.replace(seeds_only, seeds=None), 1.0, REWARD).needed
     assert neither == "neither prompts alone nor seeds alone would separate"
-    assert difference_cell(dataclasses.replace(shown, separated=True), 1.0).needed == ""
+    assert difference_cell(dataclasses.replace(shown, separated=True), 1.0, REWARD).needed == ""
 
 
 def test_very_many_pairs_leave_room_for_those_with_the_best_loss(
@@ -246,7 +248,7 @@ def test_very_many_pairs_leave_room_for_those_with_the_best_loss(
     assert view.matched.shown == view.matched.differences
     monkeypatch.setattr(matched_table, "_ROOM", 5)
     tables = matched_tables(view.comparison, view.series)
-    rewards = view.comparison.middle.rewards
+    rewards = view.comparison.middle.values
     best = view.series[max(rewards, key=lambda index: rewards[index].value)].label
     assert len(tables.differences) == 6
     assert [title for title, _ in tables.shown] == [

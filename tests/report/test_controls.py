@@ -8,31 +8,17 @@ from typing import Any
 
 from dpo_bench.evaluation import figures
 from dpo_bench.report.appendix import appendix
-from dpo_bench.report.controls import controls_section
+from dpo_bench.report.controls import controls_section, missed_controls
 from dpo_bench.report.measures import all_measures, headline
-from dpo_bench.report.read import SweepResults
 from dpo_bench.report.setup import describe_setup
-from dpo_bench.report.view import ReportView
 from tests.report.conftest import ViewOf
+from tests.report.judged import judged
 from tests.report.test_setup import with_settings
 
 CONTROLS = {
     "self": {"value": 0.5, "low": 0.5, "high": 0.5, "n": 32, "expected": "exactly .5"},
     "null": {"value": 0.1, "low": 0.05, "high": 0.2, "n": 32, "expected": "low", "passed": None},
 }
-COSTS = {"requests": 10, "failures": 1, "input_tokens": 2000, "output_tokens": 30}
-
-
-def judged(view: ReportView) -> SweepResults:
-    results = with_settings(view, evaluation__reward="judge:small", evaluation__judge_opponents=2)
-    reference = dataclasses.replace(
-        results.reference, controls={"self": CONTROLS["self"] | {"passed": False}}
-    )
-    costs = {f"judge_{name}": count for name, count in COSTS.items()}
-    trials = tuple(
-        dataclasses.replace(one, row={**one.row, **costs, "win_rate": 0.6}) for one in results.done
-    )
-    return dataclasses.replace(results, reference=reference, trials=trials)
 
 
 def test_every_figure_of_the_evaluation_has_a_title(view_of: ViewOf) -> None:
@@ -55,15 +41,19 @@ def test_controls_are_shown_with_interval_expectation_and_verdict(view_of: ViewO
     assert found.table.rows[1].cells[1].detail == "[0.050, 0.200], n = 32"
 
 
-def test_a_judge_has_win_rates_and_costs_but_no_reward(view_of: ViewOf) -> None:
+def test_a_missed_control_is_a_warning(view_of: ViewOf) -> None:
+    (warning,) = missed_controls(judged(view_of("no_reward")))
+    assert "'self against self' gave 0.500 where exactly .5 is right" in warning
+    assert list(missed_controls(view_of("clean").results)) == []
+
+
+def test_a_judge_has_win_rates_but_no_reward(view_of: ViewOf) -> None:
     results = judged(view_of("no_reward"))
     assert not results.has_reward
     assert [one.name for one in headline(results)] == ["win_rate"]
     found = controls_section(results)
     assert found is not None
     assert found.table.rows[0].cells[3].text == "missed"
-    trials = len(results.done)
-    assert f"{10 * trials} requests with {2000 * trials:,} tokens in" in found.about
     text = appendix(results, view_of("no_reward").series, "")[1]
     assert "The judge small compared each response with 2 of the reference's" in text
 

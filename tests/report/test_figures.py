@@ -21,6 +21,7 @@ EXPECTED = {
     "single": ["frontier", "win_rate", "heat_map", "displacement", "training"],
     "all_failed": ["training"],
     "two_seeds": ["frontier", "win_rate", "differences", "heat_map", "displacement", "training"],
+    "along": ["frontier", "win_rate", "differences", "heat_map", "displacement", "training"],
     "untrained": ["frontier", "win_rate", "differences", "heat_map", "displacement"],
 }
 

@@ -8,7 +8,7 @@ import pytest
 
 from dpo_bench.evaluation import matched
 from dpo_bench.report import further
-from dpo_bench.report.compare import read_curves
+from dpo_bench.report.loss_curves import read_curves
 from dpo_bench.report.read import read_sweep
 from dpo_bench.report.view import build_view
 from tests.report.conftest import ViewOf, small
@@ -17,8 +17,14 @@ from tests.report.sweep_folder import build
 
 def test_a_full_sweep_has_all_sections_in_order(view_of: ViewOf) -> None:
     found = view_of("clean").further
-    assert [one.key for one in found] == ["areas", "overoptimisation", "strengths", "length"]
-    assert [len(one.table.rows) for one in found] == [6, 4, 5, 4]
+    assert [one.key for one in found] == [
+        "gaps",
+        "areas",
+        "overoptimisation",
+        "strengths",
+        "length",
+    ]
+    assert [len(one.table.rows) for one in found] == [4, 6, 4, 5, 4]
     for one in found:
         assert {len(row.cells) for row in one.table.rows} == {len(one.table.columns)}
 
@@ -28,12 +34,12 @@ def test_areas_are_those_of_the_curves(view_of: ViewOf) -> None:
     curves = read_curves(view.results, view.series)
     assert not isinstance(curves, str)
     expected = {area.mean.value for area in matched.areas(curves.curves, curves.weights)}
-    shown = {row.cells[1].value for row in view.further[0].table.rows}
+    shown = {row.cells[1].value for row in view.further[1].table.rows}
     assert shown == expected
 
 
 def test_strengths_put_the_reference_last(view_of: ViewOf) -> None:
-    rows = view_of("clean").further[2].table.rows
+    rows = view_of("clean").further[3].table.rows
     assert rows[-1].cells[0].text == "reference"
     values = [float(row.cells[2].value or 0) for row in rows]
     assert values == sorted(values, reverse=True)
@@ -42,7 +48,7 @@ def test_strengths_put_the_reference_last(view_of: ViewOf) -> None:
 def test_raw_win_rates_beside_the_controlled_are_the_trials_own(view_of: ViewOf) -> None:
     view = view_of("clean")
     rates = {trial.row["win_rate"] for trial in view.results.done}
-    for row in view.further[3].table.rows:
+    for row in view.further[4].table.rows:
         assert min(abs(float(row.cells[1].value or 0) - rate) for rate in rates) == pytest.approx(0)
 
 
@@ -53,9 +59,8 @@ def test_too_many_losses_for_a_round_robin_are_told(
     curves = read_curves(view.results, view.series)
     assert not isinstance(curves, str)
     monkeypatch.setattr(further, "_ROUND", 3)
-    found = {one.key: one for one in further.further_findings(view.results, view.series, curves)}[
-        "strengths"
-    ]
+    sections = further.further_findings(view.results, view.series, curves, view.policies)
+    found = next(one for one in sections if one.key == "strengths")
     assert found.about.startswith("Left out: 4 losses are more than the 3")
     assert found.table.rows == ()
 

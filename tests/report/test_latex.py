@@ -37,7 +37,10 @@ def test_text_from_data_is_only_text(text: str) -> None:
 def test_tables_are_booktabs_with_as_many_cells_as_columns(view_of: ViewOf, variant: str) -> None:
     view = view_of(variant)
     files = render_latex(view, figure_names(view))
-    for name in ("results.tex", "matched.tex", "differences.tex"):
+    for name in (
+        *("results.tex", "matched.tex", "differences.tex", "gaps.tex"),
+        *("matched-win-rate.tex", "differences-win-rate.tex"),
+    ):
         if name not in files:
             continue
         lines = files[name].splitlines()
@@ -79,12 +82,17 @@ def test_every_figure_has_the_numbers_behind_it(view_of: ViewOf) -> None:
     view = view_of("clean")
     tables = {name: figure_table(view, name) for name in figure_names(view)}
     assert all(len(table) for table in tables.values())
-    points = tables["frontier"].dropna(subset=["trial"])
+    points = tables["frontier"].query("point == 'trained'")
     rewards = {trial.id: trial.row["reward"] for trial in view.results.done}
     assert dict(zip(points["trial"], points["value"], strict=True)) == rewards
     assert set(tables["frontier"]["series"]) >= {"optimal frontier", "best of n", "reference"}
     assert not isinstance(view.comparison, str)
-    pairs = [pair for level in view.comparison.levels for pair in level.compared]
+    pairs = [
+        pair
+        for matched in view.compared
+        for level in matched.comparison.levels
+        for pair in level.compared
+    ]
     assert list(tables["differences"]["separated"]) == [pair.separated for pair in pairs]
     assert len(tables["training"]) == sum(len(t.training) for t in view.results.trials)
 

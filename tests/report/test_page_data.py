@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from dpo_bench.report import training_curves
+from dpo_bench.report.matched_policies import matched_policies
 from dpo_bench.report.page_data import page_data
 from dpo_bench.report.read import read_sweep
 from dpo_bench.report.text import one_line
@@ -74,14 +75,15 @@ def test_frontier_best_of_n_and_reference(view_of: ViewOf) -> None:
 def test_the_comparison_holds_every_pair_at_every_level(view_of: ViewOf) -> None:
     view = view_of("clean")
     compared = page_data(view)["compared"]
-    assert not isinstance(view.comparison, str)
-    assert len(compared["levels"]) == len(view.comparison.levels)
-    for shown, level in zip(compared["levels"], view.comparison.levels, strict=True):
-        for row, pair in zip(shown["pairs"], level.pairs, strict=True):
-            assert row[:2] == [pair.first, pair.second]
-            assert row[2] == pytest.approx(pair.difference.value, rel=1e-3)
-            assert row[5] is pair.separated
-    assert page_data(view_of("single"))["compared"] is None
+    measures = [one["measure"] for one in compared]
+    assert measures == ["mean reward", "win rate against the reference"]
+    for data, tables in zip(compared, view.compared, strict=True):
+        for shown, level in zip(data["levels"], tables.comparison.levels, strict=True):
+            for row, pair in zip(shown["pairs"], level.pairs, strict=True):
+                assert row[:2] == [pair.first, pair.second]
+                assert row[2] == pytest.approx(pair.difference.value, rel=1e-3)
+                assert row[5] is pair.separated
+    assert page_data(view_of("single"))["compared"] == []
 
 
 def test_selections_name_trials_by_place(view_of: ViewOf) -> None:
@@ -132,8 +134,11 @@ def test_intervals_are_hidden_at_first_where_curves_are_a_crowd(view_of: ViewOf)
     view = view_of("clean")
     assert page_data(view)["intervals"] is True
     crowd = tuple(dataclasses.replace(view.series[0], index=i, label=f"l{i}") for i in range(13))
-    assert page_data(dataclasses.replace(view, series=crowd[:12]))["intervals"] is True
-    assert page_data(dataclasses.replace(view, series=crowd))["intervals"] is False
+    for count, expected in ((12, True), (13, False)):
+        series = crowd[:count]
+        policies = matched_policies(series, "not compared")
+        shown = dataclasses.replace(view, series=series, policies=policies)
+        assert page_data(shown)["intervals"] is expected
 
 
 def test_points_along_training_end_at_the_trials_own(folder_of: ByName, tmp_path: Path) -> None:

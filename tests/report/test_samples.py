@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dpo_bench.report import samples
-from dpo_bench.report.samples import ALL, BEST, MATCHED, SampleBrowser, common_kl, sample_browser
+from dpo_bench.report.samples import ALL, BEST, MATCHED, SampleBrowser, sample_browser
 from dpo_bench.report.scale import position
 from tests.report.conftest import ViewOf
 
@@ -47,7 +47,7 @@ def test_every_selection_shows_each_loss(view_of: ViewOf) -> None:
 def test_the_default_selection_is_at_matched_kl(view_of: ViewOf) -> None:
     view, browser = view_of("clean"), browser_of(view_of, "clean")
     assert browser.views[0][0] == MATCHED
-    target = common_kl(view.series)
+    target = view.policies.kl
     for one in view.series:
         distances = {
             setting.strength: abs(position(setting.mean("kl") or 0) - position(target))
@@ -69,7 +69,7 @@ def test_long_texts_are_cut_and_fewer_prompts_shown(
 ) -> None:
     view = view_of("hostile")
     monkeypatch.setattr(samples, "BUDGET", 60_000)
-    browser = sample_browser(view.results, view.series)
+    browser = sample_browser(view.results, view.series, view.policies)
     assert browser is not None
     assert len(browser.prompts) < 12
     size = sum(len(card.text) + 420 for one in browser.prompts for card in one.cards)
@@ -78,7 +78,8 @@ def test_long_texts_are_cut_and_fewer_prompts_shown(
 
 def test_the_budget_never_leaves_nothing(view_of: ViewOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "BUDGET", 1)
-    browser = sample_browser(view_of("hostile").results, view_of("hostile").series)
+    view = view_of("hostile")
+    browser = sample_browser(view.results, view.series, view.policies)
     assert browser is not None
     assert len(browser.prompts) == 1
     assert max(len(card.text) for card in browser.prompts[0].cards) <= 300

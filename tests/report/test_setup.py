@@ -98,7 +98,10 @@ def test_another_temperature_is_said_in_caveat_and_methods(view_of: ViewOf) -> N
     view = view_of("clean")
     results = with_settings(view, evaluation__temperature=0.7)
     assert "temperature other than 1" in " ".join(describe_setup(results, view.series).caveats)
-    assert "sampled at temperature 0.7" in dict(method_notes(results, True))["KL to the reference"]
+    assert (
+        "sampled at temperature 0.7"
+        in dict(method_notes(results, view.curves))["KL to the reference"]
+    )
 
 
 def test_epochs_stand_where_steps_are_not_set(view_of: ViewOf) -> None:

@@ -28,7 +28,7 @@ TINY = Sweep(
     reference_samples=4,
     training_rows=0,
 )
-OUTPUTS = {"report.html", "report.md", "figures"}
+OUTPUTS = {"report.html", "report.md", "matched.csv", "figures"}
 
 
 def outputs(folder: Path) -> dict[str, str]:
@@ -55,14 +55,14 @@ def test_everything_promised_is_there_and_nothing_temporary(reported: ByName) ->
     folder = reported("hostile")
     names = ("frontier", "win_rate", "differences", "heat_map", "displacement", "training")
     figures = {f"figures/{name}.{kind}" for name in names for kind in ("svg", "png", "csv")}
-    assert set(outputs(folder)) == {"report.html", "report.md", *figures}
+    assert set(outputs(folder)) == {"report.html", "report.md", "matched.csv", *figures}
     assert not list(folder.rglob(".*"))
 
 
 def test_another_process_writes_the_same_bytes(tiny: Path) -> None:
     before = outputs(tiny)
     for name in OUTPUTS - {"figures"}:
-        (tiny / name).unlink()
+        (tiny / name).unlink(missing_ok=True)
     shutil.rmtree(tiny / "figures")
     code = (
         "import pathlib, sys; from dpo_bench.report import write_report;"

@@ -3,7 +3,7 @@ const data = JSON.parse(document.getElementById("report-data").textContent);
 const MISSING = "\u2013";
 const byId = (id) => document.getElementById(id);
 const all = (selector, root = document) => Array.from(root.querySelectorAll(selector));
-const state = { hidden: new Set(), focus: null, hover: null, trial: null, printing: false };
+const state = { hidden: new Set(), focus: null, hover: null, trial: null, printing: false, complete: false };
 
 const listeners = {};
 const on = (topic, action) => (listeners[topic] ||= []).push(action);
@@ -35,11 +35,12 @@ const plotlyText = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").r
   .replace(/\{/g, "&#123;").replace(/\$/g, "&#36;");
 const clip = (text, length) => (text.length > length ? text.slice(0, length - 1).trimEnd() + "\u2026" : text);
 
+const formats = []; // a formatter takes much longer to make than to use
+const fixed = (decimals) => (formats[decimals] ||= new Intl.NumberFormat("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals }));
 const number = (value, decimals = 3) => {
   if (value === null || value === undefined) return MISSING;
   const tiny = value !== 0 && Math.abs(value) < 10 ** -decimals;
-  const text = tiny ? value.toPrecision(1)
-    : value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+  const text = tiny ? value.toPrecision(1) : fixed(decimals).format(value);
   return (Number(text.replace(/,/g, "")) === 0 ? text.replace("-", "") : text).replace(/-/g, "\u2212");
 };
 const interval = (low, high, decimals = 3) =>

@@ -74,8 +74,6 @@ const star = (x, y) => {
   return [{ type: "scatter", mode: "markers", x: [place(x, own[x][0])], y: [place(y, own[y][0])], cliponaxis: false, hovertemplate: HOVER,
     marker: { color: "@ink", size: 11, symbol: "star" }, text: [`<b>the reference</b><br>${[x, y].map((name) => plotlyText(`${data.measures[name].title} ${figure(name, own[name])}`)).join("<br>")}`] }];
 };
-const ring = () => ({ type: "scatter", mode: "markers", hoverinfo: "skip", meta: { ring: true }, x: [], y: [], cliponaxis: false,
-  marker: { color: "@ink", size: 19, symbol: "circle-open", line: { color: "@ink", width: 2.5 } } });
 
 const axisOf = (name) => {
   const measure = data.measures[name];
@@ -103,23 +101,21 @@ const traceAll = (x, y) => data.series.flatMap((_, index) => seriesTraces(index,
 const drawExplorer = (chart) => {
   const [x, y] = ["x", "y"].map((way) => byId(`${chart.dataset.explorer}-${way}`).value);
   const optimal = x === "kl" && y === "reward" ? optimum() : [];
-  plot(chart, [...optimal, ...alongTraces(x, y), ...traceAll(x, y), ...star(x, y), ring()], {
+  plot(chart, [...optimal, ...alongTraces(x, y), ...traceAll(x, y), ...star(x, y)], {
     half: true, xaxis: axisOf(x), yaxis: axisOf(y), showlegend: false, hovermode: "closest", uirevision: x + y,
     shapes: [...level(y, "x"), ...level(x, "y")], annotations: edge(x, y), margin: { l: 68, r: 14, t: 14, b: 52 },
   });
   listen(chart);
-  mark();
 };
 const drawDisplacement = (chart) => {
   const traces = data.series.flatMap((_, index) => [
     ...seriesTraces(index, "kl", "chosen_logratio"),
     ...seriesTraces(index, "kl", "rejected_logratio", { open: true, dash: "dot" }),
   ]);
-  plot(chart, [...traces, ring()], {
+  plot(chart, traces, {
     xaxis: axisOf("kl"), yaxis: { ...axisOf("chosen_logratio"), title: { text: "Log-ratio on held-out pairs (nats)", standoff: 8, font: { size: 14 } } },
     showlegend: false, hovermode: "closest", shapes: level("margin", "x"), margin: { l: 68, r: 14, t: 14, b: 52 },
     annotations: [{ x: 1, y: 0, xref: "x domain", text: "as likely as under the reference", showarrow: false, xanchor: "right", yanchor: "bottom", font: { size: 12, color: "@muted" } }],
   });
   listen(chart);
-  mark();
 };

@@ -1,16 +1,17 @@
 // ---- what links the figures: pointing at a trial marks it in all of them and shows its words
 const axesOf = (chart) => (chart.dataset.explorer ? ["x", "y"].map((way) => byId(`${chart.dataset.explorer}-${way}`).value) : ["kl", "chosen_logratio"]);
-const mark = () => {
-  if (!plotly) return;
+// The ring lies over the picture: drawing the picture anew for it would take a hundred times as long.
+const encircle = (chart) => {
+  const ring = chart.querySelector(".ring") || chart.appendChild(element("div", { class: "ring", "aria-hidden": true }));
   const trial = data.trials[state.hover ?? state.trial];
-  charts.filter((one) => one.element.data && one.element.dataset.marks).forEach(({ element: chart }) => {
-    const [x, y] = axesOf(chart);
-    const at = chart.data.findIndex((one) => one.meta && one.meta.ring);
-    const found = trial && trial.done && shown(trial.series) && trial.values[x] && trial.values[y];
-    plotly.restyle(chart, found
-      ? { x: [[place(x, trial.values[x][0])]], y: [[place(y, trial.values[y][0])]] } : { x: [[]], y: [[]] }, [at]);
-  });
+  const [x, y] = axesOf(chart);
+  const { xaxis, yaxis } = chart._fullLayout;
+  const at = trial && trial.done && shown(trial.series) && trial.values[x] && trial.values[y]
+    ? [xaxis.d2p(place(x, trial.values[x][0])), yaxis.d2p(place(y, trial.values[y][0]))] : null;
+  ring.hidden = !at || at[0] < 0 || at[0] > xaxis._length || at[1] < 0 || at[1] > yaxis._length;
+  if (!ring.hidden) ring.style.transform = `translate(${xaxis._offset + at[0]}px, ${yaxis._offset + at[1]}px)`;
 };
+const mark = () => all("[data-marks]").filter((chart) => chart._fullLayout).forEach(encircle);
 const fill = (where, ...children) => where.replaceChildren(...children);
 const facts = (pairs) => element("dl", { class: "facts" }, ...pairs.flatMap(([term, value]) =>
   [element("dt", {}, term), element("dd", {}, isolated(value))]));
@@ -51,6 +52,8 @@ const listened = new WeakSet();
 const listen = (chart) => {
   if (listened.has(chart)) return;
   listened.add(chart);
+  encircle(chart);
+  chart.on("plotly_afterplot", () => encircle(chart));
   chart.on("plotly_hover", ({ points }) => { const at = points[0].customdata; if (typeof at === "number") point_at(at); });
   chart.on("plotly_unhover", () => point_at(null));
   chart.on("plotly_click", ({ points }) => { const at = points[0].customdata; if (typeof at === "number") choose(at, false); });

@@ -1,9 +1,10 @@
 // ---- comparison matrix: loss by loss at one KL; a cell opens the difference
 const matrix = byId("matrix");
+const comparison = () => data.compared[Number((byId("matrix-measure") || { value: 0 }).value)];
 const separation = (found) => (found[2] === null ? "not compared" : found[5] ? "separated" : "not separated");
 const pairsAt = (at) => {
   const pairs = new Map();
-  data.compared.levels[at].pairs.forEach(([a, b, value, low, high, apart, ...words]) => {
+  comparison().levels[at].pairs.forEach(([a, b, value, low, high, apart, ...words]) => {
     pairs.set(`${a} ${b}`, [a, b, value, low, high, apart, ...words]);
     pairs.set(`${b} ${a}`, value === null ? [b, a, null, null, null, false, "", ""] : [b, a, -value, -high, -low, apart, ...words]);
   });
@@ -28,8 +29,8 @@ const strip = (found, half) => {
   return svg;
 };
 const showDifference = (a, b) => {
-  const levels = data.compared.levels.map((one, at) => [one, pairsAt(at).get(`${a} ${b}`)]);
-  const half = Math.max(...data.compared.levels.flatMap((one) => one.pairs.flatMap((p) => (p[2] === null ? [] : [Math.abs(p[3]), Math.abs(p[4])])))) || 1;
+  const levels = comparison().levels.map((one, at) => [one, pairsAt(at).get(`${a} ${b}`)]);
+  const half = Math.max(...comparison().levels.flatMap((one) => one.pairs.flatMap((p) => (p[2] === null ? [] : [Math.abs(p[3]), Math.abs(p[4])])))) || 1;
   const [first, second] = [a, b].map((index) => data.series[index].label);
   const rows = levels.map(([one, found]) => element("tr", {},
     element("th", { scope: "row" }, `KL ${one.kl} nats`),
@@ -40,22 +41,22 @@ const showDifference = (a, b) => {
   fill(byId("difference"),
     element("h3", {}, swatch(a), isolated(first), " minus ", swatch(b), isolated(second)),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The difference at each KL" }, element("table", {},
-      element("thead", {}, element("tr", {}, ...["At", "Difference in mean reward", `from ${number(-half)} to ${number(half)}`, "Verdict"]
+      element("thead", {}, element("tr", {}, ...["At", `Difference in ${comparison().measure}`, `from ${number(-half)} to ${number(half)}`, "Verdict"]
         .map((title, index) => element("th", { scope: "col", class: index === 1 ? null : "text" }, title)))),
       element("tbody", {}, ...rows))));
 };
 const drawMatrix = (at) => {
-  const found = data.compared.levels[at];
+  const found = comparison().levels[at];
   const pairs = pairsAt(at);
-  const order = Object.keys(found.rewards).map(Number).filter(shown).sort((a, b) => found.rewards[b][0] - found.rewards[a][0]);
+  const order = Object.keys(found.values).map(Number).filter(shown).sort((a, b) => found.values[b][0] - found.values[a][0]);
   const largest = Math.max(...found.pairs.map((one) => Math.abs(one[2] || 0))) || 1;
   const many = order.length > 14;
   matrix.classList.toggle("many", many);
   const head = element("tr", {}, element("th", { scope: "col", class: "text" }, "minus \u2192"),
     ...order.map((index) => element("th", { scope: "col", class: "turned" }, element("span", {}, swatch(index), isolated(clip(data.series[index].label, 22))))));
   const rows = order.map((a) => element("tr", {},
-    element("th", { scope: "row", title: `${data.series[a].label}: ${number(found.rewards[a][0])} ${interval(found.rewards[a][1], found.rewards[a][2])}` },
-      swatch(a), isolated(clip(data.series[a].label, 26)), many ? null : element("small", {}, `${number(found.rewards[a][0])} ${interval(found.rewards[a][1], found.rewards[a][2])}`)),
+    element("th", { scope: "row", title: `${data.series[a].label}: ${number(found.values[a][0])} ${interval(found.values[a][1], found.values[a][2])}` },
+      swatch(a), isolated(clip(data.series[a].label, 26)), many ? null : element("small", {}, `${number(found.values[a][0])} ${interval(found.values[a][1], found.values[a][2])}`)),
     ...order.map((b) => {
       if (a === b) return element("td", { class: "self", role: "gridcell" }, "");
       const pair = pairs.get(`${a} ${b}`);
@@ -72,6 +73,9 @@ const drawMatrix = (at) => {
   const first = matrix.querySelector("td[data-pair]");
   if (first) first.tabIndex = 0;
   all("[data-level]").forEach((one) => { one.hidden = one.dataset.level !== String(at); });
+  const chosen = String(data.compared.indexOf(comparison()));
+  all("[data-compared]").forEach((one) => { one.hidden = one.dataset.compared !== chosen; });
+  fill(byId("matrix-difference"), comparison().measure);
 };
 const openCell = (cell) => {
   all("td.chosen", matrix).forEach((one) => one.classList.remove("chosen"));
@@ -86,8 +90,11 @@ const moveTo = (cell) => {
   cell.focus();
 };
 if (matrix) {
-  onChange("matrix-level", (control) => drawMatrix(Number(control.value)));
-  on("losses", () => drawMatrix(Number(byId("matrix-level").value)));
+  const drawChosen = () => drawMatrix(Number(byId("matrix-level").value));
+  addText(matrix, drawChosen);
+  byId("matrix-level").addEventListener("change", drawChosen);
+  if (byId("matrix-measure")) byId("matrix-measure").addEventListener("change", () => { fill(byId("difference")); drawChosen(); });
+  on("losses", () => outdated((one) => one.element === matrix));
   matrix.addEventListener("click", (event) => {
     const cell = event.target.closest("td[data-pair]");
     if (cell) { moveTo(cell); openCell(cell); }

@@ -1,5 +1,4 @@
-// ---- pictures: plotly is unpacked once; a picture is drawn when it comes near the window
-const charts = []; // {element, draw, near, stale}
+// ---- pictures: plotly is unpacked once and draws them
 const unpacked = (id) => {
   const packed = byId(id).textContent;
   const bytes = Uint8Array.from(atob(packed), (one) => one.charCodeAt(0));
@@ -30,32 +29,3 @@ const framed = (layout) => ({
   hoverlabel: { bgcolor: colour("@panel"), bordercolor: colour("@line"), align: "left", font: { color: "@ink", size: 13 } },
 });
 const plot = (where, traces, layout) => plotly.react(where, coloured(traces), coloured(framed(layout)), config);
-
-const drawNear = () => {
-  if (!plotly) return;
-  charts.filter((one) => one.stale && (one.near || state.printing)).forEach((one) => {
-    one.stale = false;
-    one.draw(one.element);
-  });
-};
-let asked = false;
-const redraw = () => { // many changes, one drawing
-  charts.forEach((one) => { one.stale = true; });
-  if (state.printing) return drawNear();
-  if (asked) return undefined;
-  asked = true;
-  queueMicrotask(() => { asked = false; drawNear(); });
-  return undefined;
-};
-on("draw", redraw);
-const watcher = new IntersectionObserver((entries) => {
-  entries.forEach((entry) => {
-    const chart = charts.find((one) => one.element === entry.target);
-    chart.near = entry.isIntersecting;
-  });
-  drawNear();
-}, { rootMargin: "400px" });
-const addChart = (where, draw) => {
-  charts.push({ element: where, draw, near: false, stale: true });
-  watcher.observe(where);
-};

@@ -5,11 +5,19 @@ const sampleView = byId("sample-view");
 const PAGE = 5;
 let page = 0;
 let only = null;
+const VERBS = new Map([[1, "beats"], [0.5, "ties with"], [0, "loses to"]]);
+const verdict = (share, whom) => { // the same words as report/verdicts.py
+  if (share === null || share === undefined) return `no verdict against ${whom}`;
+  return VERBS.has(share) ? `${VERBS.get(share)} ${whom}` : `wins ${Math.round(100 * share)}% against ${whom}`;
+};
+const verdicts = (own, at) => [`judge: ${verdict(own.win_reference[at], "the reference")}`, verdict(own.win_chosen[at], "the chosen response"),
+  own.judge_agreed[at] !== null && own.judge_agreed[at] < 1 ? "the orders disagree" : ""];
 const factsOf = (own, at) => [
   own.reward && own.reward[at] !== null ? `reward ${number(own.reward[at])}` : "",
   own.tokens && own.tokens[at] !== null ? `${own.tokens[at]} tokens` : "",
   own.kl && own.kl[at] !== null ? `KL ${number(own.kl[at], 2)} nats` : "",
-  own.win_reference && own.win_reference[at] !== null ? `beats ${Math.round(100 * own.win_reference[at])}% of the reference's` : "",
+  ...(own.judge_agreed ? verdicts(own, at)
+    : [own.win_reference && own.win_reference[at] !== null ? `beats ${Math.round(100 * own.win_reference[at])}% of the reference's` : ""]),
   own.finished && !own.finished[at] ? "cut at the token limit" : "",
 ].filter(Boolean).join(", ");
 const sampleOf = (index) => {
@@ -48,9 +56,9 @@ const SORTS = {
   low: (trials) => (a, b) => average(trials, a) - average(trials, b),
   high: (trials) => (a, b) => average(trials, b) - average(trials, a),
 };
-const rewardsAt = (trials, at) => trials.map((one) => bank.get(one)?.reward?.[at]).filter((value) => value !== null && value !== undefined);
-const spread = (trials, at) => { const all_ = rewardsAt(trials, at); return all_.length ? Math.max(...all_) - Math.min(...all_) : -1; };
-const average = (trials, at) => { const all_ = rewardsAt(trials, at); return all_.length ? mean(all_) : 0; };
+const scoresAt = (trials, at) => trials.map((one) => bank.get(one)).map((own) => (own.judge_agreed ? own.win_reference : own.reward)?.[at]).filter((value) => value !== null && value !== undefined);
+const spread = (trials, at) => { const scores = scoresAt(trials, at); return scores.length ? Math.max(...scores) - Math.min(...scores) : -1; };
+const average = (trials, at) => { const scores = scoresAt(trials, at); return scores.length ? mean(scores) : 0; };
 const drawSamples = () => {
   if (!samples) return;
   const words = byId("sample-search").value.toLowerCase().split(/\s+/).filter(Boolean);

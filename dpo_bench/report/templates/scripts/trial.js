@@ -47,11 +47,7 @@ const openTrial = (index) => {
   ].filter(Boolean));
   redrawTrial();
 };
-const redrawTrial = () => {
-  const own = charts.find((one) => one.element === byId("trial-place"));
-  own.stale = true;
-  drawNear();
-};
+const redrawTrial = () => outdated((one) => one.element === byId("trial-place"));
 if (picker) {
   picker.addEventListener("change", () => choose(Number(picker.value), false));
   addChart(byId("trial-place"), () => curve(Number(picker.value)));
