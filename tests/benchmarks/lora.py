@@ -1,4 +1,4 @@
-"""Full training beside LoRA: seconds of a trial and memory of a worker, taking turns.
+"""Full training beside LoRA: CPU seconds of a trial and memory of a worker, taking turns.
 
 python -m tests.benchmarks.lora                # workload b: a Llama of width 256
 python -m tests.benchmarks.lora --only d       # SmolLM2-135M, where its package is installed
@@ -67,11 +67,11 @@ class Worker:
             self.path = with_adapter(base, lora, "benchmark")
 
     def trial(self, loss: str, beta: float, **changes: Any) -> float:
-        """Train one trial from its start; returns its seconds."""
+        """Train one trial from its start; returns its CPU seconds, waiting left out."""
         from dpo_bench.model.adapter import reset_adapter
         from dpo_bench.training.trainer import Trainer
 
-        started = time.perf_counter()
+        started = time.process_time()
         if self.lora is None:
             self.path.model.load_state_dict(self.start.state_dict())
         else:
@@ -86,7 +86,7 @@ class Worker:
             checkpoint=self.checkpoint,
         )
         trainer.run()
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     def memory(self, imports: int) -> Memory:
         """What it came to; a checkpoint is written last, and is no part of the peak."""
@@ -98,7 +98,7 @@ class Worker:
 
 
 def serve(pipe: Connection, kind: str, prepared: Prepared, threads: int, folder: Path) -> None:
-    """Entry point of a process: seconds of trials on request, then its memory."""
+    """Entry point of a process: CPU seconds of trials on request, then its memory."""
     os.environ["DPO_BENCH_CACHE"] = str(folder)
     import torch
 
@@ -146,9 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=4, help="trials of each kind")
     options = parser.parse_args(arguments)
-    print(
-        "| workload | trained | weights trained | s a trial (median, range) | MB | checkpoint MB |"
-    )
+    print("| workload | trained | weights | CPU s a trial (median, range) | MB | checkpoint MB |")
     print("|---|---|---|---|---|---|")
     for key in options.only.split(","):
         with tempfile.TemporaryDirectory() as folder:
