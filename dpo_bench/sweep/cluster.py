@@ -25,7 +25,7 @@ from dpo_bench.sweep.actor import MARKER, Actor, Surroundings
 from dpo_bench.sweep.executor import Message, WorkerDiedError
 from dpo_bench.sweep.machines import Machine
 from dpo_bench.sweep.versions import installed_versions
-from dpo_bench.sweep.worker import Job, Task
+from dpo_bench.sweep.worker import Event, Job, Task
 
 ADDRESS = "RAY_ADDRESS"
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -44,14 +44,18 @@ class RayChannel:
     """The line to an actor.
 
     Attributes:
+        place: what it takes of the cluster, for people.
         heard: the reference of the call that brings its next messages.
         has_begun: it has found a place in the cluster.
         is_over: nothing more will be heard from it.
     """
 
-    def __init__(self, ray: Any, actor: Any, job: Job, surroundings: Surroundings) -> None:
+    def __init__(
+        self, ray: Any, actor: Any, place: str, job: Job, surroundings: Surroundings
+    ) -> None:
         self.ray = ray
         self.actor = actor
+        self.place = place
         self.ended = actor.work.remote(job, surroundings)
         self.heard = actor.hear.remote()
         self.has_begun = False
@@ -82,9 +86,15 @@ class RayChannel:
         except self.ray.exceptions.RayError as error:
             self.is_over = True
             return [WorkerDiedError(_cause_of_death(error))]
-        self.has_begun = True
+        if not self.has_begun:
+            self.has_begun = True
+            messages.insert(0, self.wait_for_place(1))
         self.heard = self.actor.hear.remote()
         return messages
+
+    def wait_for_place(self, done: int) -> Event:
+        """Where the actor is before its work begins, which in a full cluster takes long."""
+        return Event("progress", f"waiting for a place in the cluster ({self.place})", done, 1)
 
 
 class RayExecutor:
@@ -114,6 +124,7 @@ class RayExecutor:
         self.folder = folder
         self.workers = workers
         self.channels: list[RayChannel] = []
+        self.hired: list[RayChannel] = []
         self.resources = contextlib.ExitStack()
         self.markers: tuple[Path, ...] = ()
 
@@ -168,18 +179,23 @@ class RayExecutor:
     def hire(self, job: Job) -> RayChannel:
         """Queue an actor for a place in the cluster."""
         gpus = 1 if job.sources.device == "cuda" else 0
+        needs = f"{job.threads} CPU{', 1 GPU' if gpus else ''}"
         place = self.ray.remote(Actor).options(
             num_cpus=job.threads,
             num_gpus=gpus,
             max_concurrency=CALLS_AT_ONCE,
             scheduling_strategy="SPREAD",  # workers of one machine share its memory
         )
-        channel = RayChannel(self.ray, place.remote(), job, self._surroundings(job))
-        self.channels.append(channel)
+        channel = RayChannel(self.ray, place.remote(), needs, job, self._surroundings(job))
+        self.hired.append(channel)
         return channel
 
     def listen(self, seconds: float) -> Sequence[tuple[RayChannel, Message]]:
         """All that has been said."""
+        if self.hired:
+            hired, self.hired = self.hired, []
+            self.channels += hired
+            return [(channel, channel.wait_for_place(0)) for channel in hired]
         self.channels = [channel for channel in self.channels if not channel.is_over]
         calls = {channel.heard: channel for channel in self.channels}
         ready, _ = self.ray.wait(list(calls), timeout=seconds)
