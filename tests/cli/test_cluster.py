@@ -120,7 +120,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
         children = descendants(process.pid)
         assert listeners(children) <= {"0100007F", f"{0:016X}FFFF00000100007F"}
         os.killpg(process.pid, stop)  # a terminal sends Ctrl-C to all of them
-        _, message = process.communicate(timeout=180)
+        _, message = process.communicate(timeout=400)
         assert process.returncode == 130, message
     assert "the same command goes on from here" in message
     assert "Traceback" not in message
@@ -138,7 +138,7 @@ def test_a_killed_actor_is_a_failed_trial_that_is_tried_again(
         wait_until(lambda: checkpoints(out), 180)
         (actor,) = actors(process.pid)
         os.kill(actor, signal.SIGKILL)
-        _, message = process.communicate(timeout=180)
+        _, message = process.communicate(timeout=400)
         assert process.returncode == 1, message
     assert "the worker on 127.0.0.1 died" in results(out)["error"][0]
     dpo_bench(*long, "--executor", "ray", "--out", out)
@@ -157,7 +157,7 @@ def test_a_lost_machine_fails_its_trial_only(
         wait_until(lambda: len(checkpoints(out)) == 2, 180)
         (lost,) = cluster.worker_nodes
         cluster.remove_node(lost, allow_graceful=False)
-        _, message = process.communicate(timeout=180)
+        _, message = process.communicate(timeout=400)
         assert process.returncode == 1, message
     table = results(out)
     assert sorted(table["status"]) == ["done", "done", "failed"]
