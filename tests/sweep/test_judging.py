@@ -74,7 +74,7 @@ def planned(**settings: object) -> str:
         preferences="world:reviews",
         training=Training(steps=100),
         evaluation=OPTIONS.model_copy(update=settings),
-        losses=(LossGrid(name="dpo", beta=(0.1, 0.3)),),
+        losses=(LossGrid.model_validate({"name": "dpo", "beta": (0.1, 0.3)}),),
     )
     output = io.StringIO()
     print_plan(experiment, 1, Console(file=output, width=200))
