@@ -113,14 +113,15 @@ def test_a_sweep_judged_through_transformers_serve_is_reported(
     url, model = served
     out = tmp_path / "out"
     dpo_bench(
-        *("sweep", "quickstart", "--losses", "dpo,ipo", "--out", out, "--workers", "1"),
+        *("sweep", "quickstart", "--losses", "dpo,ipo", "--beta", "0.1,1"),
+        *("--out", out, "--workers", "1"),
         *("--reward", f"judge:{model}", f"--set=evaluation.judge_base_url={url}"),
         *('--set=evaluation.judge_key_variable=""', "--set=evaluation.judge_max_tokens=1"),
         *("--set=training.steps=20", "--set=evaluation.prompts=4"),
         *("--set=evaluation.reference_samples=4", "--set=evaluation.samples_per_prompt=1"),
     )
     table = results(out)
-    assert table["status"].tolist() == ["done"] * 10
+    assert table["status"].tolist() == ["done"] * 4
     # It says A whatever it reads: every comparison is a tie, and the report says why.
     assert (table["win_rate"] == 0.5).all()
     assert (table["judge_consistency"] == 0).all()
