@@ -144,8 +144,8 @@ SMALL = 50_000_000
 BYTES_PER_WEIGHT_BYTE = 6
 """Memory of a worker per byte of weights: policy, reference, start, gradient, two moments."""
 LORA_BYTES_PER_WEIGHT_BYTE = 4
-"""The same where only an adapter is trained: the model once, and what a step takes besides; 3.8 were
-measured on SmolLM2-135M (docs/lora.md)."""
+"""The same where only an adapter is trained: the model once, and what a step takes besides; on
+SmolLM2-135M it was 3.8 (docs/lora.md)."""
 
 
 def choose_workers(sources: Sources, trials: int, *, lora: bool = False) -> int:
