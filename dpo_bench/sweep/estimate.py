@@ -116,9 +116,9 @@ def estimate(experiment: Experiment, size: Size, speed: float) -> float:
         speed: of a matrix product, floating-point operations per second.
     """
     training, evaluation = experiment.training, experiment.evaluation
-    # A pass forward costs 2 operations per parameter and token; training adds 4 backward, 2 for the
-    # activations and 2 for the weights, which a frozen model under an adapter does without.
-    passes = 2 if training.lora else 3
+    # A pass forward costs 2 operations per parameter and token; training adds 4 backward. Frozen
+    # weights need 2 of them, but an adapter has passes of its own: see docs/lora.md for both.
+    passes = 2.6 if training.lora else 3
     cost = 2 * size.parameters / (EFFICIENCY * speed)
     pair_tokens = 2 * (size.prompt + size.response)
     step = passes * cost * pair_tokens * training.pairs_per_step + 4 * SECONDS_PER_PASS
