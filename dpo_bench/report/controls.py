@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dpo_bench.report.further import Finding
+from dpo_bench.report.finding import Finding
 from dpo_bench.report.measured import measured_from
 from dpo_bench.report.measures import Measure
 from dpo_bench.report.read import SweepResults

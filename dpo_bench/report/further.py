@@ -5,49 +5,28 @@ Each is worked out where the sweep has what it needs; a report leaves the others
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from dpo_bench.evaluation import matched
-from dpo_bench.evaluation.bradley_terry import round_robin
 from dpo_bench.evaluation.length_control import length_controlled
 from dpo_bench.evaluation.overoptimisation import Fit, fit_overoptimisation
 from dpo_bench.evaluation.points import trained
-from dpo_bench.evaluation.statistics import Array, resample_weights
+from dpo_bench.evaluation.statistics import resample_weights
 from dpo_bench.report.compare import most_overlapping
+from dpo_bench.report.finding import Finding, estimate_cell
 from dpo_bench.report.loss_curves import CurvesOnPrompts
 from dpo_bench.report.matched_policies import MatchedPolicies
 from dpo_bench.report.measures import KL, REWARD, WIN_RATE
-from dpo_bench.report.read import SweepResults, Trial
+from dpo_bench.report.read import SweepResults
 from dpo_bench.report.series import Series, trial_label
+from dpo_bench.report.strengths import strengths_of_players
 from dpo_bench.report.tables import Cell, Row, Table
-from dpo_bench.report.text import interval, number
+from dpo_bench.report.text import number
 
 _RESAMPLES = 500
 """of the fits, each of which is solved anew for every resample"""
-_ROUND = 64
-"""losses that play a round robin; the pairs of more are not fitted, and the section says so"""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One further section of the report.
-
-    Attributes:
-        key: its anchor.
-        title: its heading.
-        about: how to read it, in sentences.
-        table: its figures.
-    """
-
-    key: str
-    title: str
-    about: str
-    table: Table
 
 
 def further_findings(
@@ -62,18 +41,12 @@ def further_findings(
     found = (
         _areas(series, curves),
         _overoptimisation(results, series, curves),
-        _strengths(results, curves.prompts, policies),
+        strengths_of_players(results, curves.prompts, policies),
         _length_control(results, curves.prompts, policies),
     )
     return tuple(
         one for one in found if one is not None and (one.table.rows or not one.table.columns)
     )
-
-
-def estimate_cell(found: object, decimals: int = 3) -> Cell:
-    """A figure with its interval."""
-    value, low, high = (float(getattr(found, end)) for end in ("value", "low", "high"))
-    return Cell(number(value, decimals), interval(low, high, decimals), value)
 
 
 def _areas(series: Sequence[Series], curves: CurvesOnPrompts) -> Finding | None:
@@ -161,75 +134,6 @@ def _fit_cells(series: Series, fit: Fit) -> tuple[Cell, ...]:
     )  # fmt: skip
 
 
-def _strengths(
-    results: SweepResults, prompts: pd.Index, policies: MatchedPolicies
-) -> Finding | None:
-    players = policies.players
-    if len(players) < 2 or not results.has_reward:
-        return None
-    if len(players) > _ROUND:
-        return Finding("strengths", "Round robin", _too_many(len(players)), Table((), ()))
-    rewards: dict[str, list[Array]] = {"reference": _rewards(results.reference.samples, prompts)}
-    rewards |= {str(one.index): _rewards(trial.samples, prompts) for one, trial in players}
-    wins = {
-        (first, second): _shares(rewards[first], rewards[second])
-        for first, second in itertools.combinations(rewards, 2)
-    }
-    weights = resample_weights(len(prompts), _RESAMPLES, int(results.evaluation.get("seed") or 0))
-    found = round_robin(list(rewards), wins, weights)
-    rows = list(_strength_rows(found, {str(o.index): (o, t) for o, t in players}, results))
-    about = (
-        "Every policy's responses against every other's and the reference's on the same prompts:"
-        f" Bradley-Terry strengths (log-odds against the average), {_whose(policies)}."
-        " KLs still differ: the matched comparison above is the fair one."
-    )
-    columns = (("Policy", ""), ("KL", "nats"), ("Strength", "Log-odds, 95% interval over prompts."))
-    return Finding("strengths", "Round robin", about, Table(columns, tuple(rows)))
-
-
-def _whose(policies: MatchedPolicies) -> str:
-    where = f"whose KL is nearest to {number(policies.kl, KL.decimals)} nats"
-    if left_out := len(policies.settings) - len(policies.compared):
-        return f"of each loss that covers it the policy {where} ({left_out} do not)"
-    return f"of each loss the policy {where}"
-
-
-def _too_many(players: int) -> str:
-    return (
-        f"Left out: {players} losses are more than the {_ROUND} whose Bradley-Terry strengths are"
-        " fitted. Report some of them apart, or compare them by the tables above."
-    )
-
-
-def _strength_rows(
-    found: Sequence[object], players: Mapping[str, tuple[Series, Trial]], results: SweepResults
-) -> Iterator[Row]:
-    for one in found:
-        name = str(getattr(one, "name"))  # noqa: B009
-        strength = estimate_cell(getattr(one, "strength"))  # noqa: B009
-        if name not in players:
-            yield Row("", -1, False, (Cell("reference"), Cell(number(0.0, KL.decimals)), strength))
-            continue
-        series, trial = players[name]
-        kl = Cell(number(trial.measured(KL.name).value, KL.decimals))
-        label = Cell(trial_label(series, trial, results.seeds))
-        yield Row("", series.index, False, (label, kl, strength))
-
-
-def _rewards(samples: pd.DataFrame, prompts: pd.Index) -> list[Array]:
-    grouped = samples.dropna(subset=["reward"]).groupby("prompt_id")["reward"]
-    by_prompt = {key: values.to_numpy(float) for key, values in grouped}
-    return [by_prompt[key] for key in prompts]
-
-
-def _shares(first: Sequence[Array], second: Sequence[Array]) -> Array:
-    """Share of pairs of responses to each prompt that the first wins, ties a half."""
-    return np.array([
-        np.mean((a[:, None] > b) + 0.5 * (a[:, None] == b))
-        for a, b in zip(first, second, strict=True)
-    ])  # fmt: skip
-
-
 def _length_control(
     results: SweepResults, prompts: pd.Index, policies: MatchedPolicies
 ) -> Finding | None:
@@ -265,6 +169,6 @@ def _length_control(
     about = (
         "How much of a win rate is length: a logistic fit on the hyperbolic tangent of the"
         " standardised length difference, read at no difference (after AlpacaEval 2's"
-        f" length-controlled win rate), beside the plain one; {_whose(policies)}."
+        f" length-controlled win rate), beside the plain one; {policies.whose}."
     )
     return Finding("length", "Length control", about, Table(columns, tuple(rows)))

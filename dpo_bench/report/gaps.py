@@ -11,7 +11,7 @@ from dpo_bench.evaluation import matched
 from dpo_bench.evaluation.frontier import Frontier
 from dpo_bench.evaluation.statistics import Estimate
 from dpo_bench.report.compare import MatchedComparison
-from dpo_bench.report.further import Finding, estimate_cell
+from dpo_bench.report.finding import Finding, estimate_cell
 from dpo_bench.report.loss_curves import CurvesOnPrompts
 from dpo_bench.report.measures import FRONTIER_GAP, KL, REWARD
 from dpo_bench.report.read import SweepResults

@@ -8,7 +8,7 @@ from typing import Any
 
 from dpo_bench.evaluation.judge import dollars
 from dpo_bench.report.files import read_json
-from dpo_bench.report.further import Finding
+from dpo_bench.report.finding import Finding
 from dpo_bench.report.measured import finite
 from dpo_bench.report.measures import CONSISTENCY
 from dpo_bench.report.read import SweepResults

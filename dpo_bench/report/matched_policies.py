@@ -15,6 +15,7 @@ from dpo_bench.report.measures import KL
 from dpo_bench.report.read import Trial
 from dpo_bench.report.scale import position
 from dpo_bench.report.series import Series, Setting
+from dpo_bench.report.text import number
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,14 @@ class MatchedPolicies:
     def players(self) -> list[tuple[Series, Trial]]:
         """Of each loss that covers the KL, its policy of the first seed."""
         return [(one, s.done[0]) for one, s in self.settings if one.index in self.compared]
+
+    @property
+    def whose(self) -> str:
+        """Whose policies the players are, in words."""
+        where = f"whose KL is nearest to {number(self.kl, KL.decimals)} nats"
+        if left_out := len(self.settings) - len(self.compared):
+            return f"of each loss that covers it the policy {where} ({left_out} do not)"
+        return f"of each loss the policy {where}"
 
 
 def matched_policies(

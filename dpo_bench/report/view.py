@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from dpo_bench.report.compare import MatchedComparison, compare_series
 from dpo_bench.report.controls import controls_section
+from dpo_bench.report.finding import Finding
 from dpo_bench.report.findings import Findings, find
-from dpo_bench.report.further import Finding, further_findings
+from dpo_bench.report.further import further_findings
 from dpo_bench.report.gaps import GapsAtLevel, frontier_gaps, gap_section
 from dpo_bench.report.judging import judging_section
 from dpo_bench.report.loss_curves import CurvesOnPrompts, read_curves

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dpo_bench.evaluation import matched
-from dpo_bench.report import further
+from dpo_bench.report import further, strengths
 from dpo_bench.report.loss_curves import read_curves
 from dpo_bench.report.read import read_sweep
 from dpo_bench.report.view import build_view
@@ -58,7 +58,7 @@ def test_too_many_losses_for_a_round_robin_are_told(
     view = view_of("clean")
     curves = read_curves(view.results, view.series)
     assert not isinstance(curves, str)
-    monkeypatch.setattr(further, "_ROUND", 3)
+    monkeypatch.setattr(strengths, "_ROUND", 3)
     sections = further.further_findings(view.results, view.series, curves, view.policies)
     found = next(one for one in sections if one.key == "strengths")
     assert found.about.startswith("Left out: 4 losses are more than the 3")
