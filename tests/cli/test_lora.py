@@ -71,6 +71,7 @@ def test_without_peft_it_says_what_to_install(
     assert "pip install 'dpo_bench[peft]'" in said
 
 
+@pytest.mark.slow
 def test_full_training_imports_no_peft(llama_folder: Path) -> None:
     """Nor does a dry run of a LoRA sweep."""
     program = (
