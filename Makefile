@@ -12,7 +12,7 @@ types:
 	mypy
 
 test:
-	python -m pytest -n 2
+	python -m pytest -n 2 --dist worksteal
 
 test-slow:
 	python -m pytest -m slow
