@@ -48,6 +48,15 @@ def test_a_head_that_caps_or_scales_does_so_at_the_response_positions(architectu
     assert "forward" not in vars(model.base_model)
 
 
+def test_a_soft_cap_is_found_though_the_logits_are_small() -> None:
+    model = tiny_model("gemma2", torch.float32, initializer_range=1e-4)
+    with torch.no_grad():
+        logits = model(input_ids=torch.arange(10)[None]).logits
+    assert logits.abs().max() < 0.01, "far from the cap at 30"
+
+    assert isinstance(choose_path(model), OwnHeadPath)
+
+
 def test_the_slow_path_is_announced(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "dpo_bench"):
         choose_path(bigram())
