@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -124,10 +124,16 @@ def _needs_mask(model: Any) -> bool:
 
 def _head(model: Any) -> type[LogpPath]:
     """The cheapest way from hidden states to logits that is the model's."""
-    if _head_is_all(model):
-        return HiddenPath
-    if _head_is_apart(model):
-        return OwnHeadPath
+    ways: dict[type[LogpPath], Callable[[Any], bool]] = {
+        HiddenPath: _head_is_all,
+        OwnHeadPath: _head_is_apart,
+    }
+    for kind, is_right in ways.items():
+        try:
+            if is_right(model):
+                return kind
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            log.debug("%s has no head for a %s: %s", type(model).__name__, kind.__name__, error)
     log.info(
         "%s makes its logits of more than hidden states: its log-probs are taken from its logits "
         "at every position, which needs more memory",
@@ -142,13 +148,9 @@ def _head_is_apart(model: Any) -> bool:
     Tried on a few tokens in two halves.
     """
     ids, path = _probe_ids(model), OwnHeadPath(model)
-    try:
-        hidden = model.base_model(input_ids=ids).last_hidden_state[0]
-        parts = [path.logits(half) for half in hidden.split((len(hidden) + 1) // 2)]
-        return _same(torch.cat(parts), _all_logits(model, ids)[0])
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        log.debug("%s has no head apart: %s", type(model).__name__, error)
-        return False
+    hidden = model.base_model(input_ids=ids).last_hidden_state[0]
+    parts = [path.logits(half) for half in hidden.split((len(hidden) + 1) // 2)]
+    return _same(torch.cat(parts), _all_logits(model, ids)[0])
 
 
 def _head_is_all(model: Any) -> bool:
@@ -157,18 +159,14 @@ def _head_is_all(model: Any) -> bool:
     Tried on a few tokens, and with random hidden states that make large logits.
     """
     ids, path = _probe_ids(model), HiddenPath(model)
-    try:
-        hidden = model.base_model(input_ids=ids).last_hidden_state
-        if not _same(path.logits(hidden), _all_logits(model, ids)):
-            return False
-        generator = torch.Generator().manual_seed(PROBE_SEED)
-        large = torch.randn(hidden.shape, generator=generator, dtype=hidden.dtype).to(hidden.device)
-        large *= PROBE_LOGITS / path.logits(large).std().clamp_min(1e-12)
-        with _head_given(model, large):
-            return _same(path.logits(large), _all_logits(model, ids))
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        log.debug("%s has no separate head: %s", type(model).__name__, error)
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    if not _same(path.logits(hidden), _all_logits(model, ids)):
         return False
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    large = torch.randn(hidden.shape, generator=generator, dtype=hidden.dtype).to(hidden.device)
+    large *= PROBE_LOGITS / path.logits(large).std().clamp_min(1e-12)
+    with _head_given(model, large):
+        return _same(path.logits(large), _all_logits(model, ids))
 
 
 @contextlib.contextmanager
