@@ -16,8 +16,7 @@ import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.storage import cache_root
@@ -100,73 +99,16 @@ class RayChannel:
 class RayExecutor:
     """Makes actors and hears them.
 
-    The cluster is the one at ``RAY_ADDRESS``; without it, one is started on this machine for as
-    long as the sweep runs.
-
     Args:
-        folder: the sweep's folder.
-        workers: how many will be asked for, or None.
-
-    Raises:
-        EnvironmentProblem: Ray is not installed, or its cluster not reached.
+        ray: Ray, connected.
+        markers: new files, which every machine must see.
     """
 
-    def __init__(self, folder: Path, workers: int | None) -> None:
-        self.address = os.environ.get(ADDRESS)
-        os.environ.update(ENVIRONMENT if self.address else {**ENVIRONMENT, **ONE_MACHINE})
-        try:
-            import ray
-        except ImportError as error:
-            raise EnvironmentProblem(
-                "--executor ray needs the ray package: pip install 'dpo_bench[ray]'."
-            ) from error
-        self.ray: Any = ray
-        self.folder = folder
-        self.workers = workers
+    def __init__(self, ray: Any, markers: tuple[Path, ...]) -> None:
+        self.ray = ray
+        self.markers = markers
         self.channels: list[RayChannel] = []
         self.hired: list[RayChannel] = []
-        self.resources = contextlib.ExitStack()
-        self.markers: tuple[Path, ...] = ()
-
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            cache_root().mkdir(parents=True, exist_ok=True)
-            self.markers = tuple(
-                stack.enter_context(_marker(place)) for place in (self.folder, cache_root())
-            )
-            stack.callback(self.ray.shutdown)
-            with _kept_signals():
-                self._connect()
-            self.resources = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.resources.close()
-
-    def _connect(self) -> None:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if self.address is None:
-            self.ray.init(
-                "local",
-                num_cpus=max(os.cpu_count() or 1, self.workers or 1),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                **quiet,
-            )
-            return
-        try:
-            _require_listener(self.address)
-            self.ray.init(self.address, **quiet)
-        except Exception as error:  # Ray raises whatever its lowest layer raised
-            raise EnvironmentProblem(
-                f"no Ray cluster was reached at {ADDRESS}={self.address} ({_last_line(error)}); "
-                f"unset {ADDRESS} for one on this machine alone."
-            ) from error
 
     def machines(self) -> list[Machine]:
         """What the cluster's machines offer, whether or not it is free now."""
@@ -217,6 +159,69 @@ class RayExecutor:
             ),
             versions=installed_versions(),
         )
+
+
+def load_ray() -> Any:
+    """Ray, told beforehand what it reads from the environment.
+
+    Raises:
+        EnvironmentProblem: it is not installed.
+    """
+    own = not os.environ.get(ADDRESS)
+    os.environ.update({**ENVIRONMENT, **ONE_MACHINE} if own else ENVIRONMENT)
+    try:
+        import ray
+    except ImportError as error:
+        raise EnvironmentProblem(
+            "--executor ray needs the ray package: pip install 'dpo_bench[ray]'."
+        ) from error
+    return ray
+
+
+@contextlib.contextmanager
+def ray_executor(ray: Any, folder: Path, workers: int | None) -> Iterator[RayExecutor]:
+    """An executor on the cluster at ``RAY_ADDRESS``.
+
+    Without that variable, on one that is started on this machine and gone when this is closed.
+
+    Args:
+        ray: from `load_ray`.
+        folder: the sweep's folder.
+        workers: how many will be asked for, or None.
+
+    Raises:
+        EnvironmentProblem: the cluster is not reached.
+    """
+    cache_root().mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        places = (folder, cache_root())
+        markers = tuple(stack.enter_context(_marker(place)) for place in places)
+        stack.callback(ray.shutdown)
+        with _kept_signals():
+            _connect(ray, workers)
+        yield RayExecutor(ray, markers)
+
+
+def _connect(ray: Any, workers: int | None) -> None:
+    address = os.environ.get(ADDRESS)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        ray.init(
+            "local",
+            num_cpus=max(os.cpu_count() or 1, workers or 1),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            **quiet,
+        )
+        return
+    try:
+        _require_listener(address)
+        ray.init(address, **quiet)
+    except Exception as error:  # Ray raises whatever its lowest layer raised
+        raise EnvironmentProblem(
+            f"no Ray cluster was reached at {ADDRESS}={address} ({_last_line(error)}); "
+            f"unset {ADDRESS} for one on this machine alone."
+        ) from error
 
 
 @contextlib.contextmanager

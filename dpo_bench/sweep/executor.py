@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol
 
 from dpo_bench.errors import TrialError
 from dpo_bench.sweep.machines import Machine
@@ -41,15 +41,6 @@ class Channel(Protocol):
 class Executor(Protocol):
     """Makes workers and hears them."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
     def machines(self) -> list[Machine]:
         """What there is to work on."""
 
@@ -60,8 +51,10 @@ class Executor(Protocol):
         """What the workers have said; waits for the first word at most so long."""
 
 
-def make_executor(name: ExecutorName, folder: Path, workers: int | None) -> Executor:
-    """The executor of this name.
+def make_executor(
+    name: ExecutorName, folder: Path, workers: int | None
+) -> AbstractContextManager[Executor]:
+    """The executor of this name, which is there while the context is open.
 
     Args:
         name: ``local`` or ``ray``.
@@ -69,12 +62,13 @@ def make_executor(name: ExecutorName, folder: Path, workers: int | None) -> Exec
         workers: how many will be asked for, or None.
 
     Raises:
-        EnvironmentProblem: its package is not installed.
+        EnvironmentProblem: its package is not installed; when the context is opened, its cluster is
+            not reached.
     """
     if name == "ray":
-        from dpo_bench.sweep.cluster import RayExecutor
+        from dpo_bench.sweep.cluster import load_ray, ray_executor
 
-        return RayExecutor(folder, workers)
+        return ray_executor(load_ray(), folder, workers)
     from dpo_bench.sweep.local import LocalExecutor
 
-    return LocalExecutor()
+    return nullcontext(LocalExecutor())

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from types import TracebackType
-from typing import Self
 
 from dpo_bench.sweep.executor import Message, WorkerDiedError
 from dpo_bench.sweep.machines import Machine, this_machine
@@ -78,17 +76,6 @@ class LocalExecutor:
     def __init__(self) -> None:
         self.context = process_context()
         self.channels: list[LocalChannel] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
 
     def machines(self) -> list[Machine]:
         """This machine."""

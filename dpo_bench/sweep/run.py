@@ -84,7 +84,7 @@ def run_sweep(request: Request, display: Display) -> Outcome:
     """
     from dpo_bench.report import write_report
 
-    executor = make_executor(request.executor, request.folder.resolve(), request.workers)
+    opening = make_executor(request.executor, request.folder.resolve(), request.workers)
     store = Store(request.folder)
     trials = plan_trials(request.experiment)
     with store.locked(), display:
@@ -94,7 +94,7 @@ def run_sweep(request: Request, display: Display) -> Outcome:
         store.open(_record(request, sources, shared, tasks))
         missing = [task for task in tasks if not _is_there(store, task[1])]
         if missing:
-            with executor:
+            with opening as executor:
                 _run_missing(request, executor, store, sources, missing=missing, display=display)
         identities = [identity for _, identity in tasks]
         results = write_results(store, identities)
