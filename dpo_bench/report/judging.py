@@ -14,8 +14,8 @@ from dpo_bench.report.measures import CONSISTENCY
 from dpo_bench.report.read import SweepResults
 from dpo_bench.report.tables import Cell, Row, Table
 from dpo_bench.report.text import MISSING, number
-
-_COUNTS = ("requests", "failures", "input_tokens", "output_tokens")
+from dpo_bench.sweep.opponents import COST
+from dpo_bench.sweep.results import JUDGE_COSTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def judging_section(results: SweepResults) -> Finding | None:
     if not parts:
         return None
     if len(parts) > 1:
-        sums = (_total([getattr(one, name) for one in parts]) for name in _COUNTS)
+        sums = (_total([getattr(one, name) for one in parts]) for name in JUDGE_COSTS)
         parts.append(Taken("All", *sums))
     evaluation = results.evaluation
     prices = (
@@ -89,20 +89,22 @@ def _parts(results: SweepResults) -> Iterator[Taken]:
     )
     yield from _taken("Along training", along)
     yield from _taken("Controls", [results.reference.controls_cost])
-    file = results.folder / "opponents.json"
+    file = results.folder / COST
     if file.is_file():
         yield from _taken("Round robin", [dict(read_json(file).get("judge") or {})])
 
 
 def _judge_columns(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {name: row.get(f"judge_{name}") for name in _COUNTS}
+    return {name: row.get(f"judge_{name}") for name in JUDGE_COSTS}
 
 
 def _taken(part: str, costs: Iterable[Mapping[str, Any]]) -> Iterator[Taken]:
     """The sum over the costs that are known; nothing where there is none."""
     known = [cost for cost in costs if finite(cost.get("requests")) is not None]
     if known:
-        yield Taken(part, *(_total([finite(cost.get(name)) for cost in known]) for name in _COUNTS))
+        yield Taken(
+            part, *(_total([finite(cost.get(name)) for cost in known]) for name in JUDGE_COSTS)
+        )
 
 
 def _total(counts: Sequence[float | None]) -> float | None:
@@ -112,7 +114,7 @@ def _total(counts: Sequence[float | None]) -> float | None:
 
 def _cells(taken: Taken, prices: tuple[float | None, float | None]) -> Iterator[Cell]:
     yield Cell(taken.part)
-    for name in _COUNTS:
+    for name in JUDGE_COSTS:
         count = getattr(taken, name)
         share = ""
         if name == "failures" and count and taken.requests:

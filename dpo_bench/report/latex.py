@@ -147,7 +147,7 @@ def _gaps(view: ReportView) -> str:
     rows = [
         [
             "(mean reward of the optimum)",
-            *(_figure(one.optimum, None, None, 3) for one in view.gaps),
+            *(_figure(one.optimum, None, None, REWARD.decimals) for one in view.gaps),
         ]
     ]
     shown = {index for level in view.gaps for index in level.gaps}

@@ -39,6 +39,11 @@ class MatchedPolicies:
         return [(one, s.done[0]) for one, s in self.settings if one.index in self.compared]
 
     @property
+    def title(self) -> str:
+        """What showing the settings beside each other is called."""
+        return f"each loss nearest to KL {number(self.kl, KL.decimals)}"
+
+    @property
     def whose(self) -> str:
         """Whose policies the players are, in words."""
         where = f"whose KL is nearest to {number(self.kl, KL.decimals)} nats"

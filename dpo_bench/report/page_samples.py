@@ -20,11 +20,11 @@ import pandas as pd
 
 from dpo_bench.report.matched_policies import MatchedPolicies
 from dpo_bench.report.measured import finite
-from dpo_bench.report.measures import KL, ranking
+from dpo_bench.report.measures import ranking
 from dpo_bench.report.read import SweepResults, Trial
 from dpo_bench.report.samples import spread
 from dpo_bench.report.series import Series
-from dpo_bench.report.text import clipped, number, rounded, visible
+from dpo_bench.report.text import clipped, rounded, visible
 
 ALL_PROMPTS = 1 << 30
 LADDER = (
@@ -115,20 +115,16 @@ def selections(
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Key, title and trials (ids) of what can be shown beside each other, the default first."""
     best = ranking(results)
-    curves = [(one, [s for s in one.settings if s.done]) for one in series]
-    known = [(one, settings) for one, settings in curves if settings]
+    known = [one for one in series if one.done]
     if not known:
         return
     nearest = [setting.done[0].id for _, setting in policies.settings]
-    yield "matched", f"each loss nearest to KL {number(policies.kl, KL.decimals)}", nearest
-    highest = [
-        max(settings, key=lambda s: s.mean(best.name) or float("-inf")).done[0].id
-        for _, settings in known
-    ]
+    yield "matched", policies.title, nearest
+    highest = [one.highest(best.name).done[0].id for one in known]
     yield "best", f"each loss where its {best.phrase} is highest", highest
-    for one, _ in known:
+    for one in known:
         yield f"series-{one.index}", f"{one.label}, every trial", [t.id for t in one.done]
-    yield "all", "every policy", [trial.id for one, _ in known for trial in one.done]
+    yield "all", "every policy", [trial.id for one in known for trial in one.done]
 
 
 def _ordered(series: Sequence[Series]) -> Iterator[Trial]:

@@ -81,7 +81,7 @@ def sample_browser(
     prompts = results.reference.prompts
     chosen = list(_chosen(results, series, policies))
     views = [
-        (MATCHED, f"each loss nearest to KL {number(policies.kl, KL.decimals)}"),
+        (MATCHED, policies.title),
         (BEST, f"each loss where its {ranking(results).phrase} is highest"),
     ]
     views += [(f"series-{one.index}", f"{one.label}, all strengths") for one in series if one.done]
@@ -156,7 +156,7 @@ def _chosen(
         settings = [setting for setting in one.settings if setting.done]
         if not settings:
             continue
-        highest = max(settings, key=lambda setting: setting.mean(best) or float("-inf"))
+        highest = one.highest(best)
         for setting in settings:
             views = [f"series-{one.index}", ALL]
             views += [MATCHED] if setting in nearest else []

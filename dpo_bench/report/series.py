@@ -74,6 +74,19 @@ class Series:
         """The trials that finished."""
         return tuple(trial for trial in self.trials if trial.done)
 
+    def highest(self, name: str) -> Setting:
+        """The setting that finished with the highest mean of a measure; unknown means come last.
+
+        Raises:
+            ValueError: nothing finished.
+        """
+
+        def height(setting: Setting) -> float:
+            mean = setting.mean(name)
+            return -math.inf if mean is None else mean
+
+        return max((setting for setting in self.settings if setting.done), key=height)
+
 
 def group_series(results: SweepResults) -> tuple[Series, ...]:
     """The sweep's series, in the order in which the results table first names them."""

@@ -83,33 +83,32 @@ def win_rate(simulations: int) -> Row:
 def matched_difference(seeds: int, deviation: float, simulations: int) -> Row:
     """The difference of two losses at a KL, over prompts and seeds."""
     losses = Losses((0.0, 0.05), seeds=seeds, seed_deviation=deviation)
-    generator, held, plain = np.random.default_rng(seeds), [], []
-    truth = float(-np.diff(losses.at(LEVEL))[0])
-    for seed in range(simulations):
-        curves, weights = losses.draw(generator), _weights(128, seed)
-        (found,) = compare(curves, LEVEL, weights)
-        held.append(holds(found.difference, truth))
-        if seeds > 1:
-            low, high = plain_two_way(curves, LEVEL, weights, generator)
-            plain.append(low <= truth <= high)
     setting = f"{seeds} seeds, deviation between seeds {deviation:g}" if seeds > 1 else "1 seed"
-    return coverage("matched-KL difference", setting, held, plain)
+    return _of_the_difference(losses, setting, np.random.default_rng(seeds), simulations)
 
 
 def along_training(seeds: int, simulations: int) -> Row:
     """The same difference where policies are measured at three steps of each run."""
     deviation = 0.03 if seeds > 1 else 0.0
     losses = Losses((0.0, 0.05), seeds=seeds, seed_deviation=deviation, along=True, staggered=True)
-    generator, held, plain = np.random.default_rng(50 + seeds), [], []
+    setting = f"{seeds} seed{'s' if seeds > 1 else ''}, three steps of every run"
+    return _of_the_difference(losses, setting, np.random.default_rng(50 + seeds), simulations)
+
+
+def _of_the_difference(
+    losses: Losses, setting: str, generator: np.random.Generator, simulations: int
+) -> Row:
+    """Two losses' difference; over several seeds, beside it the plain two-way bootstrap."""
+    held: list[bool] = []
+    plain: list[bool] = []
     truth = float(-np.diff(losses.at(LEVEL))[0])
     for seed in range(simulations):
         curves, weights = losses.draw(generator), _weights(128, seed)
         (found,) = compare(curves, LEVEL, weights)
         held.append(holds(found.difference, truth))
-        if seeds > 1:
+        if losses.seeds > 1:
             low, high = plain_two_way(curves, LEVEL, weights, generator)
             plain.append(low <= truth <= high)
-    setting = f"{seeds} seed{'s' if seeds > 1 else ''}, three steps of every run"
     return coverage("matched-KL difference", setting, held, plain)
 
 

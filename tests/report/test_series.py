@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dpo_bench.report.scale import position
 from dpo_bench.report.series import group_series, kl_position, largest_kl, trial_label
 from tests.report.conftest import ViewOf
@@ -43,6 +45,21 @@ def test_a_failed_setting_has_no_mean(view_of: ViewOf) -> None:
     setting = view_of("clean").series[1].settings[0]
     assert setting.done == ()
     assert setting.mean("kl") is None
+
+
+def test_a_mean_of_zero_is_higher_than_one_below_it(view_of: ViewOf) -> None:
+    series = view_of("clean").series[0]
+    means = [-2.0, 0.0, -1.0, None, -3.0]
+    settings = tuple(
+        replace(
+            setting,
+            trials=tuple(
+                replace(trial, row={**trial.row, "gap": mean}) for trial in setting.trials
+            ),
+        )
+        for setting, mean in zip(series.settings, means, strict=True)
+    )
+    assert replace(series, settings=settings).highest("gap") is settings[1]
 
 
 def test_the_axis_holds_every_interval_and_curve(view_of: ViewOf) -> None:
