@@ -14,7 +14,7 @@ from dpo_bench.sweep.executor import Message, WorkerDiedError
 from dpo_bench.sweep.machines import Machine, this_machine
 from dpo_bench.sweep.worker import Job, Task, work
 
-PRELOAD = ["torch", "transformers.models.auto.modeling_auto", "dpo_bench.sweep.bench"]
+PRELOAD = "dpo_bench.sweep.preload"
 
 
 def process_context() -> BaseContext:
@@ -25,7 +25,7 @@ def process_context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload([PRELOAD])
     return context
 
 

@@ -1,0 +1,24 @@
+"""What the server of the workers imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+ASKS_FOR_NO_GPU = """
+import torch
+
+def asked(*_):
+    raise AssertionError("a GPU was asked for before the fork")
+
+for name in ("is_available", "device_count", "current_device", "_lazy_init"):
+    setattr(torch.cuda, name, asked)
+import dpo_bench.sweep.preload
+"""
+
+
+def test_it_asks_for_no_gpu_since_cuda_does_not_survive_a_fork() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ASKS_FOR_NO_GPU], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
