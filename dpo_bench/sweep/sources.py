@@ -54,16 +54,23 @@ def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
             spec, world=experiment.world, trust_remote_code=trust, progress=progress
         )
 
-    policy = model(experiment.policy)
-    reference = model(experiment.reference) if experiment.reference else policy
-    preferences = _preferences(experiment, progress)
+    def data() -> tuple[str, str]:
+        preferences = _preferences(experiment, progress)
+        return preferences, source_digest(preferences, experiment.data)
+
+    # What can be wrong is said before a world is built, which takes a minute.
     device = device_of(experiment.training.device)
     precision = precision_of(experiment.training.precision, device)
     reward = find_reward(experiment.evaluation, device)
+    if experiment.preferences.startswith(WORLD):
+        policy, (preferences, digest) = model(experiment.policy), data()
+    else:
+        (preferences, digest), policy = data(), model(experiment.policy)
+    reference = model(experiment.reference) if experiment.reference else policy
     content = Content(
         policy=policy.digest,
         reference=reference.digest,
-        data=source_digest(preferences, experiment.data),
+        data=digest,
         reward=reward.identity if reward else "none",
         device=f"{device}/{precision}",
     )

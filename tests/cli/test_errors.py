@@ -104,6 +104,16 @@ def test_wrong_usage_is_named(fails: Any, arguments: list[str], message: str) ->
     assert message in fails(2, *arguments)
 
 
+def test_what_is_wrong_is_said_before_a_world_is_built(
+    fails: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPO_BENCH_CACHE", str(tmp_path / "cache"))
+    assert "nowhere" in fails(2, "sweep", "--reward", "nowhere:score")
+    assert "nowhere" in fails(2, *sweep(Path("nowhere"), Path("world:reviews")))
+    assert "nowhere" in fails(4, *sweep(Path("world:reviews"), Path("nowhere.jsonl")))
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_missing_model_is_an_error_of_the_machine_or_the_name(
     fails: Any, pairs_file: Path, tmp_path: Path
 ) -> None:
