@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
+import pytest
 
+from dpo_bench.__main__ import main
 from dpo_bench.tables import read_parquet
 
 COMMAND = [sys.executable, "-m", "dpo_bench"]
@@ -23,13 +29,40 @@ QUICK = [
 ]
 
 
-def dpo_bench(
-    *arguments: object, cwd: Path | None = None, code: int = 0
-) -> subprocess.CompletedProcess[str]:
+def dpo_bench(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run ``python -m dpo_bench`` and check its exit code."""
     done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False
     )
+    return _with_code(done, code)
+
+
+def dpo_bench_here(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """The same within this process, whose imports it is spared.
+
+    Its workers are processes all the same. Not for plugins: the registry would keep them.
+    """
+    command = ["dpo-bench", *map(str, arguments)]
+    out, errors = io.StringIO(), io.StringIO()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with (
+            mock.patch.object(sys, "argv", command),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(errors),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    exit_code = int(ended.value.code or 0)
+    done = subprocess.CompletedProcess(command, exit_code, out.getvalue(), errors.getvalue())
+    return _with_code(done, code)
+
+
+def _with_code(
+    done: subprocess.CompletedProcess[str], code: int
+) -> subprocess.CompletedProcess[str]:
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 

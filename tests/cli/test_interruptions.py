@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from dpo_bench.tables import read_parquet
-from tests.cli.command import COMMAND, QUICK, dpo_bench, results
+from tests.cli.command import COMMAND, QUICK, dpo_bench, dpo_bench_here, results
 
 STEPS = 400
 
@@ -82,7 +82,7 @@ def uninterrupted(
     llama_folder: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
-    dpo_bench(
+    dpo_bench_here(
         *("sweep", "--policy", llama_folder, "--preferences", pairs_file),
         *("--losses", "dpo", "--beta", "0.1", *QUICK, f"--set=training.steps={STEPS}"),
         *("--out", out),
@@ -114,7 +114,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     (checkpoint,) = checkpoints(out)
     assert checkpoint.stat().st_size > 0
     assert not list(out.glob("trials/*/manifest.json"))
-    dpo_bench(*arguments, "--out", out)
+    dpo_bench_here(*arguments, "--out", out)
     assert_same(out, uninterrupted)
     assert checkpoints(out) == []
 
@@ -126,7 +126,7 @@ def test_kill_9_of_everything_loses_nothing_that_was_saved(
     with running(arguments, out) as process:
         wait_until(lambda: checkpoints(out))
         os.killpg(process.pid, signal.SIGKILL)
-    dpo_bench(*arguments, "--out", out)
+    dpo_bench_here(*arguments, "--out", out)
     assert_same(out, uninterrupted)
 
 
@@ -155,7 +155,7 @@ def test_a_killed_worker_is_a_failed_trial_that_is_tried_again(
         _, message = process.communicate(timeout=60)
         assert process.returncode == 1, message
     assert "was killed by SIGKILL" in results(out)["error"][0]
-    dpo_bench(*arguments, "--out", out)
+    dpo_bench_here(*arguments, "--out", out)
     assert_same(out, uninterrupted)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dpo_bench.__main__ import main
-from tests.cli.command import QUICK, dpo_bench, results
+from tests.cli.command import QUICK, dpo_bench, dpo_bench_here, results
 from tests.cli.test_interruptions import assert_same, checkpoints, running, wait_until
 
 LORA = ("--set=training.lora.rank=4", "--set=training.lora.alpha=8")
@@ -28,7 +28,7 @@ def test_a_sweep_trains_adapters_and_is_done_once(
         *("--beta", "0.3", "--workers", "1", "--out", out, *QUICK, *LORA),
         "--set=keep_policies=true",
     ]
-    first = dpo_bench(*arguments)
+    first = dpo_bench_here(*arguments)
     assert "2 trials, 2 computed now" in first.stdout
     assert_adapters(out)
     for policy in out.glob("trials/*/policy"):
@@ -36,7 +36,7 @@ def test_a_sweep_trains_adapters_and_is_done_once(
         written = json.loads((policy / "adapter_config.json").read_text())
         assert (written["r"], written["lora_alpha"], written["lora_dropout"]) == (4, 8, 0)
         assert written["base_model_name_or_path"] == str(llama_folder)
-    again = dpo_bench(*arguments)
+    again = dpo_bench_here(*arguments)
     assert "2 trials, 0 computed now" in again.stdout
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.cli.command import QUICK, dpo_bench, results
+from tests.cli.command import QUICK, dpo_bench, dpo_bench_here, results
 from tests.conftest import PAIRS, tiny_folder
 
 
@@ -29,28 +31,34 @@ def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "data", "reward"),
-    [("gpt2", "plain", "vader"), ("llama", "chat", "none"), ("qwen2", "plain", "mine:brevity")],
+    ("kind", "data", "reward", "run"),
+    [
+        ("gpt2", "plain", "vader", dpo_bench_here),
+        ("llama", "chat", "none", dpo_bench_here),
+        ("qwen2", "plain", "mine:brevity", dpo_bench),
+    ],
 )
 def test_any_local_model_on_any_pairs(
     kind: str,
     data: str,
     reward: str,
+    run: Callable[..., subprocess.CompletedProcess[str]],
     pairs_file: Path,
     chat_file: Path,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
         "def brevity(prompts, responses):\n    return [-len(response) for response in responses]\n"
     )
     model = tiny_folder(tmp_path_factory, kind)
     pairs = {"plain": pairs_file, "chat": chat_file}[data]
-    done = dpo_bench(
+    done = run(
         "sweep",
         *("--policy", model, "--preferences", pairs, "--losses", "dpo,ipo", "--beta", "0.1,0.5"),
         *("--reward", reward, "--out", tmp_path / "out", *QUICK),
-        cwd=tmp_path,
     )
     table = results(tmp_path / "out")
     assert table["status"].tolist() == ["done"] * 4
@@ -80,17 +88,17 @@ def test_a_second_run_computes_nothing_and_a_larger_plan_only_what_is_new(
     assert "1 trials, 0 computed now" in again.stdout
     assert manifest.stat().st_mtime_ns == before[0]
     assert results(tmp_path / "first").equals(before[1])
-    larger = dpo_bench(*base, "--beta", "0.1,0.5", *rest)
+    larger = dpo_bench_here(*base, "--beta", "0.1,0.5", *rest)
     assert "2 trials, 1 computed now" in larger.stdout
     # Another sweep beside it takes over what it shares, although its folder and name differ.
-    neighbour = dpo_bench(
+    neighbour = dpo_bench_here(
         *base, "--beta", "0.5,0.1", "--out", tmp_path / "second", "--set=name=other", *QUICK
     )
     assert "2 trials, 0 computed now" in neighbour.stdout
     assert set(results(tmp_path / "second")["trial"]) == set(results(tmp_path / "first")["trial"])
     assert (
         "every file is as it was written"
-        in dpo_bench("status", tmp_path / "second", "--verify").stdout
+        in dpo_bench_here("status", tmp_path / "second", "--verify").stdout
     )
 
 
@@ -103,7 +111,7 @@ def test_workers_and_batches_change_no_result(
         "two": ["--workers", "2", "--set=evaluation.rows_per_batch=3"],
     }.items():
         out = tmp_path / name / "out"  # apart, so that nothing is taken over
-        dpo_bench(
+        dpo_bench_here(
             *("sweep", "--policy", llama_folder, "--preferences", pairs_file, "--losses", "dpo"),
             *("--beta", "0.1,0.5", "--reward", "vader", "--out", out, *QUICK, *options),
         )
@@ -173,14 +181,14 @@ def test_train_keeps_a_policy_that_evaluate_can_measure(
     llama_folder: Path, pairs_file: Path, tmp_path: Path
 ) -> None:
     data = ("--preferences", pairs_file, "--reward", "vader", *QUICK)
-    dpo_bench("train", "dpo", "--policy", llama_folder, *data, "--out", tmp_path / "out")
+    dpo_bench_here("train", "dpo", "--policy", llama_folder, *data, "--out", tmp_path / "out")
     (policy,) = (tmp_path / "out").glob("trials/*/policy")
     row = results(tmp_path / "out").iloc[0]
     experiment = tmp_path / "same.toml"
     experiment.write_text(
         f'policy = "{llama_folder}"\npreferences = "{pairs_file}"\n[[losses]]\nname = "dpo"\n'
     )
-    done = dpo_bench(
+    done = dpo_bench_here(
         *("evaluate", policy, "--file", experiment, "--reward", "vader", *QUICK),
         *("--out", tmp_path / "evaluated"),
     )

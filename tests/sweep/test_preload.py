@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 ASKS_FOR_NO_GPU = """
 import torch
 
@@ -17,6 +19,7 @@ import dpo_bench.sweep.preload
 """
 
 
+@pytest.mark.slow
 def test_it_asks_for_no_gpu_since_cuda_does_not_survive_a_fork() -> None:
     done = subprocess.run(
         [sys.executable, "-c", ASKS_FOR_NO_GPU], capture_output=True, text=True, check=False
