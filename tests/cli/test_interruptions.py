@@ -99,7 +99,9 @@ def assert_same(out: Path, whole: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_saves_and_the_same_command_goes_on(
     arguments: list[str], uninterrupted: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
