@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -27,6 +28,23 @@ def process_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
     return context
+
+
+def _start_server() -> None:
+    """Start the server of the forkserver context where it does not run yet, deaf to Ctrl-C.
+
+    A terminal sends Ctrl-C to all processes, and the sweep alone answers it; while the server
+    imports it would die of it with a traceback.
+    """
+    from multiprocessing import forkserver
+
+    if threading.current_thread() is not threading.main_thread():
+        return  # which alone may change what a signal does
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a new process inherits it
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class LocalChannel:
@@ -83,6 +101,8 @@ class LocalExecutor:
 
     def hire(self, job: Job) -> LocalChannel:
         """Start a worker process."""
+        if self.context.get_start_method() == "forkserver":
+            _start_server()
         ours, theirs = self.context.Pipe()
         process = self.context.Process(  # type: ignore[attr-defined]  # every context has it
             target=_main, args=(theirs, job), name="dpo-bench-worker", daemon=True

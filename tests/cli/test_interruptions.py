@@ -121,6 +121,20 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert checkpoints(out) == []
 
 
+def test_ctrl_c_while_workers_are_being_made_ends_in_one_line(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    with running(arguments, tmp_path / "out") as process:
+        # The first child keeps track of resources; the second, the workers' server, imports.
+        wait_until(lambda: len(descendants(process.pid)) > 1)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+        assert process.returncode == 130, message
+    assert "the same command goes on from here" in message
+    assert "Traceback" not in message
+
+
 def test_kill_9_of_everything_loses_nothing_that_was_saved(
     arguments: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:
