@@ -72,6 +72,12 @@ def descendants(pid: int) -> list[int]:
     return children + [found for child in children for found in descendants(child)]
 
 
+def command_of(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
 def training_of(out: Path) -> pd.DataFrame:
     (file,) = out.glob("trials/*/training.parquet")
     return read_parquet(file)
@@ -125,9 +131,10 @@ def test_ctrl_c_while_workers_are_being_made_ends_in_one_line(
     arguments: list[str], tmp_path: Path
 ) -> None:
     with running(arguments, tmp_path / "out") as process:
-        # The first child keeps track of resources; the second, the workers' server, imports.
-        wait_until(lambda: len(descendants(process.pid)) > 1)
-        time.sleep(0.5)
+        wait_until(
+            lambda: any(b"forkserver" in command_of(pid) for pid in descendants(process.pid))
+        )
+        time.sleep(1.5)  # it imports for seconds
         os.killpg(process.pid, signal.SIGINT)
         _, message = process.communicate(timeout=60)
         assert process.returncode == 130, message
@@ -163,9 +170,7 @@ def test_a_killed_worker_is_a_failed_trial_that_is_tried_again(
     with running(arguments, out) as process:
         wait_until(lambda: checkpoints(out))
         leaves = [pid for pid in descendants(process.pid) if not descendants(pid)]
-        workers = [
-            pid for pid in leaves if b"tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        workers = [pid for pid in leaves if b"tracker" not in command_of(pid)]
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
         _, message = process.communicate(timeout=60)
