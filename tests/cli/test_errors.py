@@ -4,40 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dpo_bench.__main__ import main
-from tests.cli.command import QUICK
+from tests.cli.command import QUICK, dpo_bench_here
 from tests.conftest import PAIRS
 
 
 @pytest.fixture
-def fails(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Any]:
+def fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
     """Runs the command line in this process; checks exit code and the shape of the message."""
-    import signal
-
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.chdir(tmp_path)
 
     def run(code: int, *arguments: str | Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["dpo-bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        message = capsys.readouterr().err
-        assert ended.value.code == code, message
+        message = dpo_bench_here(*arguments, code=code).stderr
         assert "Traceback" not in message
         said = [line for line in message.splitlines() if line.startswith("dpo-bench:")]
         assert len(said) == 1, message
         return message
 
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return run
 
 
 def sweep(model: Path, pairs: Path, *more: str | Path) -> list[str | Path]:
@@ -155,12 +144,6 @@ def test_ray_without_its_package_is_named_with_the_extra(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_executor_is_refused_with_the_choices(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["dpo-bench", "sweep", "--executor", "slurm"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    message = capsys.readouterr().err
+def test_an_unknown_executor_is_refused_with_the_choices() -> None:
+    message = dpo_bench_here("sweep", "--executor", "slurm", code=2).stderr
     assert "'slurm' is not one of 'local', 'ray'" in message

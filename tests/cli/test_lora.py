@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from dpo_bench.__main__ import main
 from tests.cli.command import QUICK, dpo_bench, dpo_bench_here, results
 from tests.cli.test_interruptions import assert_same, checkpoints, running, wait_until
 
@@ -58,15 +57,12 @@ def test_the_embedded_world_trains_adapters_over_its_reference(tmp_path: Path) -
 
 
 def test_without_peft_it_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)  # as Python sees a package that is not there
-    arguments = ["sweep", *WORLD, "--losses", "dpo", *LORA, "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["dpo-bench", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 3
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if "peft" in line]
+    arguments = ("sweep", *WORLD, "--losses", "dpo", *LORA, "--out", tmp_path / "out")
+    message = dpo_bench_here(*arguments, code=3).stderr
+    (said,) = [line for line in message.splitlines() if "peft" in line]
     assert said.startswith("dpo-bench: ")
     assert "pip install 'dpo_bench[peft]'" in said
 
