@@ -22,7 +22,7 @@ from dpo_bench.report.matched_policies import MatchedPolicies
 from dpo_bench.report.measured import finite
 from dpo_bench.report.measures import ranking
 from dpo_bench.report.read import SweepResults, Trial
-from dpo_bench.report.samples import spread
+from dpo_bench.report.samples import ALL, BEST, MATCHED, best_title, spread
 from dpo_bench.report.series import Series
 from dpo_bench.report.text import clipped, rounded, visible
 
@@ -114,17 +114,16 @@ def selections(
     results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Key, title and trials (ids) of what can be shown beside each other, the default first."""
-    best = ranking(results)
     known = [one for one in series if one.done]
     if not known:
         return
     nearest = [setting.done[0].id for _, setting in policies.settings]
-    yield "matched", policies.title, nearest
-    highest = [one.highest(best.name).done[0].id for one in known]
-    yield "best", f"each loss where its {best.phrase} is highest", highest
+    yield MATCHED, policies.title, nearest
+    highest = [one.highest(ranking(results).name).done[0].id for one in known]
+    yield BEST, best_title(results), highest
     for one in known:
         yield f"series-{one.index}", f"{one.label}, every trial", [t.id for t in one.done]
-    yield "all", "every policy", [trial.id for one in known for trial in one.done]
+    yield ALL, "every policy", [trial.id for one in known for trial in one.done]
 
 
 def _ordered(series: Sequence[Series]) -> Iterator[Trial]:

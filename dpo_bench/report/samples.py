@@ -82,7 +82,7 @@ def sample_browser(
     chosen = list(_chosen(results, series, policies))
     views = [
         (MATCHED, policies.title),
-        (BEST, f"each loss where its {ranking(results).phrase} is highest"),
+        (BEST, best_title(results)),
     ]
     views += [(f"series-{one.index}", f"{one.label}, all strengths") for one in series if one.done]
     views += [(ALL, "every policy")]
@@ -100,6 +100,11 @@ def sample_browser(
         for place, row in zip(rows.index, rows.to_dict("records"), strict=True)
     )
     return SampleBrowser(shown, len(prompts), tuple(views), limit)
+
+
+def best_title(results: SweepResults) -> str:
+    """What showing each loss's best setting beside the others' is called."""
+    return f"each loss where its {ranking(results).phrase} is highest"
 
 
 def _cards(
