@@ -18,6 +18,7 @@ from dpo_bench.data.sources import read_rows
 from dpo_bench.errors import DpoBenchError
 from dpo_bench.experiment import Experiment, Trial, plan_trials
 from dpo_bench.model.files import base_of_adapter, is_adapter
+from dpo_bench.model.source import WORLD
 from dpo_bench.sweep.judging import (
     CHARACTERS_PER_TOKEN,
     count_questions,
@@ -137,7 +138,7 @@ def estimate(experiment: Experiment, size: Size, speed: float) -> float:
 def measure(experiment: Experiment) -> Size | None:
     """Sizes of model and data, from what is on this machine; None when something is not."""
     parameters = _parameters(experiment.policy)
-    if experiment.preferences.startswith("world:"):
+    if experiment.preferences.startswith(WORLD):
         prompt, response, pairs = WORLD_PROMPT, WORLD_RESPONSE, experiment.world.pairs
     else:
         source = Path(experiment.preferences).expanduser()
@@ -155,7 +156,7 @@ def measure(experiment: Experiment) -> Size | None:
 
 
 def _parameters(policy: str) -> int | None:
-    if policy.startswith("world:"):
+    if policy.startswith(WORLD):
         return WORLD_PARAMETERS
     folder = Path(policy).expanduser()
     if is_adapter(folder):

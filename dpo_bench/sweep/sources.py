@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.experiment import Content, Experiment
-from dpo_bench.model.source import ModelFolder, resolve_model
+from dpo_bench.model.source import WORLD, ModelFolder, resolve_model
 from dpo_bench.progress import Progress, quiet
-
-WORLD = "world:"
 
 
 @dataclass(frozen=True, slots=True)
