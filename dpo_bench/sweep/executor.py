@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -69,6 +69,6 @@ def make_executor(
         from dpo_bench.sweep.cluster import load_ray, ray_executor
 
         return ray_executor(load_ray(), folder, workers)
-    from dpo_bench.sweep.local import LocalExecutor
+    from dpo_bench.sweep.local import local_executor
 
-    return nullcontext(LocalExecutor())
+    return local_executor()

@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -21,28 +21,30 @@ PRELOAD = "dpo_bench.sweep.preload"
 def process_context() -> BaseContext:
     """How workers are made: from a small server that has imported the heavy libraries once.
 
-    A plain fork would copy the parent's threads in an unknown state, and breaks CUDA.
+    A plain fork would copy the parent's threads in an unknown state, and breaks CUDA. A terminal
+    sends Ctrl-C to the server, too, which while importing would die of it with a traceback: it is
+    started deaf to it.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
+    with _interrupts_ignored():
+        forkserver.ensure_running()
     return context
 
 
-def _start_server() -> None:
-    """Start the server of the forkserver context where it does not run yet, deaf to Ctrl-C.
-
-    A terminal sends Ctrl-C to all processes, and the sweep alone answers it; while the server
-    imports it would die of it with a traceback.
-    """
-    from multiprocessing import forkserver
-
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """While this is open Ctrl-C is ignored, here and for good by the processes that are started."""
     if threading.current_thread() is not threading.main_thread():
-        return  # which alone may change what a signal does
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a new process inherits it
+        yield  # the main thread alone may change what a signal does
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        forkserver.ensure_running()
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -91,8 +93,8 @@ class LocalChannel:
 class LocalExecutor:
     """Makes worker processes and hears them. Nothing is shared between them."""
 
-    def __init__(self) -> None:
-        self.context = process_context()
+    def __init__(self, context: BaseContext) -> None:
+        self.context = context
         self.channels: list[LocalChannel] = []
 
     def machines(self) -> list[Machine]:
@@ -101,8 +103,6 @@ class LocalExecutor:
 
     def hire(self, job: Job) -> LocalChannel:
         """Start a worker process."""
-        if self.context.get_start_method() == "forkserver":
-            _start_server()
         ours, theirs = self.context.Pipe()
         process = self.context.Process(  # type: ignore[attr-defined]  # every context has it
             target=_main, args=(theirs, job), name="dpo-bench-worker", daemon=True
@@ -118,6 +118,12 @@ class LocalExecutor:
         self.channels = [channel for channel in self.channels if not channel.is_over]
         ready = wait([channel.pipe for channel in self.channels], timeout=seconds)
         return [(channel, channel.receive()) for channel in self.channels if channel.pipe in ready]
+
+
+@contextlib.contextmanager
+def local_executor() -> Iterator[LocalExecutor]:
+    """An executor on this machine; what its workers need is imported from now on."""
+    yield LocalExecutor(process_context())
 
 
 def _main(pipe: Connection, job: Job) -> None:

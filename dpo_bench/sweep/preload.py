@@ -5,14 +5,13 @@ Importing must not ask for a GPU: CUDA does not survive a fork.
 
 import gc
 
-import torch
 import transformers.modeling_utils
 import transformers.models.auto.modeling_auto
 import transformers.tokenization_utils_tokenizers
 
 import dpo_bench.sweep.bench
 
-__all__ = ["dpo_bench", "torch", "transformers"]
+__all__ = ["dpo_bench", "transformers"]
 
 # Nothing imported is garbage: workers leave these pages shared, and the server ends at once.
 gc.freeze()

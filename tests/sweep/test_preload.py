@@ -10,12 +10,16 @@ import pytest
 ASKS_FOR_NO_GPU = """
 import torch
 
+asked_for = []
+
 def asked(*_):
+    asked_for.append(1)
     raise AssertionError("a GPU was asked for before the fork")
 
 for name in ("is_available", "device_count", "current_device", "_lazy_init"):
     setattr(torch.cuda, name, asked)
 import dpo_bench.sweep.preload
+assert not asked_for, "and an import took no notice"
 """
 
 
