@@ -26,19 +26,12 @@ class Encoder:
 
     Attributes:
         prefix: token ids that the tokenizer puts before a text.
-        eos: id of the token that ends a response.
         anchor: tokens of a newline, where the tokenizer reads a text as if a space preceded it
             (SentencePiece's dummy prefix, as in Llama 2); else None.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        if tokenizer.eos_token_id is None:
-            raise ConfigurationError(
-                "the policy's tokenizer has no EOS token, so that no response could end: set "
-                "eos_token in its tokenizer_config.json."
-            )
         self.tokenizer = tokenizer
-        self.eos = int(tokenizer.eos_token_id)
         self.prefix = self._prefix()
         self.anchor = self._anchor()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dpo_bench.contract.suggestions import nearest
@@ -32,12 +32,14 @@ class PreferencePair:
         chosen: the preferred response.
         rejected: the other one.
         margin: how much better the preferred response is; None where the data has no number.
+        template_arguments: what the chat template is given besides the messages (``tools``).
     """
 
     prompt: str | list[Message]
     chosen: str | list[Message]
     rejected: str | list[Message]
     margin: float | None = None
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.data.split import load_split_pairs, prompt_key
@@ -72,6 +73,7 @@ class Preferences:
         It covers the pairs as validated and templated, their order and side, and the limits. The
         same rows give the same digest wherever the data lies and in whatever kind of file.
         """
+        arguments = self.options.chat_template_kwargs
         return digest(
             {
                 "training": self.training.digest,
@@ -80,6 +82,8 @@ class Preferences:
                 "max_response_tokens": self.options.max_response_tokens,
                 "over_limit": self.options.over_limit,
                 "invalid": self.options.invalid,
+                # Younger than results that must still be found: there only where it is set.
+                **({"chat_template_kwargs": arguments} if arguments else {}),
             }
         )
 
@@ -102,7 +106,11 @@ def source_digest(source: str, options: Data) -> str:
 
 
 def tokenise_preferences(
-    preferences: Preferences, tokenizer: Any, progress: Progress = quiet
+    preferences: Preferences,
+    tokenizer: Any,
+    progress: Progress = quiet,
+    *,
+    listed_ends: Sequence[int] = (),
 ) -> tuple[TokenisedPairs, TokenisedPairs, Counts]:
     """Tokenise training and held-out pairs; the held-out ones keep their texts.
 
@@ -111,10 +119,9 @@ def tokenise_preferences(
         ConfigurationError: a tokenizer without EOS, or without a chat template for chat data.
     """
     options = preferences.options
-    training = tokenise(
-        preferences.training, tokenizer, options, keep_texts=False, progress=progress
-    )
-    heldout = tokenise(preferences.heldout, tokenizer, options, progress=progress)
+    run = partial(tokenise, listed_ends=listed_ends, progress=progress)
+    training = run(preferences.training, tokenizer, options, keep_texts=False)
+    heldout = run(preferences.heldout, tokenizer, options)
     dropped: Counter[str] = Counter()
     for part in (preferences.training, preferences.heldout, training.tally, heldout.tally):
         dropped.update(part.dropped)
@@ -131,7 +138,12 @@ def tokenise_preferences(
 
 
 def prepare_pairs(
-    source: str, tokenizer: Any, options: Data, progress: Progress = quiet
+    source: str,
+    tokenizer: Any,
+    options: Data,
+    progress: Progress = quiet,
+    *,
+    listed_ends: Sequence[int] = (),
 ) -> tuple[TokenisedPairs, TokenisedPairs, Counts]:
     """Everything at once: tokenised training pairs, held-out pairs, and what became of the data.
 
@@ -140,10 +152,12 @@ def prepare_pairs(
         tokenizer: of the policy, from transformers.
         options: the experiment's data section.
         progress: told while tokenising.
+        listed_ends: ids that the policy's maker lists as ends of a response.
 
     Raises:
         DataError: data that cannot be used.
         ConfigurationError: options or a tokenizer that cannot be meant.
         EnvironmentProblem: a source cannot be read or reached.
     """
-    return tokenise_preferences(read_preferences(source, options), tokenizer, progress)
+    preferences = read_preferences(source, options)
+    return tokenise_preferences(preferences, tokenizer, progress, listed_ends=listed_ends)

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     IDENTICAL = "identical pair"
     TEMPLATE = "template does not fit"
     NO_TOKENS = "no tokens"
+    END_INSIDE = "end token inside a response"
     PROMPT_LIMIT = "prompt over the limit"
     RESPONSE_LIMIT = "response over the limit"
     CUT_IDENTICAL = "identical after truncation"

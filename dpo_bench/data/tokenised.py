@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from dpo_bench.storage import write_atomic
 
 Tokens = NDArray[np.int32]
 SIDES = ("prompt", "chosen", "rejected")
+TEXTS = ("prompt_texts", "chosen_texts", "prompt_messages")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +79,7 @@ class Tally:
 
 @dataclass(frozen=True, eq=False)
 class TokenisedPairs:
-    """Preference pairs as token ids. A response ends with EOS unless it was truncated.
+    """Preference pairs as token ids. A response has one end token, its last, unless it was truncated.
 
     Attributes:
         prompt: token ids of each pair's prompt.
@@ -88,6 +90,8 @@ class TokenisedPairs:
         tally: what was cut or left out to make them.
         margins: how much better each preferred response is, shape [pair], NaN where the data has no
             number; None where it has none at all.
+        prompt_messages: the messages that a chat's prompt was written from, None for plain text;
+            empty when not kept.
     """
 
     prompt: Ragged
@@ -97,6 +101,7 @@ class TokenisedPairs:
     chosen_texts: Sequence[str] = ()
     tally: Tally = Tally()
     margins: NDArray[np.float64] | None = None
+    prompt_messages: Sequence[Sequence[Any] | None] = ()
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -145,6 +150,7 @@ class TokenisedPairs:
             _select(self.prompt_texts, indices),
             _select(self.chosen_texts, indices),
             margins=None if self.margins is None else self.margins[list(indices)],
+            prompt_messages=_select(self.prompt_messages, indices),
         )
 
     def save(self, path: Path) -> None:
@@ -155,7 +161,7 @@ class TokenisedPairs:
         for name in SIDES:
             side: Ragged = getattr(self, name)
             tensors |= {f"{name}.flat": side.flat, f"{name}.offsets": side.offsets}
-        for name in ("prompt_texts", "chosen_texts"):
+        for name in TEXTS:
             tensors[name] = _to_bytes(getattr(self, name))
         if self.margins is not None:
             tensors["margins"] = self.margins
@@ -190,21 +196,20 @@ class TokenisedPairs:
         pairs = cls(prompt, chosen, rejected, tally=Tally(**header["tally"]))
         return replace(
             pairs,
-            prompt_texts=_to_texts(tensors["prompt_texts"]),
-            chosen_texts=_to_texts(tensors["chosen_texts"]),
+            **{name: _to_texts(tensors[name]) for name in TEXTS},
             margins=tensors.get("margins"),
         )
 
 
-def _select(texts: Sequence[str], indices: Iterable[int]) -> tuple[str, ...]:
+def _select(texts: Sequence[Item], indices: Iterable[int]) -> tuple[Item, ...]:
     return tuple(texts[index] for index in indices) if texts else ()
 
 
-def _to_bytes(texts: Sequence[str]) -> NDArray[np.uint8]:
+def _to_bytes(texts: Sequence[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
 
 
-def _to_texts(data: NDArray[np.uint8]) -> tuple[str, ...]:
+def _to_texts(data: NDArray[np.uint8]) -> tuple[Any, ...]:
     return tuple(json.loads(data.tobytes()))
 
 

@@ -60,6 +60,8 @@ class Data(Section):
     """text of a plain prompt; ``{column}`` is replaced by the row's value"""
     response_template: str = "{response}"
     """text of a plain response"""
+    chat_template_kwargs: dict[str, Any] = {}
+    """variables of the policy's chat template, such as ``enable_thinking = false``"""
     max_prompt_tokens: Count = 512
     """limit for the prompt, tokens"""
     max_response_tokens: Count = 512

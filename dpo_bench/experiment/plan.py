@@ -12,7 +12,7 @@ from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import Experiment, LossGrid
 from dpo_bench.storage import digest
 
-RECIPE = 2
+RECIPE = 3
 """Raised by whoever changes what a trial computes, so that older results are not taken for new."""
 
 COSMETIC = {

@@ -87,6 +87,20 @@ def model_files(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles:
     return ModelFiles(folder, weights, pickled, _matching(folder, patterns))
 
 
+def listed_ends(folder: Path) -> tuple[int, ...]:
+    """Ids that a model's maker lists as ends of what it writes, as transformers' ``generate`` does.
+
+    They stand in generation_config.json, and where there is none in config.json.
+    """
+    generation = folder / "generation_config.json"
+    content = read_json(generation if generation.is_file() else folder / "config.json")
+    found = content.get("eos_token_id")
+    if found is None and isinstance(content.get("text_config"), dict):
+        found = content["text_config"].get("eos_token_id")
+    ids = found if isinstance(found, list) else [found]
+    return tuple(id_ for id_ in ids if isinstance(id_, int))
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter, as peft saves it, and no model."""
     return (folder / ADAPTER_CONFIGURATION).is_file() and not (folder / "config.json").is_file()

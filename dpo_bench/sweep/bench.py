@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.contract import get_loss
+from dpo_bench.data.chat import ChatTemplate
+from dpo_bench.data.ends import Ends
 from dpo_bench.data.prepare import prepare_pairs
 from dpo_bench.data.tokenised import TokenisedPairs
 from dpo_bench.errors import ConfigurationError
@@ -16,9 +18,10 @@ from dpo_bench.evaluation.policy import Evaluator
 from dpo_bench.evaluation.prompts import choose_prompts
 from dpo_bench.evaluation.reference import ReferenceEvaluation, evaluate_reference
 from dpo_bench.evaluation.rewards import find_reward
-from dpo_bench.experiment.plan import COSMETIC, IN_CONTENT
+from dpo_bench.experiment.plan import COSMETIC, IN_CONTENT, RECIPE
 from dpo_bench.model.adapter import reset_adapter, save_adapter, with_adapter
 from dpo_bench.model.choose import choose_path
+from dpo_bench.model.files import listed_ends
 from dpo_bench.model.load import load_model, load_tokenizer
 from dpo_bench.model.paths import LogpPath
 from dpo_bench.model.reference_cache import reference_logps
@@ -54,7 +57,10 @@ class Bench:
         self.tokenizer = load_tokenizer(
             sources.policy, trust_remote_code=experiment.trust_remote_code
         )
-        self.pairs, heldout, self.counts = self._tokenised_pairs(progress)
+        listed = listed_ends(sources.policy.path)
+        template = ChatTemplate(self.tokenizer, experiment.data.chat_template_kwargs)
+        self.end_tokens = Ends.of(template, listed).tokens
+        self.pairs, heldout, self.counts = self._tokenised_pairs(listed, progress)
         self.prompts = choose_prompts(heldout, experiment.evaluation.prompts)
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
@@ -81,15 +87,6 @@ class Bench:
             scorer=self.scorer,
             options=experiment.evaluation,
         )
-
-    @property
-    def end_tokens(self) -> frozenset[int]:
-        """Ids that end a response: the tokenizer's EOS and those the model's maker lists."""
-        generation = getattr(self.policy.model, "generation_config", None)
-        listed = getattr(generation, "eos_token_id", None)
-        ids = {self.tokenizer.eos_token_id}
-        ids |= set(listed) if isinstance(listed, list | tuple) else {listed}
-        return frozenset(int(index) for index in ids if index is not None)
 
     def reset_policy(self, seed: int) -> None:
         """Put the policy back to where a trial with this seed starts."""
@@ -159,15 +156,19 @@ class Bench:
         return max(self.pairs.longest, self.prompts.pairs.longest, sampled)
 
     def _tokenised_pairs(
-        self, progress: Progress
+        self, listed: Sequence[int], progress: Progress
     ) -> tuple[TokenisedPairs, TokenisedPairs, dict[str, Any]]:
         """Training pairs, held-out pairs and what became of the data; kept in the cache."""
         content = self.sources.content
-        key = digest({"data": content.data, "tokenizer": content.policy})
+        key = digest({"recipe": RECIPE, "data": content.data, "tokenizer": content.policy})
         folder = cache_root() / "pairs" / key
         if not folder.is_dir():
             training, heldout, counts = prepare_pairs(
-                self.sources.preferences, self.tokenizer, self.experiment.data, progress
+                self.sources.preferences,
+                self.tokenizer,
+                self.experiment.data,
+                progress,
+                listed_ends=listed,
             )
             with published_folder(folder) as new:
                 training.save(new / "training.safetensors")
@@ -184,6 +185,7 @@ class Bench:
         options = self.experiment.evaluation
         key = digest(
             {
+                "recipe": RECIPE,
                 "reference": self.sources.content.reference,
                 "tokenizer": self.sources.content.policy,
                 "device": self.sources.content.device,

@@ -6,7 +6,9 @@ import pytest
 
 from dpo_bench.data.formats import PreferencePair
 from dpo_bench.data.problems import RowProblem
-from dpo_bench.data.rendering import PairTexts, Renderer
+from dpo_bench.data.chat import ChatTemplate
+from dpo_bench.data.rendering import PairTexts
+from dpo_bench.data.rendering import render as write
 from dpo_bench.errors import ConfigurationError
 from tests.data.build import CHATML, assistant, chatml, llama, plain, user
 
@@ -14,12 +16,12 @@ CHAT = PreferencePair([user("Hi")], [assistant("yes")], [assistant("no ")])
 
 
 def render(tokenizer: Any, pair: PreferencePair = CHAT) -> PairTexts:
-    return Renderer(tokenizer).render(pair)
+    return write(pair, ChatTemplate(tokenizer))
 
 
 def test_plain_texts_stay_as_they_are() -> None:
     pair = PreferencePair("Hi", " yes\n", " no")
-    assert render(chatml(), pair) == PairTexts("Hi", " yes\n", " no", is_chat=False)
+    assert render(chatml(), pair) == PairTexts("Hi", " yes\n", " no")
 
 
 def test_chatml_prompt_ends_where_the_assistant_begins() -> None:
@@ -27,13 +29,13 @@ def test_chatml_prompt_ends_where_the_assistant_begins() -> None:
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
         "yes<|im_end|>",
         "no <|im_end|>",
-        is_chat=True,
+        messages=CHAT.prompt,
     )
 
 
 def test_the_template_writes_bos_and_eos_where_it_does() -> None:
     assert render(llama()) == PairTexts(
-        "<s>[INST] Hi [/INST]", " yes </s>", " no  </s>", is_chat=True
+        "<s>[INST] Hi [/INST]", " yes </s>", " no  </s>", messages=CHAT.prompt
     )
 
 
@@ -53,7 +55,7 @@ def test_a_turn_that_ends_with_another_token_than_eos_is_trimmed_too() -> None:
 def test_a_prompt_that_does_not_begin_the_conversation_is_refused() -> None:
     template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     tokenizer = plain(eos_token="</s>", chat_template=template)
-    with pytest.raises(RowProblem, match="does not begin with the prompt; the prompt ends '1Hi'"):
+    with pytest.raises(ConfigurationError, match="chat template cannot be used: .* begin with"):
         render(tokenizer)
 
 

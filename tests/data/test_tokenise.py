@@ -75,7 +75,7 @@ def test_chat_tokens_are_those_of_the_whole_conversation(tokenizer: Any) -> None
     assert prompt == ids(tokenizer, opened)
 
 
-def test_eos_follows_a_turn_that_ends_with_another_token() -> None:
+def test_a_turn_that_the_template_ends_gets_no_second_end() -> None:
     tokenizer = plain(
         eos_token="<|endoftext|>",
         pad_token="<|im_end|>",
@@ -83,7 +83,22 @@ def test_eos_follows_a_turn_that_ends_with_another_token() -> None:
     )
     record = row(1, prompt=[user("Hi")], chosen=[assistant("yes")], rejected=[assistant("no")])
     _, chosen, _ = lists(run(tokenizer, record))
-    assert tokenizer.convert_ids_to_tokens(chosen[-2:]) == ["<|im_end|>", "<|endoftext|>"]
+    whole = tokenizer.apply_chat_template([user("Hi"), assistant("yes")], tokenize=False)
+    begun = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert chosen == ids(tokenizer, whole.rstrip())[len(ids(tokenizer, begun)) :]
+    assert tokenizer.convert_ids_to_tokens(chosen[-1:]) == ["<|im_end|>"]
+
+
+def test_a_response_that_goes_on_behind_an_end_is_dropped_and_counted() -> None:
+    tokenizer = chatml()
+    good = row(1, prompt=[user("Hi")], chosen=[assistant("yes")], rejected=[assistant("no")])
+    inside = row(
+        2, prompt=[user("Hi")], chosen=[assistant("a<|im_end|>b")], rejected=[assistant("no")]
+    )
+    with pytest.raises(DataError, match=r"row 2: a response goes on behind '<\|im_end\|>'"):
+        run(tokenizer, good, inside)
+    dropped = run(tokenizer, good, inside, invalid="drop").tally.dropped
+    assert dropped == {"end token inside a response": 1}
 
 
 @settings(max_examples=60, deadline=None)

@@ -27,6 +27,7 @@ def example() -> TokenisedPairs:
         ("a", "b é\u2028", "c"),
         ("x", "", "z"),
         Tally(1, 2, {"empty response": 3}),
+        prompt_messages=([{"role": "user", "content": "a"}], None, None),
     )
 
 
@@ -55,6 +56,7 @@ def test_a_selection_keeps_tokens_with_texts() -> None:
     assert [taken.pair(index)[0].tolist() for index in range(3)] == [[4, 5, 6], [1, 2], [4, 5, 6]]
     assert taken.prompt_texts == ("c", "a", "c")
     assert taken.chosen_texts == ("z", "x", "z")
+    assert taken.prompt_messages == (None, [{"role": "user", "content": "a"}], None)
     assert taken.tally == Tally()
     assert taken.take([1]).digest == example().take([0]).digest
     assert len(example().take([])) == 0
@@ -94,6 +96,7 @@ def test_a_file_gives_everything_back(tmp_path: Path) -> None:
     assert loaded.digest == example().digest
     assert loaded.prompt_texts == example().prompt_texts
     assert loaded.chosen_texts == example().chosen_texts
+    assert loaded.prompt_messages == example().prompt_messages
     assert loaded.tally == example().tally
     assert loaded.pair(1)[1].dtype == np.int32
     assert list(tmp_path.iterdir()) == [path]
