@@ -29,12 +29,12 @@ def draw_responses(
 ) -> tuple[list[Response], pd.DataFrame]:
     """Sample responses; returns them with a table of their texts.
 
-    The table has the columns prompt_id, sample, prompt, response, tokens (the end token counted)
-    and finished, and a row per response.
+    The table has the columns prompt_id, sample, prompt, response, response_ids (token ids, the end
+    token included), tokens (their number) and finished, and a row per response.
     """
     import pandas as pd
 
-    responses = sample_responses(path.model, prompts.tokens, plan, path.autocast, progress)
+    responses = sample_responses(path, prompts.tokens, plan, progress)
     # The end token is no part of the text; other special tokens are what the policy really wrote,
     # but no reward expects them.
     texts = tokenizer.batch_decode(
@@ -46,6 +46,7 @@ def draw_responses(
             "sample": [response.sample for response in responses],
             "prompt": [prompts.texts[response.prompt_id] for response in responses],
             "response": [text.strip() for text in texts],
+            "response_ids": [list(response.tokens) for response in responses],
             "tokens": [len(response.tokens) for response in responses],
             "finished": [response.finished for response in responses],
         }

@@ -17,11 +17,14 @@ from torch import Tensor
 
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.packed_attention import UnsupportedAttentionError
-from dpo_bench.model.paths import FullPath, HiddenPath, LogpPath, OwnHeadPath
+from dpo_bench.model.paths import FullPath, HiddenPath, LogpPath, OwnHeadPath, Sampler
+from dpo_bench.model.sampling import growing_rows
 
 log = logging.getLogger(__name__)
 
 PROBE_TOKENS = 12
+SAMPLED_TOKENS = 6
+"""Tokens by which the probe of the sampler grows its texts."""
 PROBE_SEED = 20230529
 PROBE_LOGITS = 30.0
 """Standard deviation of the logits at which the head is probed: soft-caps (30 or 50 in the models
@@ -43,8 +46,10 @@ def choose_path(model: Any, precision: str = "fp32", longest: int = PROBE_TOKENS
     with torch.no_grad():
         masks_padding = _needs_mask(model)
         path = _head(model)
+    padded = path(model, masks_padding=masks_padding)
     packs = not masks_padding and _packing_is_exact(path(model, packs=True), longest)
-    return path(model, precision, masks_padding=masks_padding, packs=packs)
+    sampler = _sampler(padded, longest)
+    return path(model, precision, masks_padding=masks_padding, packs=packs, sampler=sampler)
 
 
 def _packing_is_exact(path: LogpPath, longest: int) -> bool:
@@ -77,6 +82,68 @@ def _packing_is_exact(path: LogpPath, longest: int) -> bool:
         reason,
     )
     return False
+
+
+def _sampler(path: LogpPath, longest: int) -> Sampler:
+    """The quickest way to sample in which every token is drawn from the logits that score it."""
+    ways: tuple[Sampler, ...] = ("batched", "equal")
+    reason = ""
+    for way in ways:
+        try:
+            with torch.inference_mode():
+                if _sampling_is_exact(path, way, longest):
+                    break
+            reason = reason or "with a cache of the past it gives other logits than without"
+        except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            reason = reason or " ".join(str(error).split())[:200]
+    else:
+        way = "uncached"
+    if way != "batched":
+        log.info(
+            "%s is sampled %s (%s), which takes longer",
+            type(path.model).__name__,
+            "one length of prompts at a time" if way == "equal" else "without a cache of the past",
+            reason,
+        )
+    return way
+
+
+def _sampling_is_exact(path: LogpPath, way: Sampler, longest: int) -> bool:
+    """Whether texts that grow token by token have the logits that score them when they are whole.
+
+    Two prompts of unlike lengths, the longer as long as any text will be, grow by the same tokens
+    in either form; a prompt gets two responses, and rows are dropped on the way, as in a sweep.
+    """
+    longer, shorter = (row[0] + row[1] for row in _probe_texts(path.model, max(longest, PROBE_TOKENS))[1:3])
+    longer = longer[: max(2, longest - SAMPLED_TOKENS)]
+    if way == "equal":
+        return all(_grows_as_scored(path, way, [prompt]) for prompt in (longer, shorter))
+    return _grows_as_scored(path, way, [longer, shorter])
+
+
+def _grows_as_scored(path: LogpPath, way: Sampler, prompts: list[list[int]]) -> bool:
+    device, owner = path.device, [at // 2 for at in range(2 * len(prompts))]
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    shape = len(owner), SAMPLED_TOKENS
+    tokens = torch.randint(0, path.vocabulary, shape, generator=generator)
+    batch = path.response_batch([prompts[at] for at in owner], tokens.tolist())
+    scored = path.logits(path.states(batch)).view(*shape, -1)
+    tokens = tokens.to(device)
+    rows, names = growing_rows(path, prompts, way), torch.arange(len(owner), device=device)
+    for step in range(SAMPLED_TOKENS):
+        states = rows.states()
+        if step == 0:
+            index = torch.tensor(owner, device=device)
+            states = states[index]
+            rows.select(index)
+        if not _same(path.logits(states), scored[names, step]):
+            return False
+        rows.append(tokens[names, step])
+        if step == SAMPLED_TOKENS // 2:
+            kept = names[1:]
+            rows.select(kept)
+            names = kept
+    return True
 
 
 def _probe_texts(model: Any, longest: int) -> list[tuple[list[int], list[int]]]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dpo_bench.data.tokenised import TokenisedPairs
 
 AnyBatch = Batch | Pack
+Sampler = Literal["batched", "equal", "uncached"]
 CPU_TOKENS = (512, 2048)
 CPU_WORK = 1 << 30
 """Parameters times tokens of a forward pass on a CPU: enough for its calls to cost little beside
@@ -41,6 +42,9 @@ class LogpPath(ABC):
         masks_padding: whether an attention mask hides the padding. Behind the last token it changes
             nothing in a causal model, and costs time.
         packs: whether batches are packed, each prompt in them once, rather than padded.
+        sampler: how responses are sampled; see `dpo_bench.model.sampling`.
+        shared_vocabulary: how many tokens its distributions range over, the first ones, where it is
+            compared with a model that has fewer; None: all.
     """
 
     kind: str
@@ -52,18 +56,21 @@ class LogpPath(ABC):
         *,
         masks_padding: bool = False,
         packs: bool = False,
+        sampler: Sampler = "batched",
     ) -> None:
         self.model = model
         self.precision = precision
         self.masks_padding = masks_padding
         self.packs = packs
+        self.sampler = sampler
+        self.shared_vocabulary: int | None = None
 
     @property
     def name(self) -> str:
         """Identifies the path: values of two paths agree only to rounding."""
-        if self.packs:
-            return f"{self.kind}/packed"
-        return f"{self.kind}/masked" if self.masks_padding else self.kind
+        way = "/packed" if self.packs else "/masked" if self.masks_padding else ""
+        shared = f"/first {self.shared_vocabulary}" if self.shared_vocabulary else ""
+        return f"{self.kind}{way}{shared}"
 
     @property
     def device(self) -> torch.device:
@@ -78,6 +85,11 @@ class LogpPath(ABC):
     @property
     def vocabulary(self) -> int:
         """Number of tokens that a distribution ranges over."""
+        return self.shared_vocabulary or self.embedded
+
+    @property
+    def embedded(self) -> int:
+        """Number of tokens that the model embeds."""
         return int(self.model.config.get_text_config().vocab_size)
 
     def autocast(self) -> torch.autocast:
@@ -109,9 +121,29 @@ class LogpPath(ABC):
     def states(self, batch: AnyBatch) -> Tensor:
         """What `logits` needs of each response position; shape [token, anything]."""
 
-    @abstractmethod
     def logits(self, states: Tensor) -> Tensor:
         """Logits that predict each response token, any slice of them; shape [token, vocabulary]."""
+        logits = self._logits(states)
+        return logits if self.shared_vocabulary is None else logits[:, : self.shared_vocabulary]
+
+    @abstractmethod
+    def _logits(self, states: Tensor) -> Tensor:
+        """The same over all tokens that the model embeds."""
+
+    @property
+    @abstractmethod
+    def body(self) -> Any:
+        """The part of the model that `last_states` calls."""
+
+    @abstractmethod
+    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+        """What `logits` needs to predict the token behind each row; shape [row, anything].
+
+        So tokens are drawn from the logits that score them, at their precision.
+
+        Args:
+            inputs: of `body`.
+        """
 
     @contextlib.contextmanager
     def _inputs(self, batch: AnyBatch) -> Iterator[dict[str, Tensor]]:
@@ -136,7 +168,18 @@ class HiddenPath(LogpPath):
             hidden = self.model.base_model(**inputs).last_hidden_state
         return at_responses(hidden, batch)
 
-    def logits(self, states: Tensor) -> Tensor:
+    @property
+    def body(self) -> Any:
+        """The base transformer."""
+        return self.model.base_model
+
+    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Hidden states at the last position; shape [row, width]."""
+        with self.autocast():
+            hidden: Tensor = self.body(**inputs).last_hidden_state[:, -1]
+        return hidden
+
+    def _logits(self, states: Tensor) -> Tensor:
         """What the output embedding makes of hidden states; shape [token, vocabulary]."""
         with torch.autocast(self.device.type, enabled=False):
             logits: Tensor = self._head(states.to(self.dtype))
@@ -199,7 +242,18 @@ class FullPath(LogpPath):
             logits = self.model(**inputs).logits
         return at_responses(logits, batch).to(self.dtype)
 
-    def logits(self, states: Tensor) -> Tensor:
+    @property
+    def body(self) -> Any:
+        """The model."""
+        return self.model
+
+    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Logits at the last position; shape [row, vocabulary]."""
+        with self.autocast(), self._precise_head():
+            logits: Tensor = self.model(**inputs).logits[:, -1]
+        return logits.to(self.dtype)
+
+    def _logits(self, states: Tensor) -> Tensor:
         """The states themselves."""
         return states
 

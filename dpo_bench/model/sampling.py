@@ -5,23 +5,34 @@ inverse of the cumulative distribution. So a sample depends on the policy, the s
 the list; not (but for rounding) on the batch size, on which rows finished earlier, or on the number
 of workers. And two policies that are close draw nearly the same texts, which makes their
 differences precise.
+
+Tokens are drawn from the logits that score them. Three ways lead to these, of which the first that
+is right for a model is taken (`dpo_bench.model.choose`):
+
+``batched``   prompts of any lengths together, padded on the left, with a cache of the past
+``equal``     the same for prompts of one length at a time, without padding and mask
+``uncached``  every token by a pass over its whole text, as texts are scored
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.progress import Progress, quiet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from dpo_bench.model.paths import LogpPath, Sampler
 
 Tokens = Sequence[int]
 DRAW_ELEMENTS = 1 << 24
@@ -75,20 +86,18 @@ def uniforms(plan: SamplingPlan, prompts: int) -> NDArray[np.float64]:
 
 
 def sample_responses(
-    model: Any,
+    path: LogpPath,
     prompts: Sequence[Tokens],
     plan: SamplingPlan,
-    autocast: Callable[[], Any],
     progress: Progress = quiet,
 ) -> list[Response]:
     """Sample ``plan.samples`` responses to each prompt.
 
     Args:
-        model: a causal language model of transformers, on its device.
+        path: a model with its kernel path.
         prompts: token ids of each prompt, none empty.
         plan: how to sample.
-        autocast: makes the context in which the model runs.
-        progress: told after each batch.
+        progress: told after each token, in responses.
 
     Returns:
         The responses in the order (prompt, sample).
@@ -98,16 +107,32 @@ def sample_responses(
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     rows = [(index, sample) for index in order for sample in range(plan.samples)]
     found: list[Response] = []
-    for start in range(0, len(rows), plan.rows_per_batch):
-        part = rows[start : start + plan.rows_per_batch]
+    for part in _batches(rows, prompts, plan.rows_per_batch, path.sampler):
+        begun = len(found)
+
+        def tell(share: float, begun: int = begun, size: int = len(part)) -> None:
+            progress("sampling", begun + int(share * size), len(rows))
+
         drawn = torch.from_numpy(np.stack([numbers[index, sample] for index, sample in part]))
-        with torch.inference_mode(), autocast():
-            texts = _decode(model, [prompts[index] for index, _ in part], drawn, plan)
+        with torch.inference_mode():
+            texts = _decode(path, [prompts[index] for index, _ in part], drawn, plan, tell)
         for (index, sample), tokens in zip(part, texts, strict=True):
             finished = bool(tokens) and tokens[-1] in plan.end_tokens
             found.append(Response(index, sample, tuple(tokens), finished))
-        progress("sampling", start + len(part), len(rows))
+        tell(1.0)
     return sorted(found, key=lambda response: (response.prompt_id, response.sample))
+
+
+def _batches(
+    rows: Sequence[tuple[int, int]], prompts: Sequence[Tokens], size: int, sampler: Sampler
+) -> Iterator[Sequence[tuple[int, int]]]:
+    """Rows (prompt, sample), sorted by the prompt's length, in batches that one way can take."""
+    groups: Iterable[Iterable[tuple[int, int]]] = [rows]
+    if sampler == "equal":
+        groups = (group for _, group in itertools.groupby(rows, lambda row: len(prompts[row[0]])))
+    for group in groups:
+        members = list(group)
+        yield from (members[start : start + size] for start in range(0, len(members), size))
 
 
 def draw(logits: Tensor, numbers: Tensor) -> Tensor:
@@ -126,92 +151,141 @@ def draw(logits: Tensor, numbers: Tensor) -> Tensor:
     return torch.cat(chosen).clamp_(max=logits.shape[-1] - 1)
 
 
-class _Rows:
-    """The rows of one batch that are still growing.
+class Growing(Protocol):
+    """Texts that grow by a token at a time.
 
-    It begins with a row per prompt; `spread` makes a row per response of them, so that a prompt is
-    read once for all of its responses.
+    There is a row per prompt at first; `spread` makes a row per response of them, so that a prompt
+    is read once for all of its responses.
     """
 
-    def __init__(self, model: Any, prompts: Sequence[Tokens], numbers: Tensor) -> None:
-        from transformers import DynamicCache
+    def states(self) -> Tensor:
+        """What the path's `logits` needs to predict each row's next token; [row, anything]."""
 
-        device = model.device
-        width = max(len(prompt) for prompt in prompts)
-        self.tokens = torch.zeros(len(prompts), width, dtype=torch.long)
-        self.mask = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            self.tokens[row, width - len(prompt) :] = torch.as_tensor(prompt)
-            self.mask[row, width - len(prompt) :] = 1
-        self.tokens, self.mask = self.tokens.to(device), self.mask.to(device)
-        self.positions = (self.mask.cumsum(-1) - 1).clamp_(min=0)
-        self.numbers = numbers.to(device)
-        self.names = torch.arange(len(numbers), device=device)
-        self.cache = DynamicCache(config=model.config)
-
-    def forward(self, model: Any, accepted: Container[str]) -> Tensor:
-        """Logits of the next token, fp32, shape [row, vocabulary]."""
-        optional = {"position_ids": self.positions, "logits_to_keep": 1}
-        # transformers 5.24 renamed the argument.
-        cache = "cache" if "cache" in accepted else "past_key_values"
-        output = model(
-            input_ids=self.tokens,
-            attention_mask=self.mask,
-            use_cache=True,
-            **{cache: self.cache},
-            **{name: value for name, value in optional.items() if name in accepted},
-        )
-        return output.logits[:, -1].float()  # type: ignore[no-any-return]
-
-    def spread(self, owner: Tensor) -> None:
-        """Make row ``r`` the continuation of prompt ``owner[r]``; shape [row]."""
-        if len(owner) == len(self.mask):
-            return
-        self.cache.batch_select_indices(owner)
-        self.mask, self.positions = self.mask[owner], self.positions[owner]
+    def select(self, index: Tensor) -> None:
+        """Make row ``r`` what row ``index[r]`` is; shape [row]."""
 
     def append(self, tokens: Tensor) -> None:
-        self.tokens = tokens[:, None]
-        self.mask = torch.cat([self.mask, torch.ones_like(self.tokens)], dim=1)
-        self.positions = self.positions[:, -1:] + 1
+        """Add a token to each row; shape [row]."""
 
-    def keep(self, growing: Tensor) -> None:
-        """Drop the rows that have ended: they would only cost time."""
-        index = growing.nonzero().squeeze(-1)
-        self.cache.batch_select_indices(index)
-        self.tokens, self.mask = self.tokens[index], self.mask[index]
-        self.positions, self.numbers = self.positions[index], self.numbers[index]
-        self.names = self.names[index]
+
+class CachedRows:
+    """Texts whose past stays in a cache, padded on the left where they are of unlike lengths."""
+
+    def __init__(self, path: LogpPath, prompts: Sequence[Tokens], *, padded: bool) -> None:
+        from transformers import DynamicCache
+
+        self.path = path
+        device = path.device
+        width = max(len(prompt) for prompt in prompts)
+        tokens = torch.zeros(len(prompts), width, dtype=torch.long)
+        mask = torch.zeros_like(tokens)
+        for row, prompt in enumerate(prompts):
+            tokens[row, width - len(prompt) :] = torch.as_tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        self.tokens = tokens.to(device)
+        self.mask = mask.to(device) if padded else None
+        self.positions = (mask.cumsum(-1) - 1).clamp_(min=0).to(device)
+        self.cache = DynamicCache(config=path.model.config)
+        accepted = inspect.signature(path.body.forward).parameters
+        # transformers 5.24 renamed the argument.
+        self.cache_name = "past_key_values" if "past_key_values" in accepted else "cache"
+        passes_on = any(one.kind is one.VAR_KEYWORD for one in accepted.values())
+        self.takes_positions = padded and (passes_on or "position_ids" in accepted)
+        self.constant = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+    def states(self) -> Tensor:
+        """From a pass over what is new of each row."""
+        inputs: dict[str, Any] = {"input_ids": self.tokens, "use_cache": True, **self.constant}
+        inputs[self.cache_name] = self.cache
+        if self.mask is not None:
+            inputs["attention_mask"] = self.mask
+        if self.takes_positions:
+            inputs["position_ids"] = self.positions
+        return self.path.last_states(inputs)
+
+    def select(self, index: Tensor) -> None:
+        """Pick rows of the cache too; every kind of layer has its own way to do that."""
+        self.cache.reorder_cache(index)
+        self.tokens, self.positions = self.tokens[index], self.positions[index]
+        if self.mask is not None:
+            self.mask = self.mask[index]
+
+    def append(self, tokens: Tensor) -> None:
+        """The next pass sees these tokens alone."""
+        self.tokens = tokens[:, None]
+        self.positions = self.positions[:, -1:] + 1
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, torch.ones_like(self.tokens)], dim=1)
+
+
+class UncachedRows:
+    """Texts that are read anew for every token, as they are when they are scored."""
+
+    def __init__(self, path: LogpPath, prompts: Sequence[Tokens]) -> None:
+        self.path = path
+        self.texts = [list(prompt) for prompt in prompts]
+
+    def states(self) -> Tensor:
+        """From passes over the whole texts."""
+        sizes = np.asarray([len(text) + 1 for text in self.texts], np.int64)
+        parts = []
+        for rows in consecutive_passes(sizes, self.path.tokens_per_pass()):
+            texts = self.texts[rows.start : rows.stop]
+            # The state that predicts a response's first token is the one that is asked for.
+            parts.append(self.path.states(self.path.response_batch(texts, [[0]] * len(texts))))
+        return torch.cat(parts)
+
+    def select(self, index: Tensor) -> None:
+        """Pick rows."""
+        self.texts = [list(self.texts[row]) for row in index.tolist()]
+
+    def append(self, tokens: Tensor) -> None:
+        """Each text gets its token."""
+        for text, token in zip(self.texts, tokens.tolist(), strict=True):
+            text.append(token)
+
+
+def growing_rows(path: LogpPath, prompts: Sequence[Tokens], sampler: Sampler) -> Growing:
+    """Texts that grow from these prompts, in one of the ways; ``equal`` wants equal lengths."""
+    if sampler == "uncached":
+        return UncachedRows(path, prompts)
+    return CachedRows(path, prompts, padded=sampler == "batched")
 
 
 def _decode(
-    model: Any, prompts: Sequence[Tokens], numbers: Tensor, plan: SamplingPlan
+    path: LogpPath,
+    prompts: Sequence[Tokens],
+    numbers: Tensor,
+    plan: SamplingPlan,
+    tell: Callable[[float], None],
 ) -> list[list[int]]:
-    # A prompt of several responses is the same object in neighbouring rows.
+    """Token ids of one response to each prompt; a prompt may stand in neighbouring rows."""
     starts = [at for at, prompt in enumerate(prompts) if at == 0 or prompt is not prompts[at - 1]]
     owner = torch.zeros(len(prompts), dtype=torch.long)
     owner[starts[1:]] = 1
-    owner = owner.cumsum(0).to(model.device)
-    rows = _Rows(model, [prompts[at] for at in starts], numbers)
-    accepted = inspect.signature(model.forward).parameters
-    ends = torch.tensor(sorted(plan.end_tokens), device=model.device)
-    written = torch.full(
-        (len(prompts), plan.max_new_tokens), -1, dtype=torch.long, device=model.device
-    )
-    growing = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
+    device = path.device
+    rows = growing_rows(path, [prompts[at] for at in starts], path.sampler)
+    numbers, names = numbers.to(device), torch.arange(len(prompts), device=device)
+    ends = torch.tensor(sorted(plan.end_tokens), device=device)
+    written = torch.full((len(prompts), plan.max_new_tokens), -1, dtype=torch.long, device=device)
+    growing = torch.ones(len(prompts), dtype=torch.bool, device=device)
     for step in range(plan.max_new_tokens):
-        logits = rows.forward(model, accepted)
-        if step == 0:
-            logits = logits[owner]
-            rows.spread(owner)
-        tokens = draw(logits / plan.temperature, rows.numbers[:, step])
-        written[rows.names, step] = torch.where(growing, tokens, -1)
+        states = rows.states()
+        if step == 0 and len(starts) < len(prompts):
+            index = owner.cumsum(0).to(device)
+            states = states[index]
+            rows.select(index)
+        tokens = draw(path.logits(states).float() / plan.temperature, numbers[:, step])
+        written[names, step] = torch.where(growing, tokens, -1)
         growing = growing & ~torch.isin(tokens, ends)
         alive = int(growing.sum())
         if alive == 0:
             break
+        tell(max(1 - alive / len(prompts), (step + 1) / plan.max_new_tokens))
         rows.append(tokens)
-        if alive < 0.8 * len(growing):
-            rows.keep(growing)
-            growing = torch.ones(alive, dtype=torch.bool, device=model.device)
+        if alive < 0.8 * len(growing):  # the rows that have ended would only cost time
+            index = growing.nonzero().squeeze(-1)
+            rows.select(index)
+            numbers, names = numbers[index], names[index]
+            growing = torch.ones(alive, dtype=torch.bool, device=device)
     return [[token for token in row if token >= 0] for row in written.tolist()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
+from dpo_bench.model.choose import choose_path
 from dpo_bench.model.sampling import SamplingPlan, draw, sample_responses, uniforms
 
 PLAN = SamplingPlan(
@@ -34,7 +34,7 @@ def model(llama_folder: Path) -> Any:
 
 
 def run(model: Any, plan: SamplingPlan = PLAN, prompts: Any = PROMPTS) -> Any:
-    return sample_responses(model, prompts, plan, contextlib.nullcontext)
+    return sample_responses(choose_path(model), prompts, plan)
 
 
 def test_samples_follow_the_models_distribution(model: Any) -> None:
