@@ -1,17 +1,22 @@
 """Rewards that a sequence classifier gives: reward models, and sentiment as in the DPO paper.
 
-The classifier reads ``evaluation.reward_template`` with prompt and response filled in, as one text.
-A chat's prompt is the text that the policy reads, its template's special tokens included.
+A classifier whose tokenizer has a chat template reads prompt and response as messages in that
+template, which is what it was trained on. Any other reads ``evaluation.reward_template`` with
+prompt and response filled in, as one text; so does every one for which that is given. The policy's
+own chat template is in neither: of a chat's prompt the text is its readable transcript.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dpo_bench.data.chat import ChatTemplate, answered
+from dpo_bench.data.problems import RowProblem
 from dpo_bench.errors import ConfigurationError, DataError, EnvironmentProblem
 from dpo_bench.evaluation.rewards import Reward
 from dpo_bench.model.files import read_json
@@ -20,8 +25,11 @@ from dpo_bench.storage import digest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dpo_bench.evaluation.prompts import Prompt
     from dpo_bench.experiment.config import Evaluation
 
+PLAIN = "{prompt} {response}"
+"""What a classifier without a chat template reads unless it is told otherwise."""
 SENTIMENT = "sentiment"
 POSITIVE = ("positive", "pos")
 """What a sentiment classifier may call its positive label, in any case."""
@@ -58,12 +66,18 @@ def classifier_reward(kind: str, spec: str, options: Evaluation, device: str) ->
             "kind": kind,
             "model": folder.digest,
             "label": label,
-            "template": options.reward_template,
+            "template": classifier.template or "its own chat template",
             "tokens": options.reward_max_tokens,
             "over_limit": options.reward_over_limit,
         }
     )
-    return Reward(f"{kind}:{folder.label}", f"{kind} {identity}", classifier, classifier.truncated)
+    return Reward(
+        f"{kind}:{folder.label}",
+        f"{kind} {identity}",
+        classifier,
+        classifier.truncated,
+        classifier.text,
+    )
 
 
 def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -127,6 +141,10 @@ class Classifier:
 
     Rows are sorted by length and text before they are batched, so that the order in which they are
     given changes nothing. It runs in fp32.
+
+    Attributes:
+        template: the text with ``{prompt}`` and ``{response}`` that it reads; None: messages in its
+            tokenizer's chat template.
     """
 
     def __init__(
@@ -137,55 +155,82 @@ class Classifier:
         self.label = label
         self.options = options
         self.device = device
-        self._loaded: tuple[Any, Any] | None = None
+        self.template = options.reward_template
+        if self.template is None and not has_chat_template(folder):
+            self.template = PLAIN
 
-    def __call__(self, prompts: list[str], responses: list[str]) -> list[float]:
+    def __call__(self, prompts: list[Prompt], responses: list[str]) -> list[float]:
         """The reward of each response.
 
         Raises:
-            DataError: a text is over the limit and must not be cut.
+            DataError: a text is over the limit and must not be cut, or the chat template refuses
+                the messages.
             EnvironmentProblem: the folder holds no whole sequence classifier.
         """
         texts = self._texts(prompts, responses)
-        lengths = self._lengths(texts)
-        limit = self._limit()
-        over = [index for index, length in enumerate(lengths) if length > limit]
+        lengths = [len(ids) for ids in self._encode(texts)]
+        over = [length for length in lengths if length > self._limit]
         if over and self.options.reward_over_limit == "error":
             raise DataError(
-                f"{len(over)} of {len(texts)} texts are over the reward model's {limit} tokens "
-                f"(the first has {lengths[over[0]]}): set evaluation.reward_over_limit = "
+                f"{len(over)} of {len(texts)} texts are over the reward model's {self._limit} "
+                f"tokens (the first has {over[0]}): set evaluation.reward_over_limit = "
                 '"truncate", or shorten the template.'
             )
         order = sorted(range(len(texts)), key=lambda index: (lengths[index], texts[index]))
         values = np.empty(len(texts))
         for start in range(0, len(order), ROWS_PER_PASS):
             part = order[start : start + ROWS_PER_PASS]
-            values[part] = self._pass([texts[index] for index in part])
+            rows = self._encode([texts[index] for index in part], limit=self._limit)
+            values[part] = self._pass(rows)
         return [float(value) for value in values]
 
-    def truncated(self, prompts: list[str], responses: list[str]) -> int:
+    def truncated(self, prompts: list[Prompt], responses: list[str]) -> int:
         """How many texts are over the limit, and so are cut on the left."""
-        limit = self._limit()
-        return sum(length > limit for length in self._lengths(self._texts(prompts, responses)))
+        rows = self._encode(self._texts(prompts, responses))
+        return sum(len(ids) > self._limit for ids in rows)
 
-    def _texts(self, prompts: list[str], responses: list[str]) -> list[str]:
-        template = self.options.reward_template
+    def text(self, prompt: Prompt, response: str) -> str:
+        """What it reads of a prompt and a response.
+
+        Raises:
+            DataError: its chat template refuses the messages.
+        """
+        if self.template is None:
+            return self._in_its_chat_template(prompt, response)
         # Not str.format: braces in a template are ordinary characters. The prompt goes in last
         # piece by piece, so that a "{response}" inside a prompt stays what it is.
-        pieces = template.split("{response}")
-        return [
-            response.join(piece.replace("{prompt}", prompt) for piece in pieces)
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
+        pieces = self.template.split("{response}")
+        return response.join(piece.replace("{prompt}", prompt.transcript) for piece in pieces)
 
-    def _lengths(self, texts: list[str]) -> list[int]:
-        tokenizer, _ = self._load()
-        return [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]] if texts else []
+    def _in_its_chat_template(self, prompt: Prompt, response: str) -> str:
+        answer = {"role": "assistant", "content": response}
+        try:
+            return ChatTemplate(self._tokenizer).conversation(answered(prompt.messages, answer), {})
+        except RowProblem as problem:
+            raise DataError(
+                f"reward model {self.folder.name}: {problem.detail}; give it a text instead, such "
+                f'as evaluation.reward_template = "{PLAIN}".'
+            ) from None
 
+    def _texts(self, prompts: list[Prompt], responses: list[str]) -> list[str]:
+        return [self.text(*both) for both in zip(prompts, responses, strict=True)]
+
+    def _encode(self, texts: list[str], limit: int | None = None) -> list[list[int]]:
+        """Token ids of each text, cut to a limit; a chat template writes special tokens itself."""
+        if not texts:
+            return []
+        cut: dict[str, Any] = {}
+        if limit is not None and limit < UNLIMITED:
+            cut = {"truncation": True, "max_length": limit}
+        encoded = self._tokenizer(
+            texts, add_special_tokens=self.template is not None, verbose=False, **cut
+        )
+        rows: list[list[int]] = encoded["input_ids"]
+        return rows
+
+    @cached_property
     def _limit(self) -> int:
-        tokenizer, model = self._load()
-        positions = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
-        own = min(int(tokenizer.model_max_length), int(positions))
+        own = min(int(self._tokenizer.model_max_length), positions(self._model))
         asked = self.options.reward_max_tokens
         if asked > own:
             raise ConfigurationError(
@@ -193,21 +238,32 @@ class Classifier:
             )
         return asked or own
 
-    def _pass(self, texts: list[str]) -> NDArray[np.float64]:
+    def _pass(self, rows: list[list[int]]) -> NDArray[np.float64]:
         import torch
 
-        tokenizer, model = self._load()
-        limit = self._limit()
-        batch = tokenizer(
-            texts,
-            return_tensors="pt",
-            padding=True,
-            truncation=limit < UNLIMITED,
-            max_length=limit if limit < UNLIMITED else None,
-        )
+        pad = self._padding(rows)
+        width = max(map(len, rows))
+        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        for config in (self._model.config, self._model.config.get_text_config()):
+            # A decoder's classifier looks for the last token that is not this one.
+            config.pad_token_id = pad
         with torch.inference_mode():
-            logits = model(**batch.to(self.device)).logits.double().cpu()
-        return np.asarray(self._values(logits).numpy(), dtype=np.float64)
+            logits = self._model(
+                input_ids=ids.to(self.device), attention_mask=mask.to(self.device)
+            ).logits
+        return np.asarray(self._values(logits.double().cpu()).numpy(), dtype=np.float64)
+
+    def _padding(self, rows: list[list[int]]) -> int:
+        """A token to pad with in which no row ends: its own, or else any.
+
+        Where it is also what a text ends with (Llama 3's end of turn, for example), the score would
+        be read one token too early.
+        """
+        ends = {row[-1] for row in rows if row}
+        own = (self._tokenizer.pad_token_id, self._declared_padding)
+        known = [token for token in own if token is not None]
+        return next(token for token in (*known, *range(len(ends) + 1)) if token not in ends)
 
     def _values(self, logits: Any) -> Any:
         """From logits [row, label] to rewards [row]."""
@@ -215,7 +271,7 @@ class Classifier:
 
         own = logits[:, self.label]
         exclusive = (
-            self._load()[1].config.problem_type != "multi_label_classification"
+            self._model.config.problem_type != "multi_label_classification"
             and logits.shape[1] > 1
         )
         if self.kind == SENTIMENT:
@@ -225,11 +281,44 @@ class Classifier:
         others = torch.arange(logits.shape[1]) != self.label
         return own - logits[:, others].logsumexp(-1)
 
-    def _load(self) -> tuple[Any, Any]:
-        """Tokenizer and model."""
-        if self._loaded is None:
-            self._loaded = load_classifier(self.folder, self.device)
-        return self._loaded
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        return load_classifier(self.folder, self.device)
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self._loaded[0]
+
+    @property
+    def _model(self) -> Any:
+        return self._loaded[1]
+
+    @cached_property
+    def _declared_padding(self) -> int | None:
+        """What the model's configuration calls padding; before a pass changes it."""
+        found: int | None = self._model.config.get_text_config().pad_token_id
+        return found
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer of a folder has a chat template; loads nothing."""
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and bool(read_json(file).get("chat_template"))
+
+
+def positions(model: Any) -> int:
+    """How many tokens a classifier has positions for.
+
+    RoBERTa and its kind count positions from behind their padding token's id.
+    """
+    config = model.config.get_text_config()
+    declared = int(getattr(config, "max_position_embeddings", None) or UNLIMITED)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return min(declared, module.num_embeddings - module.padding_idx - 1)
+    return declared
 
 
 def load_classifier(folder: Path, device: str) -> tuple[Any, Any]:
@@ -266,10 +355,5 @@ def load_classifier(folder: Path, device: str) -> tuple[Any, Any]:
             f"{folder} is no sequence classifier: it lacks {len(missing)} of the weights of "
             f"{type(model).__name__}, such as {missing[0]}."
         )
-    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
-        # A decoder's classifier looks for the last token that is not padding.
-        model.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.truncation_side = "left"
     return tokenizer, model.to(device).eval()

@@ -20,6 +20,7 @@ from dpo_bench.progress import Progress, quiet
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dpo_bench.evaluation.prompts import Prompt
     from dpo_bench.evaluation.reference import ReferenceEvaluation
     from dpo_bench.evaluation.rewards import Reward
 
@@ -56,22 +57,25 @@ class RewardContest:
 
     Attributes:
         reward: gives the numbers.
+        prompts: what is answered, [prompt].
         opponents: rewards of the reference's responses, shape [prompt, reference_samples].
         chosen: rewards of the dataset's chosen responses, shape [prompt].
     """
 
     reward: Reward
+    prompts: Sequence[Prompt]
     opponents: Array
     chosen: Array
 
     def enter(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
         """Score the responses and compare."""
-        table["reward"] = self.reward.score(table["prompt"], table["response"])
+        prompts = [self.prompts[index] for index in table["prompt_id"]]
+        table["reward"] = self.reward.score(prompts, table["response"])
         own = table["reward"].to_numpy().reshape(len(self.chosen), -1)
         table["win_reference"] = win_fraction(own, self.opponents).ravel()
         table["win_chosen"] = win_fraction(own, self.chosen[:, None]).ravel()
         table["judge_agreed"] = np.nan
-        cut = self.reward.truncated(list(table["prompt"]), list(table["response"]))
+        cut = self.reward.truncated(prompts, list(table["response"]))
         return {"reward_truncated": cut}
 
 
@@ -81,6 +85,7 @@ class JudgeContest:
 
     Attributes:
         judge: is asked.
+        prompts: what is answered, [prompt].
         opponents: texts of the reference's responses, [prompt][reference_samples].
         chosen: texts of the dataset's chosen responses, [prompt].
         opponents_each: how many of the reference's responses each one meets; the s-th sample of
@@ -88,6 +93,7 @@ class JudgeContest:
     """
 
     judge: Judge
+    prompts: Sequence[Prompt]
     opponents: Sequence[Sequence[str]]
     chosen: Sequence[str]
     opponents_each: int
@@ -95,7 +101,8 @@ class JudgeContest:
     def enter(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:
         """Judge the responses; without a verdict a share is missing."""
         each = self.opponents_each
-        prompts, responses = list(table["prompt"]), list(table["response"])
+        prompts = [self.prompts[index].transcript for index in table["prompt_id"]]
+        responses = list(table["response"])
         rivals = [
             self.opponents[prompt][(sample * each + number) % len(self.opponents[prompt])]
             for prompt, sample in zip(table["prompt_id"], table["sample"], strict=True)
@@ -119,16 +126,19 @@ class JudgeContest:
 
 
 def make_contest(
-    scorer: Reward | Judge | None, reference: ReferenceEvaluation, opponents_each: int
+    scorer: Reward | Judge | None,
+    prompts: Sequence[Prompt],
+    reference: ReferenceEvaluation,
+    opponents_each: int,
 ) -> Contest:
     """The contest that a scorer holds against an evaluated reference."""
     if scorer is None:
         return NoContest()
     if isinstance(scorer, Judge):
-        return JudgeContest(scorer, reference.responses, reference.chosen, opponents_each)
+        return JudgeContest(scorer, prompts, reference.responses, reference.chosen, opponents_each)
     if reference.rewards is None or reference.chosen_rewards is None:
         raise ValueError("the reference was evaluated without this reward")
-    return RewardContest(scorer, reference.rewards, reference.chosen_rewards)
+    return RewardContest(scorer, prompts, reference.rewards, reference.chosen_rewards)
 
 
 def round_robin(rewards: Sequence[ArrayLike]) -> Array:

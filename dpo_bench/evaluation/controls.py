@@ -23,6 +23,7 @@ from dpo_bench.evaluation.statistics import win_fraction as fractions
 from dpo_bench.progress import Progress, quiet
 
 if TYPE_CHECKING:
+    from dpo_bench.evaluation.prompts import Prompt
     from dpo_bench.evaluation.rewards import Reward
 
 NULL = "This is a response."
@@ -69,7 +70,7 @@ class Control:
 
 def control_reward(
     reward: Reward,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     responses: Sequence[str],
     opponents: Array,
     resampling: Resampling,
@@ -101,7 +102,7 @@ def control_reward(
 
 def control_judge(
     judge: Judge,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     responses: Sequence[str],
     chosen: Sequence[str],
     resampling: Resampling,
@@ -120,7 +121,7 @@ def control_judge(
     """
     count = len(prompts)
     judged = judge.compare(
-        list(prompts) * 4,
+        [prompt.transcript for prompt in prompts] * 4,
         [*responses, *responses, *([NULL] * count), *([INJECTION] * count)],
         [*responses, *(list(chosen) * 3)],
         progress,

@@ -36,10 +36,11 @@ class PolicyEvaluation:
     """What is known of one policy.
 
     Attributes:
-        samples: a row per response: prompt_id, sample, prompt, response, tokens, finished, reward,
-            win_reference, win_chosen (in [0, 1]), judge_agreed, repetition, kl, kl_monte_carlo,
-            entropy (nats per sequence), kl_tokens. Where the temperature is not 1, the last four
-            are those of further responses to the same prompt. On request also kl_reverse: of the
+        samples: a row per response: prompt_id, sample, prompt, response, response_ids (token ids),
+            tokens, finished, reward, win_reference, win_chosen (in [0, 1]), judge_agreed,
+            repetition, kl, kl_monte_carlo, entropy (nats per sequence), kl_tokens. Where the
+            temperature is not 1, the last four are those of further responses to the same prompt,
+            whose token ids are kl_response_ids. On request also kl_reverse: of the
             reference's response of that prompt and number.
         heldout: a row per held-out pair: pair_id, margin, chosen_logratio, rejected_logratio, nats.
         metrics: each with its 95% interval, bootstrapped over prompts; see `Figures`.
@@ -73,7 +74,9 @@ class Evaluator:
         self.tokenizer = tokenizer
         self.end_tokens = end_tokens
         self.prompts = prompts
-        self.contest = make_contest(scorer, evaluation, options.judge_opponents)
+        self.contest = make_contest(
+            scorer, prompts.prompts, evaluation, options.judge_opponents
+        )
         self.options = options
         self.weights = resample_weights(len(prompts), options.resamples, options.seed)
         self.frontier = (
@@ -125,6 +128,8 @@ class Evaluator:
         samples["kl"], samples["kl_monte_carlo"] = scores.kl, scores.kl_monte_carlo
         samples["entropy"] = scores.entropy
         samples["kl_tokens"] = [len(response.tokens) for response in responses]
+        if self.options.temperature != 1:
+            samples["kl_response_ids"] = [list(response.tokens) for response in responses]
         if self.options.kl_reverse:
             reverse = sequence_kl(
                 self.reference, policy, self.prompts, self._reference_responses, progress

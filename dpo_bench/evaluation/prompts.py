@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,26 +14,67 @@ if TYPE_CHECKING:
     from dpo_bench.data.tokenised import TokenisedPairs
 
 
+class Prompt(NamedTuple):
+    """A prompt in the forms in which policy, rewards and judges read it.
+
+    Attributes:
+        text: what the policy reads: a chat's as its chat template writes it.
+        messages: a chat's messages; of a plain text one message of the user.
+        is_chat: whether the data gave messages.
+    """
+
+    text: str
+    messages: Sequence[Any]
+    is_chat: bool = False
+
+    @classmethod
+    def of(cls, text: str, messages: Sequence[Any] | None = None) -> Prompt:
+        """A prompt from its text and, of a chat, its messages."""
+        if messages is None:
+            return cls(text, [{"role": "user", "content": text}])
+        return cls(text, messages, is_chat=True)
+
+    @property
+    def transcript(self) -> str:
+        """Readable text without the policy's special tokens: who knows no template reads this.
+
+        A plain prompt as it is; of a single question its content; else each turn with its role.
+        """
+        if not self.is_chat:
+            return self.text
+        if len(self.messages) == 1:
+            return str(self.messages[0].get("content") or "")
+        turns = [
+            f"{message['role'].capitalize()}: {message.get('content') or ''}".rstrip()
+            for message in self.messages
+        ]
+        return "\n\n".join(turns)
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationPrompts:
     """Distinct held-out prompts and the preference pairs that belong to them.
 
     Attributes:
         tokens: token ids of each prompt.
-        texts: text of each prompt.
+        prompts: each prompt as policy, rewards and judges read it.
         chosen: text of the dataset's chosen response (the first pair's, where there are several).
         pairs: the held-out pairs of these prompts.
         prompt_of_pair: index of each pair's prompt, shape [pair].
     """
 
     tokens: tuple[tuple[int, ...], ...]
-    texts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     chosen: tuple[str, ...]
     pairs: TokenisedPairs
     prompt_of_pair: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def pick(self, indices: Iterable[int]) -> list[Prompt]:
+        """The prompts of these indices."""
+        return [self.prompts[index] for index in indices]
 
 
 def choose_prompts(heldout: TokenisedPairs, count: int) -> EvaluationPrompts:
@@ -52,7 +94,10 @@ def choose_prompts(heldout: TokenisedPairs, count: int) -> EvaluationPrompts:
         prompt_of_pair.append(index_of[prompt])
     return EvaluationPrompts(
         tokens=tuple(index_of),
-        texts=tuple(heldout.prompt_texts[row] for row in first_pair),
+        prompts=tuple(
+            Prompt.of(heldout.prompt_texts[row], heldout.prompt_messages[row])
+            for row in first_pair
+        ),
         chosen=tuple(heldout.chosen_texts[row] for row in first_pair),
         pairs=heldout.take(rows),
         prompt_of_pair=np.asarray(prompt_of_pair),

@@ -7,7 +7,7 @@ same numbers a policy near the reference would meet its own words, and ties woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,14 +118,21 @@ class _Visit:
             plan,
             lambda _, done, total: self.progress("reference: sampling", done, total),
         )
-        table["reward"] = self.score(table["prompt"], table["response"])
+        table["reward"] = self.score(table["prompt_id"], table["response"])
         return responses, table
 
-    def score(self, prompts: pd.Series[str], responses: pd.Series[str]) -> Array | float:
-        """Rewards; NaN where nothing gives numbers."""
+    def score(self, prompts: Iterable[int], responses: Iterable[str]) -> Array | float:
+        """Rewards of responses to the prompts of these indices; NaN where nothing gives numbers."""
         if self.scorer is None or isinstance(self.scorer, Judge):
             return np.nan
-        return self.scorer.score(prompts, responses)
+        return self.scorer.score(self.prompts.pick(prompts), responses)
+
+    @property
+    def text_read(self) -> str | None:
+        """What the reward reads of the first prompt with its chosen response, where it is a text."""
+        if self.scorer is None or isinstance(self.scorer, Judge):
+            return None
+        return self.scorer.reads(self.prompts.prompts[0], self.prompts.chosen[0])
 
     def controls(
         self, opponents: pd.DataFrame, chosen: pd.DataFrame
@@ -133,7 +140,7 @@ class _Visit:
         """Controls on the first prompts, and what they took."""
         count = min(self.options.controls, len(self.prompts))
         firsts = opponents[opponents["sample"] == 0].iloc[:count]
-        texts = list(firsts["prompt"]), list(firsts["response"])
+        texts = self.prompts.pick(firsts["prompt_id"]), list(firsts["response"])
         draws = Resampling(self.options.resamples, self.options.seed)
         if self.scorer is None:
             return [], {}
@@ -188,9 +195,15 @@ def evaluate_reference(
     responses, own = visit.draw("policy", options.samples_per_prompt)
     own["repetition"] = repetitions(responses)
     chosen = pd.DataFrame(
-        {"prompt_id": range(len(prompts)), "prompt": prompts.texts, "chosen": prompts.chosen}
+        {
+            "prompt_id": range(len(prompts)),
+            "prompt": [prompt.text for prompt in prompts.prompts],
+            "prompt_ids": [list(tokens) for tokens in prompts.tokens],
+            "transcript": [prompt.transcript for prompt in prompts.prompts],
+            "chosen": prompts.chosen,
+        }
     )
-    chosen["chosen_reward"] = visit.score(chosen["prompt"], chosen["chosen"])
+    chosen["chosen_reward"] = visit.score(chosen["prompt_id"], chosen["chosen"])
     controls, cost = visit.controls(opponents, chosen)
     with published_folder(folder) as new:
         write_parquet(new / "samples.parquet", opponents.drop(columns="finished"))
@@ -207,5 +220,6 @@ def evaluate_reference(
             "controls": {control.name: control.as_dict() for control in controls},
             "controls_cost": cost,
             "decay": decay(own),
+            "text_read_by_the_reward": visit.text_read,
         }
         write_json(new / "evaluation.json", record)

@@ -44,7 +44,7 @@ def draw_responses(
         {
             "prompt_id": [response.prompt_id for response in responses],
             "sample": [response.sample for response in responses],
-            "prompt": [prompts.texts[response.prompt_id] for response in responses],
+            "prompt": [prompts.prompts[response.prompt_id].text for response in responses],
             "response": [text.strip() for text in texts],
             "response_ids": [list(response.tokens) for response in responses],
             "tokens": [len(response.tokens) for response in responses],

@@ -23,16 +23,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dpo_bench.evaluation.judge import Judge
+    from dpo_bench.evaluation.prompts import Prompt
     from dpo_bench.experiment.config import Evaluation
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
+"""A user's: prompts as the policy reads them, and responses."""
 
 CLASSIFIERS = ("model", "sentiment")
 JUDGE = "judge"
 
 
-def _none_cut(_prompts: list[str], _responses: list[str]) -> int:
+def _none_cut(_prompts: list[Prompt], _responses: list[str]) -> int:
     return 0
+
+
+def _not_said(_prompt: Prompt, _response: str) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +51,16 @@ class Reward:
             every trial's identity.
         function: maps prompts and responses to a number each.
         truncated: how many of these texts the reward cannot read whole.
+        reads: the text that it makes of a prompt and a response, None where it makes none.
     """
 
     name: str
     identity: str
-    function: RewardFunction
-    truncated: Callable[[list[str], list[str]], int] = _none_cut
+    function: Callable[[list[Prompt], list[str]], Sequence[float]]
+    truncated: Callable[[list[Prompt], list[str]], int] = _none_cut
+    reads: Callable[[Prompt, str], str | None] = _not_said
 
-    def score(self, prompts: Iterable[str], responses: Iterable[str]) -> NDArray[np.float64]:
+    def score(self, prompts: Iterable[Prompt], responses: Iterable[str]) -> NDArray[np.float64]:
         """Reward of each response, shape [response].
 
         Raises:
@@ -120,7 +128,7 @@ def _vader_reward() -> Reward:
     return Reward("vader", f"vader {version('vaderSentiment')}", _vader)
 
 
-def _vader(_prompts: list[str], responses: list[str]) -> list[float]:
+def _vader(_prompts: list[Prompt], responses: list[str]) -> list[float]:
     from dpo_bench.data.world.labels import gold_scores
 
     return gold_scores(responses)
@@ -130,7 +138,11 @@ def _function_reward(spec: str, module_name: str, function_name: str) -> Reward:
     function = _import(spec, module_name, function_name)
     source = Path(inspect.getsourcefile(function) or "")
     content = source.read_bytes() if source.is_file() else b""
-    return Reward(spec, f"{spec} {hashlib.sha256(content).hexdigest()}", function)
+
+    def reward(prompts: list[Prompt], responses: list[str]) -> Sequence[float]:
+        return function([prompt.text for prompt in prompts], responses)
+
+    return Reward(spec, f"{spec} {hashlib.sha256(content).hexdigest()}", reward)
 
 
 def _import(spec: str, module_name: str, function_name: str) -> RewardFunction:

@@ -172,8 +172,9 @@ class Evaluation(Section):
     """also measure KL(reference || policy), on the reference's own responses"""
     controls: Count = 32
     """prompts on which reward or judge are controlled: self against self, a null response"""
-    reward_template: str = "{prompt} {response}"
-    """text that a classifier reads; ``{response}`` is the response alone"""
+    reward_template: str | None = None
+    """text that a classifier reads, such as ``{response}``; unset: its own chat template where it
+    has one, else ``{prompt} {response}``"""
     reward_label: str = ""
     """label of the classifier, by name or number; empty: its scalar, or its positive label"""
     reward_max_tokens: Annotated[int, Field(ge=0)] = 0

@@ -130,7 +130,7 @@ def _judged(
     count = len(prompts)
     pairs = list(itertools.combinations(range(len(names)), 2))
     judged = judge.compare(
-        list(prompts["prompt"]) * len(pairs),
+        list(prompts["transcript"]) * len(pairs),
         [text for first, _ in pairs for text in texts[first]],
         [text for _, second in pairs for text in texts[second]],
         progress,

@@ -18,13 +18,16 @@ from dpo_bench.evaluation.contest import (
 )
 from dpo_bench.evaluation.controls import Resampling, control_reward
 from dpo_bench.evaluation.judge import find_judge
+from dpo_bench.evaluation.prompts import Prompt
 from dpo_bench.evaluation.reference import ReferenceEvaluation
 from dpo_bench.evaluation.rewards import Reward
 from dpo_bench.experiment.config import Evaluation
 from tests.evaluation.judge_server import asked, running
 
+QUESTIONS = (Prompt.of("p"), Prompt.of("q"))
 
-def length(_prompts: list[str], responses: list[str]) -> list[float]:
+
+def length(_prompts: list[Prompt], responses: list[str]) -> list[float]:
     return [len(response) for response in responses]
 
 
@@ -52,7 +55,7 @@ def reference(*, scored: bool) -> ReferenceEvaluation:
 
 def test_a_reward_meets_every_opponent() -> None:
     samples = table()
-    contest = make_contest(Reward("length", "1", length), reference(scored=True), 1)
+    contest = make_contest(Reward("length", "1", length), QUESTIONS, reference(scored=True), 1)
     assert isinstance(contest, RewardContest)
     assert contest.enter(samples) == {"reward_truncated": 0}
     assert samples["reward"].tolist() == [1, 3, 2, 4]
@@ -67,7 +70,7 @@ def test_a_judge_meets_a_few_and_gives_no_number(
     samples = table()
     with running() as url:
         options = Evaluation(judge_base_url=url, judge_key_variable="")
-        contest = make_contest(find_judge("rule", options), reference(scored=False), 2)
+        contest = make_contest(find_judge("rule", options), QUESTIONS, reference(scored=False), 2)
         assert isinstance(contest, JudgeContest)
         cost = contest.enter(samples)["judge"]
         # 4 responses, 2 opponents and the chosen one each, 2 orders; equal texts are one question
@@ -82,7 +85,7 @@ def test_a_judge_meets_a_few_and_gives_no_number(
 
 def test_without_either_everything_is_missing() -> None:
     samples = table()
-    assert isinstance(make_contest(None, reference(scored=False), 1), NoContest)
+    assert isinstance(make_contest(None, QUESTIONS, reference(scored=False), 1), NoContest)
     NoContest().enter(samples)
     assert samples[["reward", "win_reference", "win_chosen"]].isna().all(axis=None)
 
@@ -103,14 +106,14 @@ def test_a_round_robin_is_all_pairs_of_responses() -> None:
 
 
 def test_controls_of_a_reward_tell_one_that_depends_on_the_order() -> None:
-    def place(_prompts: list[str], responses: list[str]) -> list[float]:
+    def place(_prompts: list[Prompt], responses: list[str]) -> list[float]:
         return [float(index) for index, _ in enumerate(responses)]
 
     texts = ["a", "bb", "ccc", "dddd"]
     opponents = np.array([[30.0, 1.0], [1.0, 1.0], [40.0, 40.0], [1.0, 19.0]])
 
     def controls(reward: Reward) -> dict[str, tuple[float, bool | None]]:
-        found = control_reward(reward, texts, texts, opponents, Resampling(100, 0))
+        found = control_reward(reward, [Prompt.of(text) for text in texts], texts, opponents, Resampling(100, 0))
         return {one.name: (one.estimate.value, one.passed) for one in found}
 
     good = controls(Reward("length", "1", length))
