@@ -7,19 +7,39 @@ another process, 130 interrupted.
 from __future__ import annotations
 
 import atexit
-import gc
+import contextlib
+import os
 import signal
 import sys
+import traceback
 
 from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
 
 INTERRUPTED = 130
 
 
+def run() -> None:
+    """Run the command line and end the process at once.
+
+    Taking apart all that torch and transformers made takes over a second, and some libraries
+    complain while that is done.
+    """
+    code: object = 1
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # a bug: as the interpreter would show it
+        traceback.print_exc()
+    atexit._run_exitfuncs()  # noqa: SLF001 - os._exit leaves them out
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads on
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 def main() -> None:
-    """Run the command line; ends the process with its exit code."""
-    # Looking for garbage among all that torch and transformers made takes the end over a second.
-    atexit.register(gc.freeze)
+    """Run the command line; raises SystemExit with its exit code."""
     # A scheduler's SIGTERM is treated as Ctrl-C: what runs is saved and can be resumed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from dpo_bench.cli import UsageError, app
@@ -49,4 +69,4 @@ def _complain(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -90,7 +90,9 @@ class _Run:
             truncated_responses=sum(chosen + rejected for _, chosen, rejected in cut),
             dropped=dict(self.dropped),
         )
-        prompt, chosen, rejected = (Ragged.of(list(side)) for side in zip(*fitted.values(), strict=True))
+        prompt, chosen, rejected = (
+            Ragged.of(list(side)) for side in zip(*fitted.values(), strict=True)
+        )
         margins = np.array([pairs.pairs[row].margin for row in fitted], np.float64)  # None: NaN
         tokenised = TokenisedPairs(
             prompt,

@@ -79,7 +79,7 @@ class Tally:
 
 @dataclass(frozen=True, eq=False)
 class TokenisedPairs:
-    """Preference pairs as token ids. A response has one end token, its last, unless it was truncated.
+    """Preference pairs as token ids. A response has one end token, its last, unless it was cut.
 
     Attributes:
         prompt: token ids of each pair's prompt.

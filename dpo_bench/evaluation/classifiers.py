@@ -271,8 +271,7 @@ class Classifier:
 
         own = logits[:, self.label]
         exclusive = (
-            self._model.config.problem_type != "multi_label_classification"
-            and logits.shape[1] > 1
+            self._model.config.problem_type != "multi_label_classification" and logits.shape[1] > 1
         )
         if self.kind == SENTIMENT:
             return logits.softmax(-1)[:, self.label] if exclusive else own.sigmoid()
@@ -316,7 +315,10 @@ def positions(model: Any) -> int:
     config = model.config.get_text_config()
     declared = int(getattr(config, "max_position_embeddings", None) or UNLIMITED)
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
             return min(declared, module.num_embeddings - module.padding_idx - 1)
     return declared
 

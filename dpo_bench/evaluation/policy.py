@@ -74,9 +74,7 @@ class Evaluator:
         self.tokenizer = tokenizer
         self.end_tokens = end_tokens
         self.prompts = prompts
-        self.contest = make_contest(
-            scorer, prompts.prompts, evaluation, options.judge_opponents
-        )
+        self.contest = make_contest(scorer, prompts.prompts, evaluation, options.judge_opponents)
         self.options = options
         self.weights = resample_weights(len(prompts), options.resamples, options.seed)
         self.frontier = (

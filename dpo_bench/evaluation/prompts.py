@@ -95,8 +95,7 @@ def choose_prompts(heldout: TokenisedPairs, count: int) -> EvaluationPrompts:
     return EvaluationPrompts(
         tokens=tuple(index_of),
         prompts=tuple(
-            Prompt.of(heldout.prompt_texts[row], heldout.prompt_messages[row])
-            for row in first_pair
+            Prompt.of(heldout.prompt_texts[row], heldout.prompt_messages[row]) for row in first_pair
         ),
         chosen=tuple(heldout.chosen_texts[row] for row in first_pair),
         pairs=heldout.take(rows),

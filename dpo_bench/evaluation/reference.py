@@ -129,7 +129,7 @@ class _Visit:
 
     @property
     def text_read(self) -> str | None:
-        """What the reward reads of the first prompt with its chosen response, where it is a text."""
+        """What the reward reads of the first prompt and its chosen response, if it is a text."""
         if self.scorer is None or isinstance(self.scorer, Judge):
             return None
         return self.scorer.reads(self.prompts.prompts[0], self.prompts.chosen[0])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.model.compatibility import declared_positions
 from dpo_bench.model.packed_attention import UnsupportedAttentionError
 from dpo_bench.model.paths import FullPath, HiddenPath, LogpPath, OwnHeadPath, Sampler
 from dpo_bench.model.sampling import growing_rows
@@ -47,9 +48,25 @@ def choose_path(model: Any, precision: str = "fp32", longest: int = PROBE_TOKENS
         masks_padding = _needs_mask(model)
         path = _head(model)
     padded = path(model, masks_padding=masks_padding)
+    _require_readable(padded, longest)
     packs = not masks_padding and _packing_is_exact(path(model, packs=True), longest)
     sampler = _sampler(padded, longest)
     return path(model, precision, masks_padding=masks_padding, packs=packs, sampler=sampler)
+
+
+def _require_readable(path: LogpPath, longest: int) -> None:
+    """See that a model can read a text as long as any will be."""
+    text = _probe_texts(path.model, max(longest, PROBE_TOKENS))[0]
+    try:
+        with torch.no_grad():
+            path.states(path.response_batch([text[0]], [text[1]]))
+    except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EnvironmentProblem(
+            f"{type(path.model).__name__} cannot read a text of {longest} tokens, as long as the "
+            f"longest here ({reason}). Lower data.max_prompt_tokens, data.max_response_tokens or "
+            "evaluation.max_new_tokens, or take another model."
+        ) from error
 
 
 def _packing_is_exact(path: LogpPath, longest: int) -> bool:
@@ -70,6 +87,7 @@ def _packing_is_exact(path: LogpPath, longest: int) -> bool:
     except (
         UnsupportedAttentionError,
         AttributeError,
+        IndexError,
         TypeError,
         ValueError,
         RuntimeError,
@@ -114,7 +132,9 @@ def _sampling_is_exact(path: LogpPath, way: Sampler, longest: int) -> bool:
     Two prompts of unlike lengths, the longer as long as any text will be, grow by the same tokens
     in either form; a prompt gets two responses, and rows are dropped on the way, as in a sweep.
     """
-    longer, shorter = (row[0] + row[1] for row in _probe_texts(path.model, max(longest, PROBE_TOKENS))[1:3])
+    longer, shorter = (
+        row[0] + row[1] for row in _probe_texts(path.model, max(longest, PROBE_TOKENS))[1:3]
+    )
     longer = longer[: max(2, longest - SAMPLED_TOKENS)]
     if way == "equal":
         return all(_grows_as_scored(path, way, [prompt]) for prompt in (longer, shorter))
@@ -255,7 +275,7 @@ def _all_logits(model: Any, ids: Tensor, **options: Tensor) -> Tensor:
 def _probe_ids(model: Any) -> Tensor:
     """A row of random tokens, the same for every model with this vocabulary."""
     config = model.config.get_text_config()
-    width = min(PROBE_TOKENS, int(getattr(config, "max_position_embeddings", PROBE_TOKENS)))
+    width = min(PROBE_TOKENS, declared_positions(model) or PROBE_TOKENS)
     generator = torch.Generator().manual_seed(PROBE_SEED)
     ids = torch.randint(0, int(config.vocab_size), (1, width), generator=generator)
     return ids.to(model.device)

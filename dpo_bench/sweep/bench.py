@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dpo_bench.contract import get_loss
 from dpo_bench.data.chat import ChatTemplate
 from dpo_bench.data.ends import Ends
 from dpo_bench.data.prepare import prepare_pairs
 from dpo_bench.data.tokenised import TokenisedPairs
-from dpo_bench.errors import ConfigurationError
 from dpo_bench.evaluation.policy import Evaluator
 from dpo_bench.evaluation.prompts import choose_prompts
 from dpo_bench.evaluation.reference import ReferenceEvaluation, evaluate_reference
@@ -21,6 +22,12 @@ from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.experiment.plan import COSMETIC, IN_CONTENT, RECIPE
 from dpo_bench.model.adapter import reset_adapter, save_adapter, with_adapter
 from dpo_bench.model.choose import choose_path
+from dpo_bench.model.compatibility import (
+    require_embedded,
+    require_positions,
+    require_same_tokens,
+    share_vocabulary,
+)
 from dpo_bench.model.files import listed_ends
 from dpo_bench.model.load import load_model, load_tokenizer
 from dpo_bench.model.paths import LogpPath
@@ -54,6 +61,7 @@ class Bench:
     ) -> None:
         self.experiment = experiment
         self.sources = sources
+        self._progress = progress
         self.tokenizer = load_tokenizer(
             sources.policy, trust_remote_code=experiment.trust_remote_code
         )
@@ -62,13 +70,15 @@ class Bench:
         self.end_tokens = Ends.of(template, listed).tokens
         self.pairs, heldout, self.counts = self._tokenised_pairs(listed, progress)
         self.prompts = choose_prompts(heldout, experiment.evaluation.prompts)
+        self._require_known_tokens()
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
         self.policy, self._restart = self._starting_policy()
-        _require_same_vocabulary(self.policy.model, self.reference.model)
+        share_vocabulary(self.policy, self.reference)
+        for path in (self.policy, self.reference):
+            require_embedded(path, self.tokenizer, self._used_tokens)
         # Log-ratios are taken between values that came the same way.
         self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
-        self.training_reference = self._training_reference(progress)
         self.scorer = find_reward(experiment.evaluation, sources.device)
         self.reference_folder = self._evaluate_reference(progress)
         self.evaluator = Evaluator(
@@ -87,6 +97,15 @@ class Bench:
             scorer=self.scorer,
             options=experiment.evaluation,
         )
+
+    @property
+    def computing(self) -> dict[str, str]:
+        """How log-probs are computed and responses sampled, in the words of `model.paths`."""
+        return {
+            "architecture": type(self.policy.model).__name__,
+            "log_probs": self.policy.name,
+            "sampling": self.policy.sampler,
+        }
 
     def reset_policy(self, seed: int) -> None:
         """Put the policy back to where a trial with this seed starts."""
@@ -125,7 +144,8 @@ class Bench:
             initial = {name: value.clone() for name, value in policy.model.state_dict().items()}
         return policy, lambda _seed: policy.model.load_state_dict(initial)
 
-    def _training_reference(self, progress: Progress) -> CachedReference | None:
+    @cached_property
+    def training_reference(self) -> CachedReference | None:
         """The reference for the training pairs; None when no loss of the experiment reads it."""
         losses = [get_loss(grid.name) for grid in self.experiment.losses]
         for loss in losses:
@@ -133,27 +153,46 @@ class Bench:
                 require_margins(loss.name, self.pairs, self.experiment.data.margin_column)
         if not any(loss.needs_reference for loss in losses):
             return None
-        content = self.sources.content
         reference = CachedReference(
-            self.reference, self.pairs, self.sources.reference.digest, content.device, progress
+            self.reference,
+            self.pairs,
+            self.sources.reference.digest,
+            self.sources.content.device,
+            self._progress,
         )
         if not self.experiment.training.reference_sync_steps:
             _ = reference.all_sums  # had now, by the first worker, so that the others find them
         return reference
+
+    @cached_property
+    def _used_tokens(self) -> frozenset[int]:
+        """Ids that occur in the data, and those that end a response."""
+        sides = [
+            side.flat
+            for pairs in (self.pairs, self.prompts.pairs)
+            for side in (pairs.prompt, pairs.chosen, pairs.rejected)
+        ]
+        return frozenset(np.unique(np.concatenate(sides)).tolist()) | self.end_tokens
+
+    def _require_known_tokens(self) -> None:
+        """See that the reference means the same by the ids that the policy's tokenizer makes."""
+        if self.sources.reference.digest == self.sources.policy.digest:
+            return
+        theirs = load_tokenizer(
+            self.sources.reference, trust_remote_code=self.experiment.trust_remote_code
+        )
+        require_same_tokens(self.tokenizer, theirs, self._used_tokens)
 
     def load(self, folder: ModelFolder) -> LogpPath:
         """A model on this experiment's device, with the kernel path that suits it."""
         model = load_model(
             folder, self.sources.device, trust_remote_code=self.experiment.trust_remote_code
         )
-        return choose_path(model, self.sources.precision, self._longest)
-
-    @property
-    def _longest(self) -> int:
-        """Tokens of the longest text that a model is given."""
-        prompts = max(map(len, self.prompts.tokens), default=0)
-        sampled = prompts + self.experiment.evaluation.max_new_tokens
-        return max(self.pairs.longest, self.prompts.pairs.longest, sampled)
+        pair = max(self.pairs.longest, self.prompts.pairs.longest)
+        prompt = max(map(len, self.prompts.tokens), default=0)
+        new_tokens = self.experiment.evaluation.max_new_tokens
+        require_positions(model, pair, prompt, new_tokens)
+        return choose_path(model, self.sources.precision, max(pair, prompt + new_tokens))
 
     def _tokenised_pairs(
         self, listed: Sequence[int], progress: Progress
@@ -211,12 +250,3 @@ class Bench:
                 progress=progress,
             )
         return folder
-
-
-def _require_same_vocabulary(policy: Any, reference: Any) -> None:
-    ours, theirs = policy.config.vocab_size, reference.config.vocab_size
-    if ours != theirs:
-        raise ConfigurationError(
-            f"the policy has {ours} tokens and the reference {theirs}: "
-            "the KL needs one vocabulary; give a --reference of the policy's family."
-        )

@@ -22,7 +22,7 @@ from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.storage import cache_root
 from dpo_bench.sweep.actor import MARKER, Actor, Surroundings
 from dpo_bench.sweep.executor import Message, WorkerDiedError
-from dpo_bench.sweep.machines import Machine
+from dpo_bench.sweep.machines import Machine, available_cpus
 from dpo_bench.sweep.versions import installed_versions
 from dpo_bench.sweep.worker import Event, Job, Task
 
@@ -208,7 +208,7 @@ def _connect(ray: Any, workers: int | None) -> None:
     if address is None:
         ray.init(
             "local",
-            num_cpus=max(os.cpu_count() or 1, workers or 1),
+            num_cpus=max(available_cpus(), workers or 1),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             **quiet,

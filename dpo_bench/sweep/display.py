@@ -1,11 +1,16 @@
-"""What a person sees while a sweep runs: live bars in a terminal, plain lines anywhere else."""
+"""What a person sees while a sweep runs: live bars in a terminal, plain lines anywhere else.
+
+On request next to nothing, or JSON lines for programs.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,13 +18,20 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
+Loudness = Literal["quiet", "normal", "verbose", "json"]
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_OF_SILENCE = 60.0
+"""After so long a log hears where a trial is."""
+WIDTH_FOR_BARS = 80
+"""Columns of a terminal from which the numbers leave room for a bar."""
 
 
 class Display(Protocol):
@@ -34,8 +46,8 @@ class Display(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    def note(self, text: str) -> None:
-        """Say something once."""
+    def note(self, text: str, *, warning: bool = False) -> None:
+        """Say something once; a warning is what a reader of the results must know."""
 
     def phase(self, phase: str, done: int, total: int) -> None:
         """Progress of the work before the trials."""
@@ -50,18 +62,8 @@ class Display(Protocol):
         """A trial has ended."""
 
 
-class PlainDisplay:
-    """A line per event, for logs and pipes."""
-
-    def __init__(
-        self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.write = write
-        self.clock = clock
-        self.last_phase = ""
-        self.last_time = 0.0
-        self.total = self.count = 0
-        self.begun = 0.0
+class _Lines:
+    """What all displays share that write lines and hold nothing open."""
 
     def __enter__(self) -> Self:
         return self
@@ -74,24 +76,49 @@ class PlainDisplay:
     ) -> None:
         return None
 
-    def note(self, text: str) -> None:
+
+class PlainDisplay(_Lines):
+    """A line per event, for logs and pipes.
+
+    Args:
+        write: is given each line.
+        clock: seconds.
+        silence: seconds after which it is said where a trial is.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        silence: float = SECONDS_OF_SILENCE,
+    ) -> None:
+        self.write = write
+        self.clock = clock
+        self.silence = silence
+        self.last_phase = ""
+        self.last_time = clock()
+        self.total = self.count = 0
+        self.begun = 0.0
+
+    def note(self, text: str, *, warning: bool = False) -> None:
         """Write one line."""
-        self.write(text)
+        self._say(f"warning: {text}" if warning else text)
 
     def phase(self, phase: str, done: int, total: int) -> None:
         """Write when a phase begins, now and then, and when it ends."""
-        now = self.clock()
         begins = phase != self.last_phase
-        if begins or done >= total or now - self.last_time > SECONDS_BETWEEN_LINES:
-            self.last_phase, self.last_time = phase, now
-            self.write(f"{phase}: {done}/{total}")
+        if begins or done >= total or self.clock() - self.last_time > SECONDS_BETWEEN_LINES:
+            self.last_phase = phase
+            self._say(f"{phase}: {done}/{total}")
 
     def start(self, total: int) -> None:
         """Remember when the trials began."""
         self.total, self.begun = total, self.clock()
 
-    def trial(self, worker: int, label: str, phase: str, done: int, total: int) -> None:
-        """Say nothing: a log wants a line per trial, not per step."""
+    def trial(self, _worker: int, label: str, phase: str, done: int, total: int) -> None:
+        """Write after a long silence: a log wants a line per trial, not per step."""
+        if self.clock() - self.last_time > self.silence:
+            self._say(f"{label}: {phase} {done}/{total}")
 
     def finished(self, label: str, error: str | None) -> None:
         """Write the trial's outcome and the time that is left."""
@@ -99,21 +126,99 @@ class PlainDisplay:
         spent = self.clock() - self.begun
         left = spent / self.count * (self.total - self.count)
         outcome = f"failed: {error}" if error else "done"
-        self.write(f"[{self.count}/{self.total}] {label}: {outcome} ({left:.0f} s left)")
+        self._say(f"[{self.count}/{self.total}] {label}: {outcome} ({left:.0f} s left)")
+
+    def _say(self, line: str) -> None:
+        self.last_time = self.clock()
+        self.write(line)
+
+
+class QuietDisplay(_Lines):
+    """Warnings and failures alone."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write = write
+
+    def note(self, text: str, *, warning: bool = False) -> None:
+        """Write warnings."""
+        if warning:
+            self.write(f"warning: {text}")
+
+    def phase(self, phase: str, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def start(self, total: int) -> None:
+        """Say nothing."""
+
+    def trial(self, worker: int, label: str, phase: str, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def finished(self, label: str, error: str | None) -> None:
+        """Write failures."""
+        if error:
+            self.write(f"{label} failed: {error}")
+
+
+class JsonDisplay(_Lines):
+    """A JSON object a line: ``time`` (UTC), ``event``, and what belongs to it."""
+
+    def __init__(
+        self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.write = write
+        self.clock = clock
+        self.last: dict[str, float] = {}
+
+    def note(self, text: str, *, warning: bool = False) -> None:
+        """``note`` or ``warning``, with its text."""
+        self._say("warning" if warning else "note", text=text)
+
+    def phase(self, phase: str, done: int, total: int) -> None:
+        """``phase``, with how much of it is done."""
+        if self._is_time(phase) or done >= total:
+            self._say("phase", phase=phase, done=done, total=total)
+
+    def start(self, total: int) -> None:
+        """``start``, with the number of trials to do."""
+        self._say("start", trials=total)
+
+    def trial(self, worker: int, label: str, phase: str, done: int, total: int) -> None:
+        """``trial``, with how much of its phase is done."""
+        if self._is_time(f"{worker} {label} {phase}"):
+            self._say("trial", worker=worker, trial=label, phase=phase, done=done, total=total)
+
+    def finished(self, label: str, error: str | None) -> None:
+        """``finished``, with the error or null."""
+        self._say("finished", trial=label, error=error)
+
+    def _is_time(self, name: str) -> bool:
+        now = self.clock()
+        if now - self.last.get(name, -SECONDS_BETWEEN_LINES) < SECONDS_BETWEEN_LINES:
+            return False
+        self.last[name] = now
+        return True
+
+    def _say(self, event: str, **fields: object) -> None:
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.write(json.dumps({"time": stamp, "event": event, **fields}, ensure_ascii=False))
 
 
 class LiveDisplay:
     """Bars: one for all trials, one per worker, with the time that is left."""
 
     def __init__(self, console: Console) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        # What is short of room gives way in this order: the bar, the description, never a number.
+        whole = Column(no_wrap=True)
+        description = Column(ratio=1, no_wrap=True, overflow="ellipsis", min_width=12)
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description}", table_column=description),
+            MofNCompleteColumn(table_column=whole),
+            TimeElapsedColumn(table_column=whole),
+            TimeRemainingColumn(table_column=whole),
+        ]
+        if console.width >= WIDTH_FOR_BARS:
+            columns.insert(1, BarColumn(bar_width=20))
+        self.progress = Progress(*columns, console=console, expand=True)
         self.preparing: TaskID | None = None
         self.last_phase = ""
         self.overall: TaskID | None = None
@@ -131,9 +236,10 @@ class LiveDisplay:
     ) -> None:
         self.progress.stop()
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, warning: bool = False) -> None:
         """Write one line above the bars."""
-        self.progress.console.print(escape(text), highlight=False)
+        mark = "[yellow]warning:[/] " if warning else ""
+        self.progress.console.print(f"{mark}{escape(text)}", highlight=False)
 
     def phase(self, phase: str, done: int, total: int) -> None:
         """Show the phase's bar; a finished one stays."""
@@ -159,15 +265,25 @@ class LiveDisplay:
     def finished(self, label: str, error: str | None) -> None:
         """Count the trial; say so when it failed."""
         if error:
-            self.note(f"{label} failed: {error}")
+            line = f"[red]{escape(label)} failed:[/] {escape(error)}"
+            self.progress.console.print(line, highlight=False)
         if self.overall is not None:
             self.progress.advance(self.overall)
 
 
-def make_display(console: Console) -> Display:
-    """Live bars when someone watches a terminal, else plain lines."""
-    if console.is_terminal:
-        return LiveDisplay(console)
-    return PlainDisplay(
-        lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
-    )
+def make_display(console: Console, loudness: Loudness = "normal") -> Display:
+    """Live bars when someone watches a terminal, else lines; see `Loudness`."""
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def dated(text: str) -> None:
+        line(f"{datetime.now().astimezone():%H:%M:%S} {text}")
+
+    if loudness == "json":
+        return JsonDisplay(line)
+    if loudness == "quiet":
+        return QuietDisplay(line)
+    if loudness == "verbose":
+        return PlainDisplay(dated, silence=SECONDS_BETWEEN_LINES)
+    return LiveDisplay(console) if console.is_terminal else PlainDisplay(dated)

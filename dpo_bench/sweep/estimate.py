@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 import time
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from dpo_bench.sweep.judging import (
     describe_cost,
     describe_questions,
 )
+from dpo_bench.sweep.machines import available_cpus
 from dpo_bench.threads import one_thread
 from dpo_bench.training.trainer import number_of_steps
 
@@ -68,7 +68,7 @@ def print_plan(experiment: Experiment, workers: int | None, console: Console) ->
         console.print("No estimate of the time: the model or the data is not on this machine yet.")
         return
     seconds = estimate(experiment, size, matrix_speed())
-    count = workers or min(os.cpu_count() or 1, len(trials))
+    count = workers or min(available_cpus(), len(trials))
     total = seconds * math.ceil(len(trials) / count)
     steps = number_of_steps(experiment.training, size.pairs)
     console.print(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dpo_bench.errors import TrialError
+from dpo_bench.notes import Note
 from dpo_bench.sweep.machines import Machine
 from dpo_bench.sweep.worker import Event, Job, Ready, Task
 
@@ -18,7 +19,7 @@ class WorkerDiedError(TrialError):
     """A worker was killed or crashed, or its machine is gone."""
 
 
-Message = Event | Ready | Exception
+Message = Event | Ready | Note | Exception
 """What is heard of a worker; after a `WorkerDiedError` nothing more comes from it."""
 
 

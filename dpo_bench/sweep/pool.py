@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dpo_bench.notes import Note
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executor import Channel, Executor, Message, WorkerDiedError
-from dpo_bench.sweep.worker import Job, Ready, Task
+from dpo_bench.sweep.worker import Event, Job, Ready, Task
 
 SECONDS_TO_STOP = 60.0
 
@@ -31,6 +32,7 @@ class Pool:
         workers: how many.
         display: where progress is shown.
         on_ready: called once, when the first worker has prepared model and data.
+        on_note: called with what a worker has to say.
         on_death: called with a task whose worker died and with the reason.
     """
 
@@ -42,6 +44,7 @@ class Pool:
         display: Display,
         *,
         on_ready: Callable[[Ready], None],
+        on_note: Callable[[Note], None],
         on_death: Callable[[Task, WorkerDiedError], None],
     ) -> None:
         self.executor = executor
@@ -49,6 +52,7 @@ class Pool:
         self.size = workers
         self.display = display
         self.on_ready = on_ready
+        self.on_note = on_note
         self.on_death = on_death
         self.workers: list[_Worker] = []
         self.waiting: deque[Task] = deque()
@@ -88,17 +92,21 @@ class Pool:
             raise message
         elif isinstance(message, Ready):
             self._welcome(worker, message)
+        elif isinstance(message, Note):
+            self.on_note(message)
         elif message.kind == "progress":
-            if worker.task is None:
-                if worker.index == 0:
-                    self.display.phase(message.text, message.done, message.total)
-                return
-            self.display.trial(
-                worker.index, worker.task[0].label, message.text, message.done, message.total
-            )
+            self._show(worker, message)
         elif worker.task is not None:
             self.display.finished(worker.task[0].label, message.text or None)
             self._assign(worker)
+
+    def _show(self, worker: _Worker, event: Event) -> None:
+        """A trial's progress, or that of the first worker's preparation."""
+        if worker.task is not None:
+            label = worker.task[0].label
+            self.display.trial(worker.index, label, event.text, event.done, event.total)
+        elif worker.index == 0:
+            self.display.phase(event.text, event.done, event.total)
 
     def _welcome(self, worker: _Worker, message: Ready) -> None:
         first = not any(other.is_ready for other in self.workers)

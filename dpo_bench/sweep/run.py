@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.experiment import Experiment, Trial, conditions, plan_trials, trial_id
+from dpo_bench.notes import Note, heard
 from dpo_bench.storage import published_folder
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executor import Executor, ExecutorName, WorkerDiedError, make_executor
@@ -64,6 +66,7 @@ class Request:
         workers: number of workers, or None to choose.
         executor: where the workers run.
         plugins: folders of further losses.
+        note_level: of `logging`, from which notes are shown and kept.
     """
 
     experiment: Experiment
@@ -72,6 +75,7 @@ class Request:
     workers: int | None = None
     executor: ExecutorName = "local"
     plugins: tuple[Path, ...] = ()
+    note_level: int = logging.INFO
 
 
 def run_sweep(request: Request, display: Display) -> Outcome:
@@ -87,7 +91,14 @@ def run_sweep(request: Request, display: Display) -> Outcome:
     opening = make_executor(request.executor, request.folder.resolve(), request.workers)
     store = Store(request.folder)
     trials = plan_trials(request.experiment)
-    with store.locked(), display:
+    notes: list[Note] = []
+
+    def on_note(note: Note) -> None:
+        if note not in notes:
+            notes.append(note)
+            display.note(note.text, warning=note.is_warning)
+
+    with store.locked(), display, heard(on_note, request.note_level):
         sources = find_sources(request.experiment, display.phase)
         shared = conditions(request.experiment, sources.content)
         tasks = [(trial, trial_id(trial, shared)) for trial in trials]
@@ -95,11 +106,20 @@ def run_sweep(request: Request, display: Display) -> Outcome:
         missing = [task for task in tasks if not _is_there(store, task[1])]
         if missing:
             with opening as executor:
-                _run_missing(request, executor, store, sources, missing=missing, display=display)
+                _run_missing(
+                    request,
+                    executor,
+                    store,
+                    sources,
+                    missing=missing,
+                    display=display,
+                    on_note=on_note,
+                )
+            store.add_to_record({"notes": [note._asdict() for note in notes]})
         identities = [identity for _, identity in tasks]
         results = write_results(store, identities)
         _write_opponents(request.experiment, store, identities, display)
-        display.note("writing the report")
+        display.phase("writing the report", 0, 1)
         report = write_report(request.folder)
     return Outcome(request.folder, report, results, len(missing))
 
@@ -129,9 +149,10 @@ def _run_missing(
     *,
     missing: Sequence[Task],
     display: Display,
+    on_note: Callable[[Note], None],
 ) -> None:
     def keep_shared(ready: Ready) -> None:
-        store.add_to_record({"data": ready.counts})
+        store.add_to_record({"data": ready.counts, "computing": ready.computing})
         if not store.reference_folder.is_dir():
             with published_folder(store.reference_folder) as folder:
                 link_files(ready.reference, folder)
@@ -151,8 +172,23 @@ def _run_missing(
     need = LORA_BYTES_PER_WEIGHT_BYTE if lora else BYTES_PER_WEIGHT_BYTE
     workers = request.workers or choose_workers(machines, sources, len(missing), need)
     threads = choose_threads(machines, sources, workers)
-    job = Job(request.experiment, sources, request.folder.resolve(), request.plugins, threads)
-    pool = Pool(executor, job, workers, display, on_ready=keep_shared, on_death=record_death)
+    job = Job(
+        request.experiment,
+        sources,
+        request.folder.resolve(),
+        request.plugins,
+        threads,
+        request.note_level,
+    )
+    pool = Pool(
+        executor,
+        job,
+        workers,
+        display,
+        on_ready=keep_shared,
+        on_note=on_note,
+        on_death=record_death,
+    )
     pool.run(missing)
 
 

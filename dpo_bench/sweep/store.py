@@ -28,6 +28,8 @@ from dpo_bench.errors import ConfigurationError, EnvironmentProblem, LockedError
 from dpo_bench.storage import file_digest, published_folder, write_json
 
 MANIFEST = "manifest.json"
+FOUND = ("data", "computing", "notes")
+"""Parts of the record that are found while it is worked on, and stay true under its conditions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +146,8 @@ class Store:
                 f"{self.folder} holds another experiment: {where} is {old} there and {new} here; "
                 "give another --out or name."
             )
-        # What was counted when the data was first read stays true: the conditions are the same.
-        counted = {"data": earlier["data"]} if earlier and "data" in earlier else {}
-        write_json(self.experiment_file, {**record, **counted})
+        kept = {key: earlier[key] for key in FOUND if key in earlier} if earlier else {}
+        write_json(self.experiment_file, {**record, **kept})
 
     def add_to_record(self, more: Mapping[str, Any]) -> None:
         """Add to the experiment's record."""
@@ -204,8 +205,7 @@ class Store:
         with published_folder(self.reference_folder) as folder:
             link_files(neighbour.reference_folder, folder)
         record = neighbour.read_experiment() or {}
-        if "data" in record:
-            self.add_to_record({"data": record["data"]})
+        self.add_to_record({key: record[key] for key in FOUND if key in record})
 
 
 def seal(folder: Path, manifest: Manifest) -> None:

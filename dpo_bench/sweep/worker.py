@@ -6,6 +6,7 @@ workers, so the death of one harms no other.
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dpo_bench.errors import DpoBenchError
+from dpo_bench.notes import heard
 from dpo_bench.progress import Control
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Job:
         folder: the sweep's folder.
         plugins: folders of further losses.
         threads: torch threads of each worker.
+        note_level: of `logging`, from which notes are wanted.
     """
 
     experiment: Experiment
@@ -44,6 +47,7 @@ class Job:
     folder: Path
     plugins: tuple[Path, ...]
     threads: int
+    note_level: int = logging.INFO
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +74,12 @@ class Ready:
     Attributes:
         counts: what became of the preference data; see `Bench.counts`.
         reference: folder of the reference's evaluation.
+        computing: how log-probs are computed and responses sampled; see `Bench.computing`.
     """
 
     counts: dict[str, Any]
     reference: Path
+    computing: dict[str, str]
 
 
 class Pipe(Protocol):
@@ -125,9 +131,10 @@ def work(pipe: Pipe, job: Job, should_stop: Callable[[], bool]) -> None:
         should_stop: whether to save and end.
     """
     voice = _Voice(pipe, should_stop)
-    bench = _prepare(job, voice)
-    if bench is not None:
-        _serve(bench, job, voice)
+    with heard(voice.say, job.note_level):
+        bench = _prepare(job, voice)
+        if bench is not None:
+            _serve(bench, job, voice)
 
 
 def _prepare(job: Job, voice: _Voice) -> Bench | None:
@@ -141,6 +148,7 @@ def _prepare(job: Job, voice: _Voice) -> Bench | None:
         for folder in job.plugins:
             load_plugins(folder)
         bench = Bench(job.experiment, job.sources, voice.progress)
+        _ = bench.training_reference  # had now, so that what is wrong with the data is said now
     except DpoBenchError as error:
         voice.say(error)
         return None
@@ -148,7 +156,7 @@ def _prepare(job: Job, voice: _Voice) -> Bench | None:
         trace = "".join(traceback.format_exception(error))
         voice.say(RuntimeError(f"a worker could not start:\n{trace}"))
         return None
-    voice.say(Ready(bench.counts, bench.reference_folder))
+    voice.say(Ready(bench.counts, bench.reference_folder, bench.computing))
     return bench
 
 

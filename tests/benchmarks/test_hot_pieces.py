@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from dpo_bench import PairLogps, get_loss
 from dpo_bench.data.batches import pad_batch
 from dpo_bench.data.packing import pack_pairs
 from dpo_bench.data.tokenised import TokenisedPairs
+from dpo_bench.model.choose import choose_path
 from dpo_bench.model.load import load_model
 from dpo_bench.model.logps import sum_by_row, token_logps
 from dpo_bench.model.paths import FullPath, HiddenPath, LogpPath

@@ -61,7 +61,9 @@ def test_an_opened_thought_that_finished_turns_leave_out_is_no_part_of_the_promp
 
 
 def test_a_setting_reaches_the_template() -> None:
-    opening = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    opening = (
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    )
     tokenizer = with_template(
         HEAD.replace("BODY", "{{ m['content'] }}").replace(
             "{{ '<|im_start|>assistant\nOPENING' }}", "{{ '<|im_start|>assistant\n' }}" + opening
@@ -97,21 +99,15 @@ def test_an_argument_that_the_program_gives_is_refused() -> None:
 
 
 def test_a_begun_answer_is_gone_on_with() -> None:
-    pair = PreferencePair(
-        [user("Hi"), assistant("Well, ")], [assistant("yes")], [assistant("no")]
-    )
+    pair = PreferencePair([user("Hi"), assistant("Well, ")], [assistant("yes")], [assistant("no")])
     texts = render(pair, ChatTemplate(chatml()))
-    assert texts.prompt == (
-        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nWell, "
-    )
+    assert texts.prompt == ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nWell, ")
     assert (texts.chosen, texts.rejected) == ("yes<|im_end|>", "no<|im_end|>")
 
 
 def test_a_begun_answer_that_the_template_trims() -> None:
     trimming = CHATML.replace("m['content']", "m['content'] | trim")
-    pair = PreferencePair(
-        [user("Hi"), assistant("Well, ")], [assistant("yes")], [assistant("no")]
-    )
+    pair = PreferencePair([user("Hi"), assistant("Well, ")], [assistant("yes")], [assistant("no")])
     texts = render(pair, ChatTemplate(with_template(trimming)))
     assert texts.prompt.endswith("assistant\nWell,")
     assert texts.chosen == " yes<|im_end|>"
@@ -160,6 +156,8 @@ def test_a_template_that_reads_parts_has_an_end_too() -> None:
 
 
 def test_a_template_that_loses_the_answer_is_named() -> None:
-    tokenizer = with_template("{{ messages[0]['content'] }}{% if add_generation_prompt %}>{% endif %}")
+    tokenizer = with_template(
+        "{{ messages[0]['content'] }}{% if add_generation_prompt %}>{% endif %}"
+    )
     with pytest.raises(ConfigurationError, match="the policy's chat template cannot be used"):
         render(CHAT, ChatTemplate(tokenizer))

@@ -58,7 +58,7 @@ def test_a_response_has_exactly_one_end(text: str, ended: str) -> None:
 def test_a_response_that_no_sample_could_be_is_refused(text: str) -> None:
     tokenizer = over_base()
     ends = Ends.of(ChatTemplate(tokenizer), [tokenizer.convert_tokens_to_ids("<|eom|>")])
-    with pytest.raises(RowProblem, match="goes on behind '<|") as caught:
+    with pytest.raises(RowProblem, match=r"goes on behind '<\|") as caught:
         ends.end(tokens(tokenizer, text))
     assert caught.value.reason == Reason.END_INSIDE
 

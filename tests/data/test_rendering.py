@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from dpo_bench.data.chat import ChatTemplate
 from dpo_bench.data.formats import PreferencePair
 from dpo_bench.data.problems import RowProblem
-from dpo_bench.data.chat import ChatTemplate
 from dpo_bench.data.rendering import PairTexts
 from dpo_bench.data.rendering import render as write
 from dpo_bench.errors import ConfigurationError
@@ -55,7 +55,7 @@ def test_a_turn_that_ends_with_another_token_than_eos_is_trimmed_too() -> None:
 def test_a_prompt_that_does_not_begin_the_conversation_is_refused() -> None:
     template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     tokenizer = plain(eos_token="</s>", chat_template=template)
-    with pytest.raises(ConfigurationError, match="chat template cannot be used: .* begin with"):
+    with pytest.raises(ConfigurationError, match=r"chat template cannot be used: .* begin with"):
         render(tokenizer)
 
 

@@ -81,7 +81,9 @@ def by_hand(folder: Path, texts: list[str]) -> torch.Tensor:
 def test_a_reward_model_gives_its_scalar_whatever_the_batch(tmp_path: Path, kind: str) -> None:
     folder = save_classifier(tmp_path / kind, kind, ["score"])
     reward = scorer(f"model:{folder}", reward_template=PLAIN)
-    texts = [f"{prompt.text} {response}" for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
+    texts = [
+        f"{prompt.text} {response}" for prompt, response in zip(PROMPTS, RESPONSES, strict=True)
+    ]
     expected = by_hand(folder, texts)[:, 0].numpy()
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(reward.score(PROMPTS, RESPONSES), expected, atol=1e-5)
@@ -197,8 +199,10 @@ CHATS = [
 ANSWERS = ["It is good.", "and cold.", "yes"]
 IN_ITS_TEMPLATE = [
     "<|im_start|>user|How is the tea?<|im_end|><|im_start|>assistant|It is good.<|im_end|>",
-    "<|im_start|>system|Be brief.<|im_end|><|im_start|>user|And the rain?<|im_end|>"
-    "<|im_start|>assistant|Wet, and cold.<|im_end|>",
+    (
+        "<|im_start|>system|Be brief.<|im_end|><|im_start|>user|And the rain?<|im_end|>"
+        "<|im_start|>assistant|Wet, and cold.<|im_end|>"
+    ),
     "<|im_start|>user|a plain question<|im_end|><|im_start|>assistant|yes<|im_end|>",
 ]
 
@@ -247,9 +251,7 @@ def test_the_score_is_that_of_the_last_token_whatever_pads(tmp_path: Path, pad: 
     folder = save_classifier(tmp_path / "rm", "llama", ["score"], pad_token_id=None)
     with_template(folder, RM_TEMPLATE, pad_token=pad)
     expected = last_logits(folder, IN_ITS_TEMPLATE)
-    np.testing.assert_allclose(
-        scorer(f"model:{folder}").score(CHATS, ANSWERS), expected, atol=1e-5
-    )
+    np.testing.assert_allclose(scorer(f"model:{folder}").score(CHATS, ANSWERS), expected, atol=1e-5)
 
 
 def test_a_tokenizer_with_neither_pad_nor_eos_will_do(tmp_path: Path) -> None:
@@ -303,7 +305,9 @@ def test_a_chat_template_that_refuses_is_named_with_the_way_out(tmp_path: Path) 
     folder = save_classifier(tmp_path / "rm", "llama", ["score"])
     with_template(folder, refusing + RM_TEMPLATE)
     reward = scorer(f"model:{folder}")
-    with pytest.raises(DataError, match=r"reward model rm: .*no system.*evaluation.reward_template"):
+    with pytest.raises(
+        DataError, match=r"reward model rm: .*no system.*evaluation.reward_template"
+    ):
         reward.score(CHATS, ANSWERS)
 
 

@@ -113,7 +113,9 @@ def test_controls_of_a_reward_tell_one_that_depends_on_the_order() -> None:
     opponents = np.array([[30.0, 1.0], [1.0, 1.0], [40.0, 40.0], [1.0, 19.0]])
 
     def controls(reward: Reward) -> dict[str, tuple[float, bool | None]]:
-        found = control_reward(reward, [Prompt.of(text) for text in texts], texts, opponents, Resampling(100, 0))
+        found = control_reward(
+            reward, [Prompt.of(text) for text in texts], texts, opponents, Resampling(100, 0)
+        )
         return {one.name: (one.estimate.value, one.passed) for one in found}
 
     good = controls(Reward("length", "1", length))

@@ -19,8 +19,8 @@ from dpo_bench.errors import ConfigurationError, EnvironmentProblem, TrialError
 from dpo_bench.evaluation.controls import Resampling, control_judge
 from dpo_bench.evaluation.judge import Judge, find_judge
 from dpo_bench.evaluation.judge_text import Verdict, question, read_verdict
-from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.evaluation.prompts import Prompt
+from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.experiment.config import Evaluation
 from tests.evaluation.judge_server import asked, running
 
@@ -210,7 +210,11 @@ def test_dress_does_not_count(reply: str) -> None:
 def test_controls_of_a_judge(url: str) -> None:
     def controls(model: str) -> dict[str, tuple[float, bool | None]]:
         found, cost = control_judge(
-            judge(url, model), [Prompt.of(text) for text in PROMPTS], SHORT, ["a response of many words"] * 3, Resampling(100, 0)
+            judge(url, model),
+            [Prompt.of(text) for text in PROMPTS],
+            SHORT,
+            ["a response of many words"] * 3,
+            Resampling(100, 0),
         )
         assert cost["failures"] == 0
         return {one.name: (one.estimate.value, one.passed) for one in found}

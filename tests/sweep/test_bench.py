@@ -30,6 +30,7 @@ def open_bench(model: Path, pairs: Path, **changes: Any) -> tuple[Bench, list[st
     experiment = validate(settings, "test")
     phases: list[str] = []
     bench = Bench(experiment, find_sources(experiment), lambda phase, *_: phases.append(phase))
+    _ = bench.training_reference
     return bench, phases
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import re
+from datetime import datetime
 
 from rich.console import Console
 
@@ -68,4 +71,63 @@ def test_a_pipe_gets_plain_lines() -> None:
     display = make_display(Console(file=stream, force_terminal=False))
     assert isinstance(display, PlainDisplay)
     display.note("[bold]as it is")
-    assert stream.getvalue() == "[bold]as it is\n"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[bold\]as it is\n", stream.getvalue())
+
+
+def test_a_log_hears_where_a_long_trial_is() -> None:
+    lines: list[str] = []
+    clock = Clock()
+    display = PlainDisplay(lines.append, clock)
+    for step in range(200):
+        clock.now += 1
+        display.trial(0, "dpo beta=0.1 seed=0", "training", step, 200)
+    assert lines == [f"dpo beta=0.1 seed=0: training {step}/200" for step in (60, 121, 182)]
+
+
+def test_a_narrow_terminal_keeps_its_numbers() -> None:
+    stream = io.StringIO()
+    display = make_display(Console(file=stream, force_terminal=True, width=40))
+    with display:
+        display.start(163)
+        display.trial(0, "a loss with a long name beta=0.1", "training", 1163, 1500)
+        display.finished("another", None)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    last = [line for line in re.split(r"[\r\n]+", shown) if line][-2:]
+    assert re.search(r"trials +1/163 +0:00:00 +-:--:--", last[0])
+    assert last[1] == "0: a loss wit… 1163/1500 0:00:00 -:--:--"
+
+
+def test_quiet_leaves_warnings_and_failures() -> None:
+    stream = io.StringIO()
+    with make_display(Console(file=stream, force_terminal=True), "quiet") as display:
+        display.note("padded")
+        display.note("extrapolates", warning=True)
+        display.phase("sampling", 1, 2)
+        display.start(2)
+        display.trial(0, "dpo", "training", 1, 2)
+        display.finished("dpo", None)
+        display.finished("ipo", "diverged")
+    assert stream.getvalue() == "warning: extrapolates\nipo failed: diverged\n"
+
+
+def test_a_program_gets_json_lines() -> None:
+    stream = io.StringIO()
+    with make_display(Console(file=stream, width=20), "json") as display:
+        display.note("a long note é that no narrow terminal may break", warning=True)
+        for done in range(3):
+            display.phase("sampling", done, 2)
+        display.start(1)
+        display.trial(0, "dpo", "training", 1, 2)
+        display.finished("dpo", None)
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert all(
+        datetime.fromisoformat(event.pop("time")).utcoffset() is not None for event in events
+    )
+    assert events == [
+        {"event": "warning", "text": "a long note é that no narrow terminal may break"},
+        {"event": "phase", "phase": "sampling", "done": 0, "total": 2},
+        {"event": "phase", "phase": "sampling", "done": 2, "total": 2},
+        {"event": "start", "trials": 1},
+        {"event": "trial", "worker": 0, "trial": "dpo", "phase": "training", "done": 1, "total": 2},
+        {"event": "finished", "trial": "dpo", "error": None},
+    ]
