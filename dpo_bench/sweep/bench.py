@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dpo_bench.contract import get_loss
-from dpo_bench.data.chat import ChatTemplate
-from dpo_bench.data.ends import Ends
-from dpo_bench.data.prepare import prepare_pairs
-from dpo_bench.data.tokenised import TokenisedPairs
 from dpo_bench.evaluation.policy import Evaluator
-from dpo_bench.evaluation.prompts import choose_prompts
 from dpo_bench.evaluation.reference import ReferenceEvaluation, evaluate_reference
 from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.experiment.plan import COSMETIC, IN_CONTENT, RECIPE
@@ -25,15 +17,14 @@ from dpo_bench.model.choose import choose_path
 from dpo_bench.model.compatibility import (
     require_embedded,
     require_positions,
-    require_same_tokens,
     share_vocabulary,
 )
-from dpo_bench.model.files import listed_ends
-from dpo_bench.model.load import load_model, load_tokenizer
+from dpo_bench.model.load import load_model
 from dpo_bench.model.paths import LogpPath
 from dpo_bench.model.reference_cache import reference_logps
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.storage import cache_root, digest, published_folder, write_json
+from dpo_bench.storage import cache_root, digest
+from dpo_bench.sweep.inputs import prepare_inputs
 from dpo_bench.training.needs import require_margins
 from dpo_bench.training.reference import CachedReference
 
@@ -62,21 +53,13 @@ class Bench:
         self.experiment = experiment
         self.sources = sources
         self._progress = progress
-        self.tokenizer = load_tokenizer(
-            sources.policy, trust_remote_code=experiment.trust_remote_code
-        )
-        listed = listed_ends(sources.policy.path)
-        template = ChatTemplate(self.tokenizer, experiment.data.chat_template_kwargs)
-        self.end_tokens = Ends.of(template, listed).tokens
-        self.pairs, heldout, self.counts = self._tokenised_pairs(listed, progress)
-        self.prompts = choose_prompts(heldout, experiment.evaluation.prompts)
-        self._require_known_tokens()
+        self.inputs = prepare_inputs(experiment, sources, progress)
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
         self.policy, self._restart = self._starting_policy()
         share_vocabulary(self.policy, self.reference)
         for path in (self.policy, self.reference):
-            require_embedded(path, self.tokenizer, self._used_tokens)
+            require_embedded(path, self.inputs.tokenizer, self.inputs.used_tokens)
         # Log-ratios are taken between values that came the same way.
         self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
         self.scorer = find_reward(experiment.evaluation, sources.device)
@@ -85,15 +68,15 @@ class Bench:
             reference=self.reference,
             heldout_reference=reference_logps(
                 self.reference,
-                self.prompts.pairs,
+                self.inputs.prompts.pairs,
                 sources.reference.digest,
                 sources.content.device,
                 progress,
             ),
             evaluation=ReferenceEvaluation.load(self.reference_folder),
-            tokenizer=self.tokenizer,
-            end_tokens=self.end_tokens,
-            prompts=self.prompts,
+            tokenizer=self.inputs.tokenizer,
+            end_tokens=self.inputs.end_tokens,
+            prompts=self.inputs.prompts,
             scorer=self.scorer,
             options=experiment.evaluation,
         )
@@ -124,7 +107,7 @@ class Bench:
             model.config.use_cache = True
             model.save_pretrained(folder)
             model.config.use_cache = False
-        self.tokenizer.save_pretrained(folder)
+        self.inputs.tokenizer.save_pretrained(folder)
 
     def _starting_policy(self) -> tuple[LogpPath, Callable[[int], object]]:
         """The policy, and what puts it back to its starting point for a seed.
@@ -139,10 +122,16 @@ class Bench:
             adapted = with_adapter(base, lora, sources.policy.address)
             return adapted, partial(reset_adapter, adapted.model)
         policy = self.load(sources.policy)
-        initial = self.reference.model.state_dict()
-        if not same:
-            initial = {name: value.clone() for name, value in policy.model.state_dict().items()}
-        return policy, lambda _seed: policy.model.load_state_dict(initial)
+        start = self.reference.model.state_dict() if same else None
+
+        def restart(_seed: int) -> None:
+            nonlocal start
+            if start is None:  # nothing has been trained yet; an evaluation needs no copy
+                state = policy.model.state_dict()
+                start = {name: value.clone() for name, value in state.items()}
+            policy.model.load_state_dict(start)
+
+        return policy, restart
 
     @cached_property
     def training_reference(self) -> CachedReference | None:
@@ -150,12 +139,12 @@ class Bench:
         losses = [get_loss(grid.name) for grid in self.experiment.losses]
         for loss in losses:
             if "preference_margin" in loss.needs:
-                require_margins(loss.name, self.pairs, self.experiment.data.margin_column)
+                require_margins(loss.name, self.inputs.pairs, self.experiment.data.margin_column)
         if not any(loss.needs_reference for loss in losses):
             return None
         reference = CachedReference(
             self.reference,
-            self.pairs,
+            self.inputs.pairs,
             self.sources.reference.digest,
             self.sources.content.device,
             self._progress,
@@ -164,60 +153,14 @@ class Bench:
             _ = reference.all_sums  # had now, by the first worker, so that the others find them
         return reference
 
-    @cached_property
-    def _used_tokens(self) -> frozenset[int]:
-        """Ids that occur in the data, and those that end a response."""
-        sides = [
-            side.flat
-            for pairs in (self.pairs, self.prompts.pairs)
-            for side in (pairs.prompt, pairs.chosen, pairs.rejected)
-        ]
-        return frozenset(np.unique(np.concatenate(sides)).tolist()) | self.end_tokens
-
-    def _require_known_tokens(self) -> None:
-        """See that the reference means the same by the ids that the policy's tokenizer makes."""
-        if self.sources.reference.digest == self.sources.policy.digest:
-            return
-        theirs = load_tokenizer(
-            self.sources.reference, trust_remote_code=self.experiment.trust_remote_code
-        )
-        require_same_tokens(self.tokenizer, theirs, self._used_tokens)
-
     def load(self, folder: ModelFolder) -> LogpPath:
         """A model on this experiment's device, with the kernel path that suits it."""
         model = load_model(
             folder, self.sources.device, trust_remote_code=self.experiment.trust_remote_code
         )
-        pair = max(self.pairs.longest, self.prompts.pairs.longest)
-        prompt = max(map(len, self.prompts.tokens), default=0)
-        new_tokens = self.experiment.evaluation.max_new_tokens
-        require_positions(model, pair, prompt, new_tokens)
-        return choose_path(model, self.sources.precision, max(pair, prompt + new_tokens))
-
-    def _tokenised_pairs(
-        self, listed: Sequence[int], progress: Progress
-    ) -> tuple[TokenisedPairs, TokenisedPairs, dict[str, Any]]:
-        """Training pairs, held-out pairs and what became of the data; kept in the cache."""
-        content = self.sources.content
-        key = digest({"recipe": RECIPE, "data": content.data, "tokenizer": content.policy})
-        folder = cache_root() / "pairs" / key
-        if not folder.is_dir():
-            training, heldout, counts = prepare_pairs(
-                self.sources.preferences,
-                self.tokenizer,
-                self.experiment.data,
-                progress,
-                listed_ends=listed,
-            )
-            with published_folder(folder) as new:
-                training.save(new / "training.safetensors")
-                heldout.save(new / "heldout.safetensors")
-                write_json(new / "counts.json", counts.as_dict())
-        return (
-            TokenisedPairs.load(folder / "training.safetensors"),
-            TokenisedPairs.load(folder / "heldout.safetensors"),
-            json.loads((folder / "counts.json").read_text(encoding="utf-8")),
-        )
+        inputs = self.inputs
+        require_positions(model, inputs.longest_pair, inputs.longest_prompt, inputs.new_tokens)
+        return choose_path(model, self.sources.precision, inputs.longest)
 
     def _evaluate_reference(self, progress: Progress) -> Path:
         """The folder of the reference's evaluation, made when the cache lacks it."""
@@ -233,8 +176,8 @@ class Bench:
                     mode="json",
                     exclude={*COSMETIC["evaluation"], *IN_CONTENT["evaluation"], *ONLY_POLICIES},
                 ),
-                "prompts": self.prompts.pairs.digest,
-                "end_tokens": sorted(self.end_tokens),
+                "prompts": self.inputs.prompts.pairs.digest,
+                "end_tokens": sorted(self.inputs.end_tokens),
             }
         )
         folder = cache_root() / "reference-evaluations" / key
@@ -242,9 +185,9 @@ class Bench:
             evaluate_reference(
                 folder,
                 self.reference,
-                tokenizer=self.tokenizer,
-                end_tokens=self.end_tokens,
-                prompts=self.prompts,
+                tokenizer=self.inputs.tokenizer,
+                end_tokens=self.inputs.end_tokens,
+                prompts=self.inputs.prompts,
                 scorer=self.scorer,
                 options=options,
                 progress=progress,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from dpo_bench.evaluation.statistics import Estimate
 from dpo_bench.experiment import Experiment
-from dpo_bench.model.source import resolve_model
+from dpo_bench.notes import heard
 from dpo_bench.storage import write_json
 from dpo_bench.sweep.bench import Bench
+from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.sources import find_sources
 from dpo_bench.tables import write_parquet
 
@@ -37,7 +38,7 @@ def has_interval(estimate: Estimate) -> bool:
 
 
 def evaluate_policy(
-    experiment: Experiment, policy: str, out: Path | None, console: Console
+    experiment: Experiment, policy: str, out: Path | None, console: Console, display: Display
 ) -> None:
     """Print a policy's metrics with their intervals; write its tables when ``out`` is given.
 
@@ -47,21 +48,16 @@ def evaluate_policy(
     Raises:
         DpoBenchError: the policy, the reference or the data cannot be used.
     """
-    with Bars(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("")
-
-        def progress(phase: str, done: int, total: int) -> None:
-            bars.update(task, description=phase, completed=done, total=total)
-
-        sources = find_sources(experiment, progress)
-        bench = Bench(experiment, sources, progress)
-        folder = resolve_model(
-            policy,
-            world=experiment.world,
-            trust_remote_code=experiment.trust_remote_code,
-            progress=progress,
-        )
-        result = bench.evaluator.evaluate(bench.load(folder), progress)
+    # As if a sweep had just trained it: it is held to all that a sweep asks of policy and reference.
+    changes: dict[str, Any] = {
+        "policy": policy,
+        "reference": experiment.reference or experiment.policy,
+        "training": experiment.training.model_copy(update={"lora": None}),
+    }
+    measured = experiment.model_copy(update=changes)
+    with display, heard(lambda note: display.note(note.text, warning=note.is_warning)):
+        bench = Bench(measured, find_sources(measured, display.phase), display.phase)
+        result = bench.evaluator.evaluate(bench.policy, display.phase)
     table = Table("metric", "value", "95% interval", "n", "unit", title=policy)
     for name, estimate in result.metrics.items():
         interval = f"\\[{estimate.low:.3f}, {estimate.high:.3f}]" if has_interval(estimate) else ""

@@ -85,7 +85,7 @@ def _trainer(
     return Trainer(
         path=bench.policy,
         loss=loss.at(dict(trial.hyperparameters)),
-        pairs=bench.pairs,
+        pairs=bench.inputs.pairs,
         reference=bench.training_reference,
         settings=bench.experiment.training,
         seed=trial.seed,

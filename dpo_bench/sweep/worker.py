@@ -72,7 +72,7 @@ class Ready:
     """A worker has loaded or prepared model and data.
 
     Attributes:
-        counts: what became of the preference data; see `Bench.counts`.
+        counts: what became of the preference data; see `Inputs.counts`.
         reference: folder of the reference's evaluation.
         computing: how log-probs are computed and responses sampled; see `Bench.computing`.
     """
@@ -156,7 +156,7 @@ def _prepare(job: Job, voice: _Voice) -> Bench | None:
         trace = "".join(traceback.format_exception(error))
         voice.say(RuntimeError(f"a worker could not start:\n{trace}"))
         return None
-    voice.say(Ready(bench.counts, bench.reference_folder, bench.computing))
+    voice.say(Ready(bench.inputs.counts, bench.reference_folder, bench.computing))
     return bench
 
 

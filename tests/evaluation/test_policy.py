@@ -57,7 +57,7 @@ def test_divergences_are_those_of_the_full_distributions(bench: Bench) -> None:
     responses = bench.evaluator._reference_responses
     total = []
     for response in responses:
-        prompt = bench.prompts.tokens[response.prompt_id]
+        prompt = bench.inputs.prompts.tokens[response.prompt_id]
         ids = torch.tensor([[*prompt, *response.tokens]])
         with torch.inference_mode():
             ours, theirs = (

@@ -1,0 +1,116 @@
+"""What every trial of a sweep is given: tokenised pairs, evaluation prompts, ends of responses.
+
+It needs the policy's tokenizer but no model, so that a plan can show it before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dpo_bench.data.chat import ChatTemplate
+from dpo_bench.data.ends import Ends
+from dpo_bench.data.prepare import prepare_pairs
+from dpo_bench.data.tokenised import TokenisedPairs
+from dpo_bench.evaluation.prompts import EvaluationPrompts, choose_prompts
+from dpo_bench.experiment.plan import RECIPE
+from dpo_bench.model.compatibility import require_same_tokens
+from dpo_bench.model.files import listed_ends
+from dpo_bench.model.load import load_tokenizer
+from dpo_bench.progress import Progress, quiet
+from dpo_bench.storage import cache_root, digest, published_folder, write_json
+
+if TYPE_CHECKING:
+    from dpo_bench.experiment import Experiment
+    from dpo_bench.sweep.sources import Sources
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Data as the trials see it.
+
+    Attributes:
+        tokenizer: the policy's, from transformers.
+        end_tokens: ids that end a response.
+        pairs: to train on.
+        prompts: to evaluate on, with their held-out pairs.
+        counts: what became of the data; see `Counts`.
+        new_tokens: limit of a sampled response, tokens.
+    """
+
+    tokenizer: Any
+    end_tokens: frozenset[int]
+    pairs: TokenisedPairs
+    prompts: EvaluationPrompts
+    counts: dict[str, Any]
+    new_tokens: int
+
+    @property
+    def longest_pair(self) -> int:
+        """Tokens of the longest prompt with one of its responses, of all pairs."""
+        return max(self.pairs.longest, self.prompts.pairs.longest)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest evaluation prompt."""
+        return max(map(len, self.prompts.tokens), default=0)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that a model may be given."""
+        return max(self.longest_pair, self.longest_prompt + self.new_tokens)
+
+    @cached_property
+    def used_tokens(self) -> frozenset[int]:
+        """Ids that occur in the data, and those that end a response."""
+        sides = [
+            side.flat
+            for pairs in (self.pairs, self.prompts.pairs)
+            for side in (pairs.prompt, pairs.chosen, pairs.rejected)
+        ]
+        return frozenset(np.unique(np.concatenate(sides)).tolist()) | self.end_tokens
+
+
+def prepare_inputs(experiment: Experiment, sources: Sources, progress: Progress = quiet) -> Inputs:
+    """Tokenise the data, or take it from the cache.
+
+    Raises:
+        DataError: pairs that cannot be used.
+        ConfigurationError: options or a tokenizer that cannot be meant; a reference whose
+            tokenizer means something else by the same ids.
+        EnvironmentProblem: a tokenizer that cannot be loaded.
+    """
+    trust = experiment.trust_remote_code
+    tokenizer = load_tokenizer(sources.policy, trust_remote_code=trust)
+    listed = listed_ends(sources.policy.path)
+    template = ChatTemplate(tokenizer, experiment.data.chat_template_kwargs)
+    ends = Ends.of(template, listed).tokens
+    content = sources.content
+    key = digest({"recipe": RECIPE, "data": content.data, "tokenizer": content.policy})
+    folder = cache_root() / "pairs" / key
+    if not folder.is_dir():
+        training, heldout, counts = prepare_pairs(
+            sources.preferences, tokenizer, experiment.data, progress, listed_ends=listed
+        )
+        with published_folder(folder) as new:
+            training.save(new / "training.safetensors")
+            heldout.save(new / "heldout.safetensors")
+            write_json(new / "counts.json", counts.as_dict())
+    heldout = TokenisedPairs.load(folder / "heldout.safetensors")
+    inputs = Inputs(
+        tokenizer=tokenizer,
+        end_tokens=ends,
+        pairs=TokenisedPairs.load(folder / "training.safetensors"),
+        prompts=choose_prompts(heldout, experiment.evaluation.prompts),
+        counts=json.loads((folder / "counts.json").read_text(encoding="utf-8")),
+        new_tokens=experiment.evaluation.max_new_tokens,
+    )
+    if sources.reference.digest != sources.policy.digest:
+        # The reference is given the ids that the policy's tokenizer makes.
+        theirs = load_tokenizer(sources.reference, trust_remote_code=trust)
+        require_same_tokens(tokenizer, theirs, inputs.used_tokens)
+    return inputs
