@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from dpo_bench.errors import ConfigurationError
+from dpo_bench.progress import Loudness
 from dpo_bench.sweep.executor import ExecutorName
 
 app = typer.Typer(
     name="dpo-bench",
     help="Which preference loss, at which strength, on your model and your data?",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -24,6 +28,21 @@ app = typer.Typer(
 
 UsageError: Any = typer.BadParameter.__base__
 """What the parser raises; typer exports only this subclass of it."""
+
+
+class Command(TyperCommand):
+    """A command none of whose options is overruled in silence by a second one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an option that is given twice and does not collect."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        options: list[Any] = list(given)
+        for option in options:
+            collects = option.param_type_name != "option" or option.multiple or option.is_flag
+            if not collects and options.count(option) > 1:
+                ctx.fail(f"{option.opts[0]} is given twice: only one of them can count.")
+        return super().parse_args(ctx, args)
+
 
 File = Annotated[
     str | None,
@@ -38,10 +57,27 @@ Preferences = Annotated[
     str | None,
     typer.Option(help="Pairs: hub id, folder, .jsonl, .parquet, .csv or world:reviews."),
 ]
-Reward = Annotated[str | None, typer.Option(help="vader, module:function or none.")]
-Losses = Annotated[str | None, typer.Option(help="Losses, separated by commas.")]
-Beta = Annotated[str | None, typer.Option(help="Strengths, separated by commas, for every loss.")]
-Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas.")]
+Reward = Annotated[
+    str | None,
+    typer.Option(
+        help="vader, module:function, model:PATH (a reward model), sentiment:PATH (a classifier), "
+        "judge:MODEL (a language model at an endpoint) or none."
+    ),
+]
+Losses = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME,...", help="Losses, separated by commas; may be repeated."),
+]
+Beta = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NUMBER,...", help="Strengths for every loss, separated by commas; may be repeated."
+    ),
+]
+Seeds = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NUMBER,...", help="Seeds, separated by commas; may be repeated."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated."),
@@ -50,6 +86,11 @@ Out = Annotated[Path | None, typer.Option(help="Folder of the results; default: 
 Plugins = Annotated[
     list[Path] | None, typer.Option(help="Folder with further losses; may be repeated.")
 ]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say only warnings, failures and results.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, a line at a time.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Say it as JSON lines, for programs.")]
 
 
 @app.callback()
@@ -57,7 +98,7 @@ def root() -> None:
     """Exit codes: 0 all done, 1 some trials failed, 2 usage, 3 environment, 4 data, 5 locked."""
 
 
-@app.command()
+@app.command(cls=Command)
 def sweep(
     *,
     file: File = None,
@@ -79,8 +120,12 @@ def sweep(
     ] = "local",
     plugins: Plugins = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the trials, run nothing.")
+        bool,
+        typer.Option("--dry-run", help="Check everything and show the plan; train nothing."),
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = False,
 ) -> None:
     """Train and compare losses x strengths x seeds.
 
@@ -91,18 +136,26 @@ def sweep(
 
     _load_plugins(plugins)
     flags = Flags(
-        policy, reference, preferences, reward, losses, beta, seeds, tuple(settings or ())
+        policy,
+        reference,
+        preferences,
+        reward,
+        tuple(losses or ()),
+        tuple(beta or ()),
+        tuple(seeds or ()),
+        tuple(settings or ()),
     )
     experiment = resolve(file, flags)
+    loudness = _loudness(quiet=quiet, verbose=verbose, log_json=log_json)
     if dry_run:
-        from dpo_bench.sweep.estimate import print_plan
+        from dpo_bench.sweep.preview import print_plan
 
-        print_plan(experiment, _worker_count(workers), _console())
+        print_plan(experiment, _worker_count(workers), _console(), loudness)
         return
-    _run(experiment, out, _worker_count(workers), plugins, executor)
+    _run(experiment, out, _worker_count(workers), plugins, executor, loudness=loudness)
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     *,
     loss: Annotated[str, typer.Argument(help="The loss.")],
@@ -118,6 +171,9 @@ def train(
     settings: Settings = None,
     out: Out = None,
     plugins: Plugins = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = False,
 ) -> None:
     """Train and evaluate one trial and keep its policy."""
     from dpo_bench.contract import get_loss
@@ -132,17 +188,18 @@ def train(
         reference,
         preferences,
         reward,
-        losses=loss,
-        beta=None if strength is None else repr(strength),
-        seeds=str(seed),
+        losses=(loss,),
+        beta=() if strength is None else (repr(strength),),
+        seeds=(str(seed),),
         settings=keep,
     )
     experiment = resolve(file, flags)
     folder = out or Path("runs") / f"train-{experiment.name}-{slug(found.name)}"
-    _run(experiment, folder, 1, plugins)
+    loudness = _loudness(quiet=quiet, verbose=verbose, log_json=log_json)
+    _run(experiment, folder, 1, plugins, loudness=loudness)
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     *,
     policy: Annotated[str, typer.Argument(help="The policy to measure.")],
@@ -156,19 +213,28 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Also write the tables into this folder.")
     ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = False,
 ) -> None:
-    """Measure an existing policy against a reference; trains nothing."""
-    from dpo_bench.experiment.flags import Flags, resolve
+    """Measure an existing policy against a reference; trains nothing.
+
+    Without --file, --reference and --preferences say what it is measured against and on; without
+    these it is measured in the quickstart's world.
+    """
+    from dpo_bench.experiment.flags import Flags, resolve_evaluation
+    from dpo_bench.sweep.display import make_display
     from dpo_bench.sweep.single import evaluate_policy
 
     flags = Flags(
         preferences=preferences, reference=reference, reward=reward, settings=tuple(settings or ())
     )
-    base = resolve(file, flags)
-    evaluate_policy(base, policy, out, _console())
+    loudness = _loudness(quiet=quiet, verbose=verbose, log_json=log_json)
+    display = make_display(_console(stderr=True), loudness)
+    evaluate_policy(resolve_evaluation(file, policy, flags), policy, out, _console(), display)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Sweep folders.")],
     out: Annotated[
@@ -194,7 +260,7 @@ def report(
     _console().print(str(written), markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder.")],
     verify: Annotated[
@@ -209,7 +275,7 @@ def status(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def losses(
     names: Annotated[
         list[str] | None,
@@ -258,7 +324,7 @@ def _plot(names: list[str], beta: float | None, out: Path | None) -> None:
         _console().print(str(out), markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def reproduce(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="What to reproduce; without it: the list.")
@@ -290,6 +356,8 @@ def _run(
     workers: int | None,
     plugins: list[Path] | None,
     executor: ExecutorName = "local",
+    *,
+    loudness: Loudness = "normal",
 ) -> None:
     from dpo_bench.sweep.display import make_display
     from dpo_bench.sweep.run import Request, run_sweep
@@ -302,11 +370,20 @@ def _run(
         workers=workers,
         executor=executor,
         plugins=tuple(folder.resolve() for folder in plugins or ()),
+        note_level=logging.DEBUG if loudness == "verbose" else logging.INFO,
     )
-    outcome = run_sweep(request, make_display(_console(stderr=True)))
+    outcome = run_sweep(request, make_display(_console(stderr=True), loudness))
     print_outcome(outcome, _console())
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def _loudness(*, quiet: bool, verbose: bool, log_json: bool) -> Loudness:
+    asked: dict[Loudness, bool] = {"quiet": quiet, "verbose": verbose, "json": log_json}
+    wanted = [name for name, given in asked.items() if given]
+    if len(wanted) > 1:
+        raise ConfigurationError("--quiet, --verbose and --log-json: give one of them.")
+    return wanted[0] if wanted else "normal"
 
 
 def _load_plugins(folders: list[Path] | None) -> None:

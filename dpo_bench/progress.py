@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+Loudness = Literal["quiet", "normal", "verbose", "json"]
+"""How much is said beside the results."""
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(phase, done, total)``; cheap enough to call at every step."""
 

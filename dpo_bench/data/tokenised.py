@@ -194,10 +194,13 @@ class TokenisedPairs:
             Ragged(tensors[f"{name}.flat"], tensors[f"{name}.offsets"]) for name in SIDES
         )
         pairs = cls(prompt, chosen, rejected, tally=Tally(**header["tally"]))
+        prompts, responses, messages = (_to_texts(tensors[name]) for name in TEXTS)
         return replace(
             pairs,
-            **{name: _to_texts(tensors[name]) for name in TEXTS},
+            prompt_texts=prompts,
+            chosen_texts=responses,
             margins=tensors.get("margins"),
+            prompt_messages=messages,
         )
 
 

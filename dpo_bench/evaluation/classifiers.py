@@ -262,7 +262,7 @@ class Classifier:
         """
         ends = {row[-1] for row in rows if row}
         own = (self._tokenizer.pad_token_id, self._declared_padding)
-        known = [token for token in own if token is not None]
+        known = [int(token) for token in own if token is not None]
         return next(token for token in (*known, *range(len(ends) + 1)) if token not in ends)
 
     def _values(self, logits: Any) -> Any:
@@ -319,7 +319,7 @@ def positions(model: Any) -> int:
             name.endswith("position_embeddings")
             and getattr(module, "padding_idx", None) is not None
         ):
-            return min(declared, module.num_embeddings - module.padding_idx - 1)
+            return min(declared, int(module.num_embeddings - module.padding_idx - 1))
     return declared
 
 

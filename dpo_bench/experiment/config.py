@@ -5,9 +5,16 @@ Frozen once read. The command line, the files and the documentation all derive f
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -17,7 +24,19 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A table of the file: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _list_of_one(cls, value: Any, info: ValidationInfo) -> Any:
+        """Where a list is wanted, ``0,1`` is one, and so is a single value."""
+        if get_origin(cls.model_fields[str(info.field_name)].annotation) is not tuple:
+            return value
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return [value] if isinstance(value, int | float) else value
 
 
 class World(Section):
@@ -249,6 +268,15 @@ class Experiment(Section):
     """the evaluator"""
     losses: Annotated[tuple[LossGrid, ...], Field(min_length=1)]
     """what is swept"""
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        """``losses = ["dpo", "ipo"]``: each with its own grid."""
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return names
+        return [{"name": entry} if isinstance(entry, str) else entry for entry in names]
 
     @property
     def uses_world(self) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,15 @@ QUICKSTART = "quickstart"
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What was typed; None where nothing was."""
+    """What was typed; None or empty where nothing was. A flag that is repeated collects."""
 
     policy: str | None = None
     reference: str | None = None
     preferences: str | None = None
     reward: str | None = None
-    losses: str | None = None
-    beta: str | None = None
-    seeds: str | None = None
+    losses: tuple[str, ...] = ()
+    beta: tuple[str, ...] = ()
+    seeds: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
 
 
@@ -58,6 +58,24 @@ def resolve(file: str | None, flags: Flags) -> Experiment:
         tree, origin = read_file(path), str(path)
     _apply(tree, flags)
     return validate(tree, origin)
+
+
+def resolve_evaluation(file: str | None, policy: str, flags: Flags) -> Experiment:
+    """The experiment whose conditions an existing policy is measured under.
+
+    Without a file and with a reference or data of the user's own, these two are all it needs.
+
+    Raises:
+        ConfigurationError: as for `resolve`; or only one of the two is given.
+    """
+    own = {"reference": flags.reference, "preferences": flags.preferences}
+    if file is None and any(value and not value.startswith("world:") for value in own.values()):
+        for name, value in own.items():
+            if not value:
+                what = {"reference": "what the policy is compared with", "preferences": "pairs"}
+                raise ConfigurationError(f"give --{name} too ({what[name]}), or --file.")
+        flags = replace(flags, policy=policy)
+    return resolve(file, flags)
 
 
 def _own_base(flags: Flags) -> Tree:
@@ -85,25 +103,69 @@ def _apply(tree: Tree, flags: Flags) -> None:
         if (value := getattr(flags, key)) is not None:
             tree[key] = value
     if flags.reward is not None:
-        tree.setdefault("evaluation", {})["reward"] = flags.reward
-    if flags.seeds is not None:
-        tree.setdefault("training", {})["seeds"] = _numbers("--seeds", flags.seeds)
-    if flags.losses is not None:
+        _table(tree, "evaluation")["reward"] = flags.reward
+    if flags.seeds:
+        _table(tree, "training")["seeds"] = _numbers("--seeds", flags.seeds)
+    if flags.losses:
         tree["losses"] = _chosen_losses(tree, flags.losses)
-    if flags.beta is not None:
+    if flags.beta:
         values = _numbers("--beta", flags.beta)
-        tree["losses"] = [_with_strength(entry, values) for entry in tree.get("losses", [])]
+        tree["losses"] = [_with_strength(entry, values) for entry in _loss_tables(tree)]
     for assignment in flags.settings:
         apply_setting(tree, assignment)
 
 
-def _chosen_losses(tree: Tree, text: str) -> list[Mapping[str, Any]]:
+def _table(tree: Tree, name: str) -> Tree:
+    """A section of a raw tree, made if need be."""
+    section = tree.setdefault(name, {})
+    if not isinstance(section, dict):
+        raise ConfigurationError(f"{name} must be a table: [{name}] with keys below it.")
+    return section
+
+
+def _loss_tables(tree: Tree) -> list[Mapping[str, Any]]:
+    """The raw ``losses``: tables with a name, of which names alone are short for."""
+    given = tree.get("losses", [])
+    entries = [
+        {"name": entry} if isinstance(entry, str) else entry
+        for entry in (given if isinstance(given, list) else [given])
+    ]
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise ConfigurationError(
+                'losses must be tables that name a loss: [[losses]] with name = "dpo".'
+            )
+    return entries
+
+
+def _chosen_losses(tree: Tree, texts: Sequence[str]) -> list[Mapping[str, Any]]:
     """The named losses, each with the file's own table where the file has one."""
-    tables = {get_loss(entry["name"]).name: entry for entry in tree.get("losses", [])}
-    names = [get_loss(name.strip()).name for name in text.split(",") if name.strip()]
-    if not names:
+    tables = {get_loss(entry["name"]).name: entry for entry in _loss_tables(tree)}
+    found = [_loss(name) for name in _parts(texts)]
+    if not found:
         raise ConfigurationError("--losses names no loss.")
-    return [tables.get(name, {"name": name}) for name in names]
+    return [tables.get(name, {"name": name}) for name in found]
+
+
+def _loss(text: str) -> str:
+    """The canonical name of a loss; blanks are not what separates several."""
+    try:
+        return get_loss(text).name
+    except ConfigurationError:
+        words = text.split()
+        if len(words) > 1 and all(_is_loss(word) for word in words):
+            raise ConfigurationError(
+                f"--losses {text!r}: separate losses by commas: {','.join(words)}."
+            ) from None
+        raise
+
+
+def _is_loss(text: str) -> bool:
+    try:
+        get_loss(text)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _with_strength(entry: Mapping[str, Any], values: list[Any]) -> Mapping[str, Any]:
@@ -113,12 +175,18 @@ def _with_strength(entry: Mapping[str, Any], values: list[Any]) -> Mapping[str, 
     return {**entry, strength: values}
 
 
-def _numbers(flag: str, text: str) -> list[Any]:
-    values = [parse_value(_toml_number(part.strip())) for part in text.split(",") if part.strip()]
-    wrong = [value for value in values if isinstance(value, bool | str)]
+def _numbers(flag: str, texts: Sequence[str]) -> list[Any]:
+    values = [parse_value(_toml_number(part)) for part in _parts(texts)]
+    wrong = [
+        value for value in values if isinstance(value, bool) or not isinstance(value, int | float)
+    ]
     if wrong or not values:
-        raise ConfigurationError(f"{flag} {text}: give numbers, separated by commas.")
+        raise ConfigurationError(f"{flag} {','.join(texts)}: give numbers, separated by commas.")
     return values
+
+
+def _parts(texts: Sequence[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
 def _toml_number(text: str) -> str:

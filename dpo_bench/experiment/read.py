@@ -49,7 +49,8 @@ def read_file(path: Path) -> Tree:
         ConfigurationError: the file is no UTF-8 or no TOML; the message gives the line.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Some editors begin a file with a byte order mark.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not a TOML file: {error}.") from None
     except OSError as error:
@@ -109,14 +110,74 @@ def _describe(item: Mapping[str, Any]) -> str:
     path = [str(part) for part in item["loc"]]
     where = ".".join(path) or "the file"
     if item["type"] == "extra_forbidden":
-        known = list(_section_at(path[:-1]).model_fields)
-        return f"unknown key {where}{nearest(path[-1], known)}."
+        return f"unknown key {where}{_meant(path)}."
     if item["type"] == "missing":
         return f"{where} is missing."
     message = str(item["msg"]).removeprefix("Value error, ")
     value = item.get("input")
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
     return f"{where}{shown}: {message}."
+
+
+ELSEWHERE = {
+    "lr": "training.learning_rate",
+    "epoch": "training.epochs",
+    "num_train_epochs": "training.epochs",
+    "max_steps": "training.steps",
+    "batch_size": "training.pairs_per_step",
+    "train_batch_size": "training.pairs_per_step",
+    "per_device_train_batch_size": "training.pairs_per_pass",
+    "gradient_accumulation_steps": "training.pairs_per_step",
+    "max_grad_norm": "training.max_gradient_norm",
+    "optim": "training.optimiser",
+    "lr_scheduler_type": "training.schedule",
+    "lr_scheduler": "training.schedule",
+    "warmup_ratio": "training.warmup_fraction",
+    "warmup_steps": "training.warmup_fraction",
+    "seed": "training.seeds",
+    "bf16": "training.precision",
+    "dtype": "training.precision",
+    "torch_dtype": "training.precision",
+    "sync_ref_model": "training.reference_sync_steps",
+    "ref_model_sync_steps": "training.reference_sync_steps",
+    "ref_model_mixup_alpha": "training.reference_sync_rate",
+    "lora_r": "training.lora.rank",
+    "lora_alpha": "training.lora.alpha",
+    "r": "training.lora.rank",
+    "max_length": "data.max_response_tokens",
+    "max_prompt_length": "data.max_prompt_tokens",
+    "max_completion_length": "data.max_response_tokens",
+    "truncation_mode": "data.over_limit",
+    "test_split": "data.heldout",
+    "eval_split": "data.heldout",
+    "dataset": "preferences",
+    "dataset_name": "preferences",
+    "model": "policy",
+    "model_name_or_path": "policy",
+    "ref_model": "reference",
+    "temperature": "evaluation.temperature",
+    "num_samples": "evaluation.samples_per_prompt",
+    "max_tokens": "evaluation.max_new_tokens",
+    "judge": "evaluation.reward",
+    "loss": "losses",
+    "loss_type": "losses",
+    "beta": "losses",
+}
+"""What other programs call a key, and what it is called here."""
+
+
+def _meant(path: Sequence[str]) -> str:
+    """The key that an unknown one stands for, as the end of a message."""
+    last = path[-1]
+    everywhere = [key for key, _, _ in documented_keys()]
+    same = [key for key in everywhere if key.rpartition(".")[2] == last]
+    if last in ELSEWHERE:
+        same = [ELSEWHERE[last]]
+    if same == ["losses"]:
+        return " (write it into the loss's own [[losses]] table)"
+    if same:
+        return f" (did you mean {' or '.join(map(repr, same))}?)"
+    return nearest(last, list(_section_at(path[:-1]).model_fields))
 
 
 def _section_at(path: Sequence[str]) -> type[BaseModel]:

@@ -93,22 +93,23 @@ def require_positions(model: Any, pair: int, prompt: int, new_tokens: int) -> No
         )
 
 
-def require_embedded(path: LogpPath, tokenizer: Any, used: Collection[int]) -> None:
+def require_ids(model: Any, count: int, tokenizer: Any, used: Collection[int]) -> None:
     """See that a model has an embedding for every token that it will be given.
 
     Args:
-        path: the model.
+        model: of transformers.
+        count: how many tokens it embeds, or shares with the model that it is compared with.
         tokenizer: that made the tokens.
         used: ids in the data and those that end a response.
 
     Raises:
         ConfigurationError: a token has none.
     """
-    beyond = sorted(token for token in used if token >= path.vocabulary)
+    beyond = sorted(token for token in used if token >= count)
     if beyond:
         names = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in beyond[:3])
         raise ConfigurationError(
-            f"{type(path.model).__name__} embeds {path.vocabulary} tokens, and the tokenizer gives "
+            f"{type(model).__name__} embeds {count} tokens, and the tokenizer gives "
             f"{len(beyond)} ids beyond them, such as {names} (id {beyond[0]}): resize the model's "
             "embeddings to the tokenizer (model.resize_token_embeddings(len(tokenizer))) and train "
             "them, or take the tokenizer that the model was trained with."

@@ -90,6 +90,27 @@ def load_model(
     return model.to(device).eval()
 
 
+def skeleton(folder: ModelFolder | Path, *, trust_remote_code: bool = False) -> Any:
+    """A model without weights: its modules and their shapes, on the meta device.
+
+    Raises:
+        ConfigurationError: the model needs code of its own and that is not allowed.
+        EnvironmentProblem: the folder does not hold a causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = _path(folder)
+    _require_full_precision(path)
+    try:
+        with silent_transformers(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(
+                path, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise _explained(path, error) from error
+
+
 def load_tokenizer(folder: ModelFolder | Path, *, trust_remote_code: bool = False) -> Any:
     """A folder's tokenizer, a ``PreTrainedTokenizerBase`` of transformers.
 

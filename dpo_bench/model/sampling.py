@@ -205,7 +205,7 @@ class CachedRows:
 
     def select(self, index: Tensor) -> None:
         """Pick rows of the cache too; every kind of layer has its own way to do that."""
-        self.cache.reorder_cache(index)
+        self.cache.reorder_cache(index)  # type: ignore[arg-type]  # its tensors are of one class
         self.tokens, self.positions = self.tokens[index], self.positions[index]
         if self.mask is not None:
             self.mask = self.mask[index]

@@ -107,6 +107,18 @@ def _locate(
     raise _unknown(spec, path)
 
 
+def is_remote(spec: str | None) -> bool:
+    """Whether a model is on the hub and has not been fetched to this machine."""
+    if not spec or not HUB_ID.fullmatch(spec) or _is_path(spec) or Path(spec).exists():
+        return False
+    import huggingface_hub
+
+    files = ("config.json", ADAPTER_CONFIGURATION)
+    return not any(
+        isinstance(huggingface_hub.try_to_load_from_cache(spec, file), str) for file in files
+    )
+
+
 def _merged(folder: Path, *, world: World, trust_remote_code: bool) -> Path:
     """An adapter's base with the adapter merged in."""
     from dpo_bench.model.merge import merged_folder

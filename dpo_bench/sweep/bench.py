@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dpo_bench.contract import get_loss
 from dpo_bench.evaluation.policy import Evaluator
@@ -15,7 +16,7 @@ from dpo_bench.experiment.plan import COSMETIC, IN_CONTENT, RECIPE
 from dpo_bench.model.adapter import reset_adapter, save_adapter, with_adapter
 from dpo_bench.model.choose import choose_path
 from dpo_bench.model.compatibility import (
-    require_embedded,
+    require_ids,
     require_positions,
     share_vocabulary,
 )
@@ -24,9 +25,11 @@ from dpo_bench.model.paths import LogpPath
 from dpo_bench.model.reference_cache import reference_logps
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest
-from dpo_bench.sweep.inputs import prepare_inputs
+from dpo_bench.sweep.inputs import describe, prepare_inputs
 from dpo_bench.training.needs import require_margins
 from dpo_bench.training.reference import CachedReference
+
+log = logging.getLogger(__name__)
 
 ONLY_POLICIES = ("every", "kl_reverse", "judge_opponents")
 """Settings of the evaluation that change nothing of the reference's own."""
@@ -54,12 +57,14 @@ class Bench:
         self.sources = sources
         self._progress = progress
         self.inputs = prepare_inputs(experiment, sources, progress)
+        for line in describe(self.inputs, experiment):
+            log.info("%s", line)
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
         self.policy, self._restart = self._starting_policy()
         share_vocabulary(self.policy, self.reference)
         for path in (self.policy, self.reference):
-            require_embedded(path, self.inputs.tokenizer, self.inputs.used_tokens)
+            require_ids(path.model, path.vocabulary, self.inputs.tokenizer, self.inputs.used_tokens)
         # Log-ratios are taken between values that came the same way.
         self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
         self.scorer = find_reward(experiment.evaluation, sources.device)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +26,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
-Loudness = Literal["quiet", "normal", "verbose", "json"]
+from dpo_bench.progress import Loudness
+
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_OF_SILENCE = 60.0
 """After so long a log hears where a trial is."""

@@ -114,3 +114,38 @@ def prepare_inputs(experiment: Experiment, sources: Sources, progress: Progress 
         theirs = load_tokenizer(sources.reference, trust_remote_code=trust)
         require_same_tokens(tokenizer, theirs, inputs.used_tokens)
     return inputs
+
+
+def describe(inputs: Inputs, experiment: Experiment) -> list[str]:
+    """What the trainer and the evaluator will see, a line each."""
+    pairs, counts = inputs.pairs, inputs.counts
+    sides = {"prompt": pairs.prompt, "chosen": pairs.chosen, "rejected": pairs.rejected}
+    lengths = ", ".join(
+        f"{name} {side.lengths.mean():.0f} (at most {side.lengths.max()})"
+        for name, side in sides.items()
+    )
+    longer = float((pairs.chosen_lengths > pairs.rejected_lengths).mean())
+    size = f"Training pairs: {len(pairs)}. Mean tokens: {lengths}."
+    lines = [f"{size} The chosen response is the longer one in {longer:.0%}."]
+    if repeated := len(pairs) - len(
+        {tuple(map(bytes, pairs.pair(at))) for at in range(len(pairs))}
+    ):
+        lines.append(f"Repeated training pairs: {repeated} occur earlier, word for word.")
+    left_out = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
+    cut = counts["truncated_prompts"], counts["truncated_responses"]
+    if left_out:
+        lines.append(f"Rows left out: {left_out}.")
+    if any(cut):
+        lines.append(f"Cut at the limits: {cut[0]} prompts, {cut[1]} responses.")
+    asked, there = experiment.evaluation.prompts, len(inputs.prompts)
+    few = f" of the {asked} that were asked for" if there < asked else ""
+    lines.append(
+        f"Evaluation: {there} held-out prompts{few}, {len(inputs.prompts.pairs)} held-out pairs; "
+        f"the longest prompt has {inputs.longest_prompt} tokens, a response at most "
+        f"{inputs.new_tokens}."
+    )
+    if counts["shared_prompts"]:
+        lines.append(f"Held-out prompts that are also trained on: {counts['shared_prompts']}.")
+    names = inputs.tokenizer.convert_ids_to_tokens(sorted(inputs.end_tokens))
+    lines.append(f"A response ends with {' or '.join(map(repr, names))}.")
+    return lines

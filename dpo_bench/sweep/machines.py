@@ -81,19 +81,25 @@ def choose_workers(
     machines: Sequence[Machine],
     sources: Sources,
     trials: int,
-    bytes_per_weight_byte: int = BYTES_PER_WEIGHT_BYTE,
+    need: int | None = None,
 ) -> int:
     """One worker per GPU; on CPUs one single-threaded worker per core, as far as memory goes.
 
     On a CPU two workers of one thread each do more than one of two threads.
     """
-    need = max(1, _weight_bytes(sources) * bytes_per_weight_byte)
+    need = need or bytes_per_worker(sources, lora=False)
     on_gpus = sources.device == "cuda"
     places = [
         machine.gpus if on_gpus else min(machine.cpus, machine.memory // need)
         for machine in machines
     ]
     return max(1, min(sum(places), trials))
+
+
+def bytes_per_worker(sources: Sources, *, lora: bool) -> int:
+    """Memory of a worker besides the activations of its passes, bytes."""
+    factor = LORA_BYTES_PER_WEIGHT_BYTE if lora else BYTES_PER_WEIGHT_BYTE
+    return max(1, _weight_bytes(sources) * factor)
 
 
 def choose_threads(machines: Sequence[Machine], sources: Sources, workers: int) -> int:

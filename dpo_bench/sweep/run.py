@@ -14,12 +14,7 @@ from dpo_bench.notes import Note, heard
 from dpo_bench.storage import published_folder
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executor import Executor, ExecutorName, WorkerDiedError, make_executor
-from dpo_bench.sweep.machines import (
-    BYTES_PER_WEIGHT_BYTE,
-    LORA_BYTES_PER_WEIGHT_BYTE,
-    choose_threads,
-    choose_workers,
-)
+from dpo_bench.sweep.machines import bytes_per_worker, choose_threads, choose_workers
 from dpo_bench.sweep.opponents import write_opponents
 from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.results import write_results
@@ -168,8 +163,7 @@ def _run_missing(
             )
 
     machines = executor.machines()
-    lora = request.experiment.training.lora is not None
-    need = LORA_BYTES_PER_WEIGHT_BYTE if lora else BYTES_PER_WEIGHT_BYTE
+    need = bytes_per_worker(sources, lora=request.experiment.training.lora is not None)
     workers = request.workers or choose_workers(machines, sources, len(missing), need)
     threads = choose_threads(machines, sources, workers)
     job = Job(

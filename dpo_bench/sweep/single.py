@@ -48,7 +48,7 @@ def evaluate_policy(
     Raises:
         DpoBenchError: the policy, the reference or the data cannot be used.
     """
-    # As if a sweep had just trained it: it is held to all that a sweep asks of policy and reference.
+    # As if a sweep had trained it: it is held to all that a sweep asks of policy and reference.
     changes: dict[str, Any] = {
         "policy": policy,
         "reference": experiment.reference or experiment.policy,

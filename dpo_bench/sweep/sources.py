@@ -53,7 +53,7 @@ def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
         )
 
     def data() -> tuple[str, str]:
-        preferences = _preferences(experiment, progress)
+        preferences = preferences_source(experiment, progress)
         return preferences, source_digest(preferences, experiment.data)
 
     # What can be wrong is said before a world is built, which takes a minute.
@@ -75,7 +75,8 @@ def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
     return Sources(policy, reference, preferences, device, precision, content)
 
 
-def _preferences(experiment: Experiment, progress: Progress) -> str:
+def preferences_source(experiment: Experiment, progress: Progress = quiet) -> str:
+    """Path or hub id of the preference data; a world's is the folder that has it."""
     if not experiment.preferences.startswith(WORLD):
         return experiment.preferences
     from dpo_bench.data.world import world_preferences

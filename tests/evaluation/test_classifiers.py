@@ -317,7 +317,8 @@ def test_roberta_has_fewer_positions_than_its_table(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "roberta", "bert", ["score"])
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        config = RobertaConfig(
+        build: Any = RobertaConfig
+        config = build(
             vocab_size=400,
             hidden_size=32,
             intermediate_size=64,

@@ -9,17 +9,18 @@ from rich.console import Console
 
 from dpo_bench.evaluation.judge_text import question
 from dpo_bench.experiment.config import Evaluation, Experiment, LossGrid, Training
-from dpo_bench.sweep.estimate import print_plan
 from dpo_bench.sweep.judging import (
     count_questions,
     describe_cost,
     describe_questions,
     tokens_per_question,
 )
+from dpo_bench.sweep.preview import print_plan
 
 OPTIONS = Evaluation(
     reward="judge:small",
     judge_base_url="http://localhost:1/v1",
+    judge_key_variable="",
     prompts=8,
     samples_per_prompt=2,
     controls=32,
