@@ -9,7 +9,6 @@ builds them anew makes another world, and the figures of ``reports/`` must be ma
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from dpo_bench.data.world import WORLDS
 from dpo_bench.data.world.cache import RECORD, SHIPPED, built_afresh, read_record
 from dpo_bench.data.world.reference import reference_folder
 from dpo_bench.data.world.responses import PairSampler, read_pairs
+from dpo_bench.processor import processor
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import CACHE_VARIABLE, cache_root, write_json
 
@@ -47,22 +47,8 @@ def build(folder: Path, progress: Progress = quiet) -> None:
 
 def machine() -> dict[str, str]:
     """What the last bits of the weights depend on beside the source: versions and processor."""
-    import torch
-
     libraries = ("torch", "transformers", "tokenizers", "numpy", "vaderSentiment")
-    return {library: version(library) for library in libraries} | {
-        "processor": f"{platform.machine()} {_model_of_processor()}".strip(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def _model_of_processor() -> str:
-    """The processor's name where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((one.partition(":")[2].strip() for one in lines if one[:10] == "model name"), "")
+    return {"processor": processor()} | {library: version(library) for library in libraries}
 
 
 @contextmanager
