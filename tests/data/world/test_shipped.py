@@ -1,4 +1,4 @@
-"""The parts of the world that ship: whole, made from what the code says, and the same everywhere."""
+"""The parts of the world that ship: whole, made as the code says, and the same everywhere."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DATA: list[tuple[dict[str, Any], str]] = [
     ({"pairs": 256}, "72fd79f270f6"),
     ({"pairs": PAIRS}, "f09145a36f49"),
 ]
-"""Digests that belong to the committed bytes. Whoever builds the world anew writes new ones here."""
+"""Digests of the committed bytes; whoever builds the world anew writes new ones here."""
 
 PARTS = sorted(folder.name for folder in SHIPPED.iterdir())
 BLOCKS = [part for part in PARTS if part.startswith("reviews-pairs-")]
