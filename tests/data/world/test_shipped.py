@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from itertools import islice
@@ -91,6 +92,18 @@ def test_the_experiments_need_no_more_than_what_ships() -> None:
     assert len(needed) > 3
     assert max(world.pairs for world in needed) <= PAIRS
     assert {world.seed for world in needed} == {SEED}
+
+
+def test_the_committed_reports_are_of_this_world() -> None:
+    pages = (Path(__file__).parents[3] / "reports").glob("*/report.md")
+    policies = {
+        page.parent.name: found[1]
+        for page in pages
+        if (found := re.search(r"- policy, SHA-256: (\w{64})", page.read_text("utf-8")))
+    }
+    assert len(policies) > 5
+    others = {name for name, policy in policies.items() if policy != MODEL}
+    assert others <= {"all-losses"}  # as reports/README.md says
 
 
 def drawn_prompts(use: str, block: int) -> Iterator[str]:
