@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -12,6 +13,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SHIPPED = [
+    path.relative_to(ROOT).as_posix()
+    for path in sorted((ROOT / "dpo_bench/data/world/shipped").rglob("*"))
+    if path.is_file()
+]
 SETUPTOOLS = CONFIGURATION["tool"]["setuptools"]
 
 
@@ -51,5 +57,20 @@ def test_the_wheel_holds_losses_experiments_and_templates(tmp_path: Path) -> Non
         "dpo_bench/runs/quickstart.toml",
         "dpo_bench/report/templates/report.html",
         "dpo_bench/py.typed",
+        *SHIPPED,
     } <= names
+    with zipfile.ZipFile(wheel) as packed:
+        assert all(packed.read(name) == (ROOT / name).read_bytes() for name in SHIPPED)
     assert not [name for name in names if name.startswith(("tests/", "losses/", "runs/"))]
+
+
+@pytest.mark.slow
+def test_the_source_distribution_holds_the_world(tmp_path: Path) -> None:
+    code = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True, capture_output=True
+    )
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    assert set(SHIPPED) <= names

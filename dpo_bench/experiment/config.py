@@ -53,7 +53,7 @@ class World(Section):
     proxy: Literal["gold", "bag_of_words", "length"] = "gold"
     """what labels the pairs; evaluation always uses the gold reward"""
     seed: int = 0
-    """seed of the world: its text, its reference model and its pairs"""
+    """seed of the world's text, model and pairs; 0 comes with the package, others are built here"""
 
 
 class Data(Section):

@@ -11,7 +11,7 @@ import pandas as pd
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.report.read import SweepResults, Trial
 from dpo_bench.report.series import setting_key
-from dpo_bench.report.text import listing, one_line
+from dpo_bench.report.text import counted, listing, one_line
 
 _HARMLESS = ("keep_policies", "content.device")
 """conditions that may differ: they decide what is kept, and which machine computes"""
@@ -104,8 +104,7 @@ def _trials(sweeps: Sequence[SweepResults], names: Sequence[str]) -> Iterator[Tr
     taken: dict[tuple[Any, ...], tuple[Trial, SweepResults]] = {}
     for sweep, name in zip(sweeps, names, strict=True):
         for trial in sweep.trials:
-            key = (trial.loss, setting_key(trial), trial.seed)
-            known, owner = taken.setdefault(key, (trial, sweep))
+            known, owner = taken.setdefault(_setting(trial), (trial, sweep))
             if known.id != trial.id and _device(owner) == _device(sweep):
                 raise ConfigurationError(
                     f"{owner.folder} and {sweep.folder} cannot be compared: the source of the loss"
@@ -114,6 +113,11 @@ def _trials(sweeps: Sequence[SweepResults], names: Sequence[str]) -> Iterator[Tr
             sources.setdefault(known.id, []).append(name)
     for trial, _ in taken.values():
         yield replace(trial, sources=tuple(dict.fromkeys(sources[trial.id])))
+
+
+def _setting(trial: Trial) -> tuple[Any, ...]:
+    """What was trained, whatever the machine."""
+    return trial.loss, setting_key(trial), trial.seed
 
 
 def _device(sweep: SweepResults) -> str:
@@ -133,11 +137,47 @@ def _remarks(
 ) -> Iterator[str]:
     yield f"Merged from {len(names)} sweeps made under the same conditions: {listing(names)}."
     if repeated := total - len(trials):
-        yield f"{repeated} trials occur in more than one sweep and count once."
-    devices = list(dict.fromkeys(map(_device, sweeps)))
-    if len(devices) > 1:
+        where = "in more than one sweep and"
+        shared = counted(repeated, f"trial occurs {where} counts", f"trials occur {where} count")
+        yield f"{shared} once.{_apart(sweeps)}"
+    machines = _machines(sweeps)
+    if len(machines) > 1:
         yield (
-            f"The sweeps ran on different machines ({listing(devices)}): rounding differs between"
-            " them, so that differences between losses also hold that between machines. Win rates"
-            " are against the reference's responses on each trial's own machine."
+            f"The sweeps ran on different machines or versions ({'; '.join(machines)}): rounding"
+            " differs between them, so that differences between losses also hold that between"
+            " machines. Win rates are against the reference's responses on each trial's own"
+            " machine."
         )
+
+
+def _machines(sweeps: Sequence[SweepResults]) -> list[str]:
+    """What rounding depends on, in words, once for each that is different."""
+    names = sorted({name for sweep in sweeps for name in sweep.versions})
+    differing = [name for name in names if len({s.versions.get(name) for s in sweeps}) > 1]
+
+    def words(sweep: SweepResults) -> str:
+        device = _device(sweep)
+        parts = [sweep.platform, *([] if sweep.platform.endswith(device) else [device])]
+        return ", ".join([*parts, *(f"{one} {sweep.versions.get(one)}" for one in differing)])
+
+    return list(dict.fromkeys(map(words, sweeps)))
+
+
+def _apart(sweeps: Sequence[SweepResults]) -> str:
+    """How far the sweeps are apart in the trials that they share, a sentence; else nothing."""
+    kl, win_rate = (_largest_gap(sweeps, figure) for figure in ("kl", "win_rate"))
+    if not kl and not win_rate:
+        return ""
+    return (
+        f" Computed on both machines, their KL is up to {kl:.2g} nats and their win rate up to"
+        f" {win_rate:.2g} apart: that much is rounding."
+    )
+
+
+def _largest_gap(sweeps: Sequence[SweepResults], figure: str) -> float:
+    """The largest difference between sweeps in a figure of the same trial."""
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for trial in (trial for sweep in sweeps for trial in sweep.done):
+        if (value := trial.measured(figure).value) is not None:
+            found.setdefault(_setting(trial), []).append(value)
+    return max((max(values) - min(values) for values in found.values()), default=0.0)

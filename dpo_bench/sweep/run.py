@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_bench.experiment import Experiment, Trial, conditions, plan_trials, trial_id
 from dpo_bench.notes import Note, heard
+from dpo_bench.processor import processor
 from dpo_bench.storage import published_folder
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executor import Executor, ExecutorName, WorkerDiedError, make_executor
@@ -194,7 +195,7 @@ def _record(
         "conditions": shared,
         "command": request.command,
         "versions": installed_versions(*(["peft"] if request.experiment.training.lora else [])),
-        "platform": f"{platform.system()} {platform.machine()}, {sources.content.device}",
+        "platform": f"{platform.system()} {processor()}, {sources.content.device}",
         "hashes": {
             name: getattr(sources.content, name) for name in ("policy", "reference", "data")
         },

@@ -56,7 +56,7 @@ def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
         preferences = preferences_source(experiment, progress)
         return preferences, source_digest(preferences, experiment.data)
 
-    # What can be wrong is said before a world is built, which takes a minute.
+    # What can be wrong is said before a world is built, which may take a minute.
     device = device_of(experiment.training.device)
     precision = precision_of(experiment.training.precision, device)
     reward = find_reward(experiment.evaluation, device)

@@ -82,7 +82,44 @@ def test_what_does_not_compare_is_refused_by_name(
 def test_machines_may_differ_and_that_is_said(pair: tuple[Path, Path], tmp_path: Path) -> None:
     other = make(tmp_path / "gpu", ("hinge",), content={"device": "cuda/bf16"})
     merged = merge_sweeps([read_sweep(pair[0]), read_sweep(other)])
-    assert "cpu and cuda/bf16" in " ".join(merged.remarks)
+    remarks = " ".join(merged.remarks)
+    assert "(Linux, 2 CPU cores, cpu; Linux, 2 CPU cores, cuda/bf16)" in remarks
+
+
+def changed(folder: Path, table: dict[str, float], **record: Any) -> Path:
+    """The sweep as another machine would have it: the same trials, other last digits."""
+    path = folder / "experiment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | record))
+    results = pd.read_parquet(folder / "results.parquet")
+    for column, shift in table.items():
+        results[column] += shift
+    results.to_parquet(folder / "results.parquet")
+    return folder
+
+
+def test_processors_and_versions_may_differ_and_by_how_much_is_said(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(pair[0], tmp_path / "other"))
+    changed(
+        other,
+        {"kl": 0.031, "win_rate": -0.007},
+        platform="Linux x86_64 AVX512, cpu",
+        versions={"torch": "2.14.1", "python": "3.11.9"},
+    )
+    merged = merge_sweeps([read_sweep(pair[0]), read_sweep(other)])
+    remarks = " ".join(merged.remarks)
+    assert "KL is up to 0.031 nats and their win rate up to 0.007 apart" in remarks
+    assert "Linux x86_64 AVX512, cpu, " in remarks
+    assert "torch 2.13.0+cpu" in remarks
+    assert "torch 2.14.1" in remarks
+    assert "python" not in remarks
+    assert list(merged.table["kl"]) == list(read_sweep(pair[0]).table["kl"])
+
+
+def test_on_one_machine_nothing_is_said_of_rounding(pair: tuple[Path, Path]) -> None:
+    remarks = " ".join(merge_sweeps([read_sweep(folder) for folder in pair]).remarks)
+    assert "rounding" not in remarks
 
 
 def test_another_source_of_a_loss_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 ``world:reviews`` writes short opinion reviews by a grammar, trains a small Llama on them as the
 reference, samples pairs of responses from it and labels them by sentiment. What comes out is a
 model folder in transformers' format and two JSON-lines files, so that everything after it treats
-them like a real model and real data. Each part is built once and cached by content.
+them like a real model and real data.
+
+The model of seed 0 and its first 2,048 pairs come with the package, the same bytes everywhere; only
+labels are put on them here, in exact arithmetic. Any other part is built once and cached by
+content: on another processor it has other last bits, and is another world.
 """
 
 from __future__ import annotations
@@ -24,9 +28,9 @@ WORLDS: Mapping[str, Recipe] = {"reviews": Recipe()}
 
 
 def world_model(name: str, options: World, progress: Progress = quiet) -> Path:
-    """Build a world's reference model where it is not cached.
+    """Find a world's reference model, and build it where it neither ships nor is cached.
 
-    The model depends on ``options.seed`` alone.
+    The model depends on ``options.seed`` alone; that of seed 0 ships.
 
     Args:
         name: What follows ``world:``, for example ``reviews``.
@@ -38,13 +42,13 @@ def world_model(name: str, options: World, progress: Progress = quiet) -> Path:
 
     Raises:
         ConfigurationError: There is no world of that name.
-        EnvironmentProblem: The cache cannot be written, or a file in it was damaged.
+        EnvironmentProblem: The cache cannot be written, or a file of the world was damaged.
     """
     return reference_folder(name, _recipe(name), options.seed, progress)
 
 
 def world_preferences(name: str, options: World, progress: Progress = quiet) -> Path:
-    """Build a world's preference data where it is not cached.
+    """Label a world's preference data where it is not cached, building what does not ship.
 
     Options that change labels (``labels``, ``temperature``, ``flip_rate``, ``proxy``) change which
     response of a pair is chosen and nothing else; the pairs of a smaller ``pairs`` are the first of
@@ -64,7 +68,7 @@ def world_preferences(name: str, options: World, progress: Progress = quiet) -> 
 
     Raises:
         ConfigurationError: There is no world of that name.
-        EnvironmentProblem: The cache cannot be written, or a file in it was damaged.
+        EnvironmentProblem: The cache cannot be written, or a file of the world was damaged.
     """
     return preferences_folder(name, _recipe(name), options, progress)
 

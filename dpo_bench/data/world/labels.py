@@ -36,7 +36,12 @@ def gold_scores(responses: Sequence[str]) -> list[float]:
     >>> gold_scores([" the plot was great.", " the plot was not great."])
     [0.6249, -0.5096]
     """
-    return [float(_analyser().polarity_scores(response)["compound"]) for response in responses]
+    return list(map(_gold_score, responses))
+
+
+@functools.lru_cache(maxsize=1 << 14)  # a world's responses are asked for several times
+def _gold_score(response: str) -> float:
+    return float(_analyser().polarity_scores(response)["compound"])
 
 
 def bag_of_words_scores(responses: Sequence[str]) -> list[float]:

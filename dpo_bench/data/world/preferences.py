@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpo_bench.data.world.cache import kept_folder, read_facts
+from dpo_bench.data.world.cache import content_digest, kept_folder, read_facts
 from dpo_bench.data.world.labels import SCORES, first_wins, gold_scores
 from dpo_bench.data.world.reference import Recipe, reference_folder
 from dpo_bench.data.world.responses import PairSampler, ResponsePair, read_pairs
@@ -38,7 +38,7 @@ def preferences_folder(name: str, recipe: Recipe, options: World, progress: Prog
         progress("world: labelling pairs", 1, 1)
         return facts | {"reference": read_facts(described)}
 
-    settings = {"world": name, "reference": reference.name, "options": labelling}
+    settings = {"world": name, "reference": content_digest(reference), "options": labelling}
     return kept_folder(f"{name}-preferences", settings, fill)
 
 

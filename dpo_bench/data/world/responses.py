@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpo_bench.data.world.cache import kept_folder, stream_seed
+from dpo_bench.data.world.cache import content_digest, kept_folder, stream_seed
 from dpo_bench.data.world.grammar import RESPONSE_TOKENS, polarities, write_prompt
 from dpo_bench.data.world.labels import gold_scores
 from dpo_bench.data.world.reference import load_reference, private_randomness
@@ -96,7 +96,12 @@ class PairSampler:
         return self._kept(f"pairs-{block:04d}", fill)
 
     def _kept(self, part: str, fill: Callable[[Path], Mapping[str, Any]]) -> Path:
-        settings = {"world": self._name, "reference": self._reference.name, "part": part}
+        settings = {
+            "world": self._name,
+            "seed": self._seed,
+            "reference": content_digest(self._reference),
+            "part": part,
+        }
         return kept_folder(f"{self._name}-{part}", settings, fill)
 
     def _prompts(
