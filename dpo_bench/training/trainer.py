@@ -117,7 +117,7 @@ class Trainer:
         if self.objective.needs_reference and reference is None:
             raise ValueError(f"{self.objective.name} reads the reference, and there is none")
         if reference is not None and settings.reference_sync_steps:
-            reference = SyncedReference(reference, settings)
+            reference = SyncedReference(reference, path, settings)
             log.info(
                 "the reference follows the policy every %d steps: its log-probs are not cached",
                 settings.reference_sync_steps,
