@@ -85,8 +85,8 @@ def alpha(
     """Alpha-divergence as the penalty: each log-ratio u becomes (1 - exp(-al u)) / al.
 
     al is `divergence_alpha`. f'(t) = (1 - t^-al) / al at t = e^u: at al = 0, taken as the limit,
-    the log-ratio itself (reverse KL), at al = 1 the forward KL's. Where al u is below -20 it follows its tangent. Some public code calls 1 - al
-    what is al here.
+    the log-ratio itself (reverse KL), at al = 1 the forward KL's. Where al u is below -20 it
+    follows its tangent. Some public code calls 1 - al what is al here.
     """
     if divergence_alpha == 0:
         return base(_replaced(logps, lambda ratio: ratio))

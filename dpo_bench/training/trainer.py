@@ -136,7 +136,7 @@ class Trainer:
         self.checkpoint = checkpoint
         self.control = control or Control()
         self.after_step = after_step
-        self.optimiser = build_optimiser(path.model.parameters(), settings)
+        self.optimiser = build_optimiser(path.model, settings)
         self.log = MetricLog()
         self.first_step = 0
         self.seconds = 0.0

@@ -75,7 +75,7 @@ def record(logps: list[float]) -> PairLogps:
 
 
 NEUTRAL: dict[str, dict[str, float]] = {
-    **dict.fromkeys(DIVERGENCES, {}),
+    **{name: {} for name in DIVERGENCES},
     "nll": {"nll_weight": 0.0},
     "wpo": {},
 }
