@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from dpo_bench.contract import Loss, PairLogps, Range, register_modifier
 from dpo_bench.contract.example_pairs import ordinary_pairs
 
-from ._numerics import expm1_or_tangent
+from ._numerics import beyond_limit, expm1_or_tangent
 
 F_DPO = "Wang et al. 2023, arXiv:2309.16240"
 PairLoss = Callable[[PairLogps], Tensor]
@@ -53,7 +53,17 @@ def _replaced(logps: PairLogps, link: Callable[[Tensor], Tensor]) -> PairLogps:
     )
 
 
-@register_modifier("forward_kl", paper=f"{F_DPO}, table 1, forward KL", refuses=_needs_log_ratios)
+def _either(logps: PairLogps, zone: Callable[[Tensor], Tensor]) -> Tensor:
+    """Where it holds of either log-ratio."""
+    return zone(logps.chosen_logratio) | zone(logps.rejected_logratio)
+
+
+@register_modifier(
+    "forward_kl",
+    paper=f"{F_DPO}, table 1, forward KL",
+    refuses=_needs_log_ratios,
+    continued=lambda logps: _either(logps, lambda ratio: beyond_limit(-ratio)),
+)
 def forward_kl(base: PairLoss, logps: PairLogps) -> Tensor:
     """Forward KL as the penalty: each log-ratio u becomes 1 - exp(-u).
 
@@ -76,7 +86,14 @@ def js(base: PairLoss, logps: PairLogps) -> Tensor:
     return base(_replaced(logps, lambda ratio: logsigmoid(ratio) + math.log(2)))
 
 
-@register_modifier("alpha", paper=f"{F_DPO}, table 1, alpha-divergence", refuses=_needs_log_ratios)
+@register_modifier(
+    "alpha",
+    paper=f"{F_DPO}, table 1, alpha-divergence",
+    refuses=_needs_log_ratios,
+    continued=lambda logps, divergence_alpha: _either(
+        logps, lambda ratio: beyond_limit(-divergence_alpha * ratio)
+    ),
+)
 def alpha(
     base: PairLoss,
     logps: PairLogps,

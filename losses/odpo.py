@@ -16,6 +16,10 @@ LEAST = math.exp(-LIMIT)
 """Difference below which its logarithm is not taken."""
 
 
+def _continued(logps: PairLogps, beta: float, alpha: float, log_alpha: float) -> Tensor:  # noqa: ARG001
+    return (logps.preference_margin < LEAST) & (log_alpha > 0)
+
+
 @register(
     "odpo",
     aliases=("margin",),
@@ -24,6 +28,7 @@ LEAST = math.exp(-LIMIT)
     normalisation="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
     needs=("preference_margin",),
+    continued=_continued,
 )
 def odpo(
     logps: PairLogps,

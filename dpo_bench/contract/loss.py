@@ -87,6 +87,8 @@ class Loss:
             on the whole batch of an optimiser step, in however many passes that is computed.
         parts: the losses that it was composed of; none for a loss of the registry.
         modifiers: names of the modifiers that were laid over it.
+        continued: where something else stands in for the formula, which would overflow there:
+            ``f(logps, beta=..., ...) -> Tensor [pair]`` of truth values; None: nowhere.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Loss:
     batch_coupled: bool = False
     parts: tuple[Loss, ...] = ()
     modifiers: tuple[str, ...] = ()
+    continued: LossFunction | None = None
 
     def __call__(self, logps: PairLogps, **hyperparameters: float) -> Tensor:
         """Loss of each pair, shape [pair].
@@ -121,8 +124,10 @@ class Loss:
             ConfigurationError: an unknown or out-of-range hyperparameter.
         """
         values = self.resolve(hyperparameters)
+        zone = self.continued
         return Objective(
             lambda logps: self(logps, **values),
+            continued=zone and (lambda logps: zone(logps, **values)),
             name=self.name,
             needs=self.needs,
             batch_coupled=self.batch_coupled,
@@ -188,6 +193,7 @@ class Objective:
         needs: see `Loss`.
         batch_coupled: see `Loss`.
         needs_reference: see `Loss`.
+        continued: see `Loss`.
     """
 
     function: Callable[[PairLogps], Tensor]
@@ -195,6 +201,7 @@ class Objective:
     needs: tuple[str, ...] = ()
     batch_coupled: bool = False
     needs_reference: bool = True
+    continued: Callable[[PairLogps], Tensor] | None = None
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """Loss of each pair, shape [pair]."""

@@ -39,6 +39,7 @@ def register(
     needs_reference: bool = True,
     needs: Sequence[str] = (),
     batch_coupled: bool = False,
+    continued: LossFunction | None = None,
 ) -> Callable[[LossFunction], LossFunction]:
     """Decorator that puts a loss function into the registry; see `Loss` for the fields.
 
@@ -75,6 +76,7 @@ def register(
             ranges=ranges,
             needs=tuple(needs),
             batch_coupled=batch_coupled,
+            continued=continued,
         )
         _require_consistent(loss)
         _claim(loss)

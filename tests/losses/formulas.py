@@ -70,6 +70,10 @@ def log_sigmoid(x: Number) -> Number:
     return -mp.log1p(mp.exp(-x)) if x > 0 else x - mp.log1p(mp.exp(x))
 
 
+CERTAIN, LEAST = -mp.mpf("1e-6"), mp.exp(-20)
+"""Bounds that `orpo` and `odpo` document."""
+
+
 def dpo(pair: Pair, beta: Number) -> Number:
     return -log_sigmoid(beta * pair.margin)
 
@@ -187,7 +191,7 @@ def cpo(pair: Pair, beta: Number, alpha: Number) -> Number:
 
 def orpo(pair: Pair, lam: Number) -> Number:
     def log_odds(p: Number) -> Number:
-        probability = mp.exp(min(p, -mp.mpf("1e-6")))  # the bound that the loss documents
+        probability = mp.exp(min(p, CERTAIN))
         return mp.log(probability / (1 - probability))
 
     chosen, rejected = pair.p_w / pair.n_w, pair.p_l / pair.n_l
@@ -220,7 +224,7 @@ def dpo_shift(pair: Pair, beta: Number, lam: Number) -> Number:
 
 
 def odpo(pair: Pair, beta: Number, alpha: Number, log_alpha: Number) -> Number:
-    offset = alpha * pair.m + log_alpha * mp.log(max(pair.m, mp.exp(-20)))
+    offset = alpha * pair.m + (log_alpha * mp.log(max(pair.m, LEAST)) if log_alpha else 0)
     return -log_sigmoid(beta * pair.margin - offset)
 
 

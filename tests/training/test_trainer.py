@@ -194,6 +194,28 @@ def test_accumulation_changes_nothing_whatever_a_loss_needs(
     pd.testing.assert_frame_equal(split.metrics, whole.metrics, rtol=1e-3, atol=1e-4)
 
 
+def test_share_of_pairs_where_a_formula_is_continued_is_logged(
+    setup: Setup, tmp_path: Path
+) -> None:
+    """However the step is split, and none of it where the loss does not say."""
+
+    def long_ones(logps: PairLogps) -> Tensor:
+        return logps.chosen_tokens > 6
+
+    lengths = np.asarray(PAIRS.chosen_lengths)
+    for coupled in (False, True):
+        objective = Objective(get_loss("dpo"), continued=long_ones, batch_coupled=coupled)
+        for pairs_per_pass in (0, 3):
+            settings = {"pairs_per_pass": pairs_per_pass}
+            trainer = setup.trainer(tmp_path, objective, settings=settings)
+            found = trainer.run().metrics["continued"]
+            expected = [(lengths[list(indices)] > 6).mean() for indices in trainer.order]
+            assert found.tolist() == pytest.approx(expected)
+            assert 0 < found.mean() < 1
+    assert "continued" not in setup.run(tmp_path, get_loss("dpo")).metrics
+    assert setup.run(tmp_path, get_loss("gpo_exp")).metrics["continued"].tolist() == [0.0] * 6
+
+
 def test_coupled_loss_sees_the_whole_step_and_hands_back_exact_slopes(
     setup: Setup, tmp_path: Path
 ) -> None:
