@@ -296,6 +296,13 @@ def test_all_failures_are_listed_with_the_place_of_the_loss() -> None:
     assert [line.split(":")[0] for line in lines[1:]] == ["- dtype", "- independence"]
 
 
+def test_a_loss_may_say_what_it_departs_from() -> None:
+    lenient = replace(get_loss(enter(doubled_gradient)), departs_from=("gradient",))
+    check_loss(lenient)
+    with pytest.raises(ContractError, match="- gradient: "):
+        check_loss(replace(lenient, departs_from=("start",)))
+
+
 def test_unknown_loss_check_and_hyperparameter_are_errors() -> None:
     with pytest.raises(ConfigurationError, match="unknown loss 'soud'"):
         check_loss("soud")

@@ -169,7 +169,10 @@ def _modified(name: str, base: Loss) -> Loss:
             f"unknown modifier {name!r}{nearest(name, _modifiers)}; "
             f"there are: {', '.join(sorted(_modifiers))}."
         )
-    reason = modifier.refuses(base)
+    try:
+        reason = modifier.refuses(base)
+    except Exception as error:  # whatever the loss raises while it is tried
+        reason = f"computing it raised {type(error).__name__}: {error}"
     if shared := sorted(set(modifier.hyperparameters) & set(base.hyperparameters)):
         reason = f"both have a hyperparameter {shared[0]!r}"
     if reason:

@@ -89,6 +89,7 @@ class Loss:
         modifiers: names of the modifiers that were laid over it.
         continued: where something else stands in for the formula, which would overflow there:
             ``f(logps, beta=..., ...) -> Tensor [pair]`` of truth values; None: nowhere.
+        departs_from: names of checks of `dpo_bench.testing` that it fails on purpose.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Loss:
     parts: tuple[Loss, ...] = ()
     modifiers: tuple[str, ...] = ()
     continued: LossFunction | None = None
+    departs_from: tuple[str, ...] = ()
 
     def __call__(self, logps: PairLogps, **hyperparameters: float) -> Tensor:
         """Loss of each pair, shape [pair].

@@ -194,6 +194,55 @@ def test_accumulation_changes_nothing_whatever_a_loss_needs(
     pd.testing.assert_frame_equal(split.metrics, whole.metrics, rtol=1e-3, atol=1e-4)
 
 
+def other_than_per_pair(logps: PairLogps) -> dict[str, Any]:
+    """What losses of eight pairs, or of one, have been seen to return."""
+    sound = -logps.margin
+    return {
+        "mean": sound.mean(),
+        "column": sound[:, None],
+        "outer": sound[:, None] - sound[None],
+        "fewer": sound[1:],
+        "half": sound.half(),
+        "double": sound.double(),
+        "bfloat16": sound.bfloat16(),
+        "list": list(sound),
+        "number": 0.5,
+        "elsewhere": sound.to("meta"),
+    }
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("pairs_per_pass", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("mean", r"shape \[\] in torch.float32 on cpu, not shape \[{n}\] in"),
+        ("column", r"shape \[{n}, 1\] in torch.float32 on cpu, not shape \[{n}\] in"),
+        ("outer", r"shape \[{n}, {n}\] in"),
+        ("fewer", r"shape \[{less}\] in"),
+        ("half", r"shape \[{n}\] in torch.float16 on cpu, not shape \[{n}\] in torch.float32"),
+        ("double", "in torch.float64 on cpu, not"),
+        ("bfloat16", "in torch.bfloat16 on cpu, not"),
+        ("list", r"a list, not a tensor of shape \[{n}\]: a loss gives each pair its own value"),
+        ("number", "a float, not a tensor of shape"),
+        ("elsewhere", "in torch.float32 on meta, not"),
+    ],
+)
+def test_loss_that_is_no_value_per_pair_is_refused(
+    setup: Setup, tmp_path: Path, kind: str, said: str, pairs_per_pass: int, coupled: bool
+) -> None:
+    seen = 8 if coupled else pairs_per_pass or 8
+    objective = Objective(
+        lambda logps: other_than_per_pair(logps)[kind], name="mine", batch_coupled=coupled
+    )
+    trainer = setup.trainer(tmp_path, objective, settings={"pairs_per_pass": pairs_per_pass})
+    before = setup.snapshot()
+    message = said.replace("{n}", str(seen)).replace("{less}", str(seen - 1))
+    with pytest.raises(ConfigurationError, match=f"mine returned .*{message}"):
+        trainer.run()
+    assert torch.equal(setup.snapshot(), before)
+
+
 def test_share_of_pairs_where_a_formula_is_continued_is_logged(
     setup: Setup, tmp_path: Path
 ) -> None:
