@@ -45,8 +45,8 @@ def check_loss(
         hyperparameters: check at these values only.
         batch_coupled: whether the loss of a pair may depend on the other pairs of the batch; None:
             as the loss declares.
-        skip: names of checks to leave out, for a loss that departs from one on purpose (a detached
-            term, say, has no gradient that finite differences could find).
+        skip: names of checks to leave out, besides those that the loss itself departs from on
+            purpose (a detached term, say, has no gradient that finite differences could find).
 
     Raises:
         ContractError: at least one check failed; the message lists all, in plain words.
@@ -56,6 +56,7 @@ def check_loss(
     if unknown := set(skip) - set(CHECKS):
         raise ValueError(f"no such check: {sorted(unknown)}; there are {list(CHECKS)}.")
     loss = get_loss(loss) if isinstance(loss, str) else loss
+    skip = {*skip, *loss.departs_from}
     coupled = loss.batch_coupled if batch_coupled is None else batch_coupled
     failures: dict[str, str] = {}
     for number, setting in enumerate(_settings(loss, hyperparameters)):

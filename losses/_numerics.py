@@ -9,6 +9,11 @@ LIMIT = 20.0
 """Exponents beyond this follow the tangent: e^20 = 5e8, whose square a float32 still holds."""
 
 
+def beyond_limit(x: Tensor) -> Tensor:
+    """Where `exp_or_tangent` is no exponential, as truth values."""
+    return x > LIMIT
+
+
 def exp_or_tangent(x: Tensor) -> Tensor:
     """e^x up to x = 20, from there on its tangent e^20 (1 + x - 20): convex, value and slope agree.
 

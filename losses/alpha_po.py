@@ -9,7 +9,13 @@ from torch.nn.functional import logsigmoid
 
 from dpo_bench.contract import PairLogps, Positive, Range, register
 
-from ._numerics import expm1_or_tangent
+from ._numerics import beyond_limit, expm1_or_tangent
+
+
+def _continued(logps: PairLogps, beta: float, alpha: float, gamma_beta_ratio: float) -> Tensor:  # noqa: ARG001
+    chosen = logps.policy_chosen / logps.chosen_tokens
+    rejected = logps.policy_rejected / logps.rejected_tokens
+    return beyond_limit(-alpha * chosen) | beyond_limit(-alpha * rejected)
 
 
 @register(
@@ -19,6 +25,7 @@ from ._numerics import expm1_or_tangent
     normalisation="mean",
     grid=(0.25, 0.8, 2.5, 8.0, 25.0),
     needs_reference=False,
+    continued=_continued,
 )
 def alpha_po(
     logps: PairLogps,

@@ -9,7 +9,13 @@ from torch.nn.functional import logsigmoid
 
 from dpo_bench.contract import PairLogps, Positive, Range, register
 
-from ._numerics import LIMIT
+from ._numerics import LIMIT, beyond_limit
+
+
+def _continued(logps: PairLogps, beta: float, clip: float) -> Tensor:
+    """Where the exponent is held and the argument, which is then too small, is not clipped."""
+    held = beyond_limit(maximum(logps.chosen_logratio, logps.rejected_logratio))
+    return held & (_argument(logps, beta).abs() < clip) & (logps.margin != 0)
 
 
 @register(
@@ -18,6 +24,7 @@ from ._numerics import LIMIT
     paper="Huang et al. 2024, arXiv:2407.13399, algorithm 1",
     normalisation="sum",
     grid=(0.005, 0.015, 0.05, 0.15, 0.5),
+    continued=_continued,
 )
 def chi_po(
     logps: PairLogps,
@@ -48,9 +55,14 @@ def chi_po(
     >>> chi_po(PairLogps(zero, zero, zero, zero, one, one))  # ln 2 at the reference
     tensor([0.6931])
     """
+    return -logsigmoid(_argument(logps, beta).clamp(-clip, clip))
+
+
+def _argument(logps: PairLogps, beta: float) -> Tensor:
+    """What is clipped: beta (e^a + a - e^b - b)."""
     a, b = logps.chosen_logratio, logps.rejected_logratio
     margin, zero = a - b, zeros_like(a)
     # minimum, not clamp: at a == b its gradient is shared, which makes the sum's slope exact there
     fraction = expm1(minimum(margin, zero)) - expm1(minimum(-margin, zero))
     ratios = maximum(a, b).clamp(max=LIMIT).exp() * fraction
-    return -logsigmoid((beta * (ratios + margin)).clamp(-clip, clip))
+    return beta * (ratios + margin)

@@ -7,7 +7,7 @@ from torch.nn.functional import relu
 
 from dpo_bench.contract import PairLogps, Positive, register
 
-from ._numerics import exp_or_tangent
+from ._numerics import beyond_limit, exp_or_tangent
 
 PAPER = "Tang et al. 2024, arXiv:2402.05749"
 GRID = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -19,6 +19,7 @@ GRID = (0.03, 0.1, 0.3, 1.0, 3.0)
     paper=f"{PAPER}, exponential loss",
     normalisation="sum",
     grid=GRID,
+    continued=lambda logps, beta: beyond_limit(-beta * logps.margin),
 )
 def gpo_exp(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     """Exponential loss of the margin: exp(-z), z = beta (a - b).
@@ -32,7 +33,9 @@ def gpo_exp(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
 
     Use it on clean labels, to study what an unforgiving loss does.
 
-    Watch: a single mislabelled pair dominates everything; clip gradients.
+    Watch: a single mislabelled pair dominates everything; clip gradients. At a `beta` of 3 the
+    tangent begins at a margin of -6.7 nats, which ordinary pairs reach: training.parquet counts the
+    pairs there (`continued`) and the report warns of them.
 
     >>> import torch
     >>> zero, one = torch.zeros(1), torch.ones(1)

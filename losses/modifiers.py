@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from dpo_bench.contract import Loss, PairLogps, Range, register_modifier
 from dpo_bench.contract.example_pairs import ordinary_pairs
 
-from ._numerics import exp_or_tangent, expm1_or_tangent
+from ._numerics import beyond_limit, expm1_or_tangent
 
 F_DPO = "Wang et al. 2023, arXiv:2309.16240"
 PairLoss = Callable[[PairLogps], Tensor]
@@ -53,15 +53,27 @@ def _replaced(logps: PairLogps, link: Callable[[Tensor], Tensor]) -> PairLogps:
     )
 
 
-@register_modifier("forward_kl", paper=f"{F_DPO}, table 1, forward KL", refuses=_needs_log_ratios)
-def forward_kl(base: PairLoss, logps: PairLogps) -> Tensor:
-    """Forward KL as the penalty: each log-ratio u becomes -exp(-u).
+def _either(logps: PairLogps, zone: Callable[[Tensor], Tensor]) -> Tensor:
+    """Where it holds of either log-ratio."""
+    return zone(logps.chosen_logratio) | zone(logps.rejected_logratio)
 
-    f'(t) of f(t) = -ln t at t = e^u. From u = -20 down it follows its tangent, for it would
-    overflow. A response that the policy makes less likely moves the loss exponentially, one that it
-    makes more likely hardly: the policy keeps covering what the reference says.
+
+@register_modifier(
+    "forward_kl",
+    paper=f"{F_DPO}, table 1, forward KL",
+    refuses=_needs_log_ratios,
+    continued=lambda logps: _either(logps, lambda ratio: beyond_limit(-ratio)),
+)
+def forward_kl(base: PairLoss, logps: PairLogps) -> Tensor:
+    """Forward KL as the penalty: each log-ratio u becomes 1 - exp(-u).
+
+    f'(t) = 1 - 1/t of f(t) = t - 1 - ln t at t = e^u. A generator may be had with any c (t - 1)
+    added; this is the one with f'(1) = 0, so that a log-ratio of 0 stays 0, as under the other
+    divergences. Below u = -20 it follows its tangent, for it would overflow. A response that the
+    policy makes less likely moves the loss exponentially, one that it makes more likely hardly: the
+    policy keeps covering what the reference says.
     """
-    return base(_replaced(logps, lambda ratio: -exp_or_tangent(-ratio)))
+    return base(_replaced(logps, lambda ratio: -expm1_or_tangent(-ratio)))
 
 
 @register_modifier("js", paper=f"{F_DPO}, table 1, Jensen-Shannon", refuses=_needs_log_ratios)
@@ -74,7 +86,14 @@ def js(base: PairLoss, logps: PairLogps) -> Tensor:
     return base(_replaced(logps, lambda ratio: logsigmoid(ratio) + math.log(2)))
 
 
-@register_modifier("alpha", paper=f"{F_DPO}, table 1, alpha-divergence", refuses=_needs_log_ratios)
+@register_modifier(
+    "alpha",
+    paper=f"{F_DPO}, table 1, alpha-divergence",
+    refuses=_needs_log_ratios,
+    continued=lambda logps, divergence_alpha: _either(
+        logps, lambda ratio: beyond_limit(-divergence_alpha * ratio)
+    ),
+)
 def alpha(
     base: PairLoss,
     logps: PairLogps,
@@ -83,9 +102,8 @@ def alpha(
     """Alpha-divergence as the penalty: each log-ratio u becomes (1 - exp(-al u)) / al.
 
     al is `divergence_alpha`. f'(t) = (1 - t^-al) / al at t = e^u: at al = 0, taken as the limit,
-    the log-ratio itself (reverse KL), at al = 1 the forward KL's but for a constant, which drops
-    out of margins. Where al u is below -20 it follows its tangent. Some public code calls 1 - al
-    what is al here.
+    the log-ratio itself (reverse KL), at al = 1 the forward KL's. Where al u is below -20 it
+    follows its tangent. Some public code calls 1 - al what is al here.
     """
     if divergence_alpha == 0:
         return base(_replaced(logps, lambda ratio: ratio))

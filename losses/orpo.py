@@ -14,6 +14,12 @@ CERTAIN = -1e-6
 infinite, and float32 rounds to 1."""
 
 
+def _continued(logps: PairLogps, lam: float) -> Tensor:  # noqa: ARG001
+    chosen = logps.policy_chosen / logps.chosen_tokens
+    rejected = logps.policy_rejected / logps.rejected_tokens
+    return (chosen > CERTAIN) | (rejected > CERTAIN)
+
+
 @register(
     "orpo",
     family="reference-free",
@@ -21,6 +27,7 @@ infinite, and float32 rounds to 1."""
     normalisation="mean",
     grid=(0.1, 0.3, 1.0, 3.0, 10.0),
     needs_reference=False,
+    continued=_continued,
 )
 def orpo(logps: PairLogps, lam: Annotated[float, Range(low=0)] = 0.1) -> Tensor:
     """Imitation plus an odds ratio: -p_w - lam log sigmoid(log odds_w - log odds_l).

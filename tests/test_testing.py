@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -207,6 +208,21 @@ def graded_if_it_can(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     return -logsigmoid(beta * logps.margin - offset)
 
 
+@pytest.mark.parametrize(
+    ("zone", "message"),
+    [
+        (lambda logps, beta: (-beta * logps.margin > 20).any(), r"has shape \[\] for 7 pairs"),
+        (lambda logps, beta: -beta * logps.margin - 20, "comes as torch.float64, not as a tensor"),
+        (lambda logps, beta: [False] * 7, "comes as list, not as a tensor of truth values"),
+        (lambda logps: logps.margin > 20, "raised TypeError"),
+    ],
+)
+def test_a_zone_that_is_no_truth_value_per_pair_is_caught(zone: Any, message: str) -> None:
+    with pytest.raises(ContractError, match=message) as caught:
+        check_loss(replace(get_loss(enter(sound)), continued=zone))
+    assert set(caught.value.failures) == {"continued"}
+
+
 @pytest.mark.parametrize("function", [secretly_graded, graded_if_it_can])
 def test_need_that_is_not_declared_is_caught(function: Callable[..., Any]) -> None:
     with pytest.raises(ContractError, match=r"without needs=\('preference_margin',\)") as caught:
@@ -225,7 +241,7 @@ def test_declared_need_passes() -> None:
 
 
 def test_every_check_is_proven_by_a_wrong_loss() -> None:
-    assert {check for _, check, _ in WRONG} | {"needs", "reference"} == set(CHECKS)
+    assert {check for _, check, _ in WRONG} | {"needs", "reference", "continued"} == set(CHECKS)
 
 
 def test_sound_loss_passes() -> None:
@@ -278,6 +294,13 @@ def test_all_failures_are_listed_with_the_place_of_the_loss() -> None:
     assert lines[0].startswith("doubly_wrong (")
     assert f"{__file__}:" in lines[0]
     assert [line.split(":")[0] for line in lines[1:]] == ["- dtype", "- independence"]
+
+
+def test_a_loss_may_say_what_it_departs_from() -> None:
+    lenient = replace(get_loss(enter(doubled_gradient)), departs_from=("gradient",))
+    check_loss(lenient)
+    with pytest.raises(ContractError, match="- gradient: "):
+        check_loss(replace(lenient, departs_from=("start",)))
 
 
 def test_unknown_loss_check_and_hyperparameter_are_errors() -> None:

@@ -317,6 +317,24 @@ def _reference(subject: Subject) -> Iterator[str]:
             yield f"it declares needs_reference=False but moves with {name}"
 
 
+def _continued(subject: Subject) -> Iterator[str]:
+    """Where its formula is said to be continued is true or false for each pair."""
+    zone = subject.loss.continued
+    if zone is None:
+        return
+    for pairs in (subject.pairs(), subject.extremes(torch.float32)):
+        found: Any = zone(pairs, **subject.hyperparameters)
+        count = len(pairs.policy_chosen)
+        if not isinstance(found, Tensor) or found.dtype != torch.bool:
+            yield f"where it is continued comes as {_kind(found)}, not as a tensor of truth values"
+        elif list(found.shape) != [count]:
+            yield f"where it is continued has shape {list(found.shape)} for {count} pairs"
+
+
+def _kind(found: object) -> str:
+    return str(found.dtype) if isinstance(found, Tensor) else type(found).__name__
+
+
 CHECKS: Mapping[str, Check] = {
     "needs": _needs,
     "shape": _shape,
@@ -331,5 +349,6 @@ CHECKS: Mapping[str, Check] = {
     "determinism": _determinism,
     "purity": _purity,
     "reference": _reference,
+    "continued": _continued,
 }
 """Every check by name; the first line of its docstring says what it demands."""

@@ -7,6 +7,8 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,7 @@ class Modifier:
         ranges: the values that each may take.
         needs: what it reads beyond sums and counts.
         refuses: why it cannot modify a loss, or None.
+        continued: where its formula is continued by something else; see `Loss`.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Modifier:
     ranges: Mapping[str, Range]
     needs: tuple[str, ...]
     refuses: Refusal
+    continued: LossFunction | None
 
     @property
     def summary(self) -> str:
@@ -67,7 +71,12 @@ _modifiers: dict[str, Modifier] = {}
 
 
 def register_modifier(
-    name: str, *, paper: str, needs: Sequence[str] = (), refuses: Refusal = _takes_all
+    name: str,
+    *,
+    paper: str,
+    needs: Sequence[str] = (),
+    refuses: Refusal = _takes_all,
+    continued: LossFunction | None = None,
 ) -> Callable[[LossFunction], LossFunction]:
     """Decorator that makes ``name(loss)`` a loss; see `Modifier` for the fields.
 
@@ -87,7 +96,9 @@ def register_modifier(
                 f"two modifiers claim the name {name!r}: {_place(holder.function)} and "
                 f"{_place(function)}."
             )
-        _modifiers[name] = Modifier(name, function, paper, defaults, ranges, tuple(needs), refuses)
+        _modifiers[name] = Modifier(
+            name, function, paper, defaults, ranges, tuple(needs), refuses, continued
+        )
         return function
 
     return enter
@@ -158,7 +169,10 @@ def _modified(name: str, base: Loss) -> Loss:
             f"unknown modifier {name!r}{nearest(name, _modifiers)}; "
             f"there are: {', '.join(sorted(_modifiers))}."
         )
-    reason = modifier.refuses(base)
+    try:
+        reason = modifier.refuses(base)
+    except Exception as error:  # whatever the loss raises while it is tried
+        reason = f"computing it raised {type(error).__name__}: {error}"
     if shared := sorted(set(modifier.hyperparameters) & set(base.hyperparameters)):
         reason = f"both have a hyperparameter {shared[0]!r}"
     if reason:
@@ -187,7 +201,42 @@ def _modified(name: str, base: Loss) -> Loss:
         batch_coupled=base.batch_coupled,
         parts=(base,),
         modifiers=(*base.modifiers, name),
+        continued=_modified_zone(modifier, base),
     )
+
+
+def _modified_zone(modifier: Modifier, base: Loss) -> LossFunction | None:
+    """Where a modifier's formula is continued, or the loss's on the record that it is handed."""
+    own_zone, base_zone = modifier.continued, base.continued
+    if own_zone is None and base_zone is None:
+        return None
+
+    def continued(logps: PairLogps, **values: float) -> Tensor:
+        own = {key: values.pop(key) for key in modifier.hyperparameters}
+        zones = [own_zone(logps, **own)] if own_zone else []
+
+        def noted(record: PairLogps) -> Tensor:
+            if base_zone:
+                zones.append(base_zone(record, **values))
+            return base(record, **values)
+
+        modifier.function(noted, logps, **own)
+        return reduce(or_, zones)
+
+    return continued
+
+
+def _mixed_zone(parts: Sequence[Loss]) -> LossFunction | None:
+    """Where the formula of any part is continued."""
+    known = [(loss.continued, tuple(loss.hyperparameters)) for loss in parts if loss.continued]
+    if not known:
+        return None
+
+    def continued(logps: PairLogps, **values: float) -> Tensor:
+        zones = [zone(logps, **{name: values[name] for name in names}) for zone, names in known]
+        return reduce(or_, zones)
+
+    return continued
 
 
 def _rest(documentation: str) -> str:
@@ -245,6 +294,7 @@ def _mixture(terms: Sequence[Term]) -> Loss:
         batch_coupled=any(loss.batch_coupled for loss in parts),
         parts=parts,
         modifiers=_union([loss.modifiers for loss in parts]),
+        continued=_mixed_zone(parts),
     )
 
 

@@ -87,6 +87,9 @@ class Loss:
             on the whole batch of an optimiser step, in however many passes that is computed.
         parts: the losses that it was composed of; none for a loss of the registry.
         modifiers: names of the modifiers that were laid over it.
+        continued: where something else stands in for the formula, which would overflow there:
+            ``f(logps, beta=..., ...) -> Tensor [pair]`` of truth values; None: nowhere.
+        departs_from: names of checks of `dpo_bench.testing` that it fails on purpose.
     """
 
     name: str
@@ -103,6 +106,8 @@ class Loss:
     batch_coupled: bool = False
     parts: tuple[Loss, ...] = ()
     modifiers: tuple[str, ...] = ()
+    continued: LossFunction | None = None
+    departs_from: tuple[str, ...] = ()
 
     def __call__(self, logps: PairLogps, **hyperparameters: float) -> Tensor:
         """Loss of each pair, shape [pair].
@@ -121,8 +126,10 @@ class Loss:
             ConfigurationError: an unknown or out-of-range hyperparameter.
         """
         values = self.resolve(hyperparameters)
+        zone = self.continued
         return Objective(
             lambda logps: self(logps, **values),
+            continued=zone and (lambda logps: zone(logps, **values)),
             name=self.name,
             needs=self.needs,
             batch_coupled=self.batch_coupled,
@@ -188,6 +195,7 @@ class Objective:
         needs: see `Loss`.
         batch_coupled: see `Loss`.
         needs_reference: see `Loss`.
+        continued: see `Loss`.
     """
 
     function: Callable[[PairLogps], Tensor]
@@ -195,6 +203,7 @@ class Objective:
     needs: tuple[str, ...] = ()
     batch_coupled: bool = False
     needs_reference: bool = True
+    continued: Callable[[PairLogps], Tensor] | None = None
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """Loss of each pair, shape [pair]."""

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def register(
     needs_reference: bool = True,
     needs: Sequence[str] = (),
     batch_coupled: bool = False,
+    continued: LossFunction | None = None,
+    departs_from: Sequence[str] = (),
 ) -> Callable[[LossFunction], LossFunction]:
     """Decorator that puts a loss function into the registry; see `Loss` for the fields.
 
@@ -47,8 +50,8 @@ def register(
 
     Raises:
         ConfigurationError: a name is taken by another function or is no identifier, a default or
-            the grid is out of range, the function has no docstring, a need does not exist, or one
-            that only the whole batch determines is declared without ``batch_coupled``.
+            the grid is out of range, the function has no docstring, a need or check does not exist,
+            or a need that only the whole batch determines is declared without ``batch_coupled``.
     """
 
     def enter(function: LossFunction) -> LossFunction:
@@ -75,6 +78,8 @@ def register(
             ranges=ranges,
             needs=tuple(needs),
             batch_coupled=batch_coupled,
+            continued=continued,
+            departs_from=tuple(departs_from),
         )
         _require_consistent(loss)
         _claim(loss)
@@ -89,6 +94,15 @@ def _require_consistent(loss: Loss) -> None:
         raise ConfigurationError(
             f"{loss.name} needs what only the whole batch tells: say batch_coupled=True."
         )
+    if loss.departs_from:
+        from dpo_bench.contract.checks import CHECKS
+
+        for name in loss.departs_from:
+            if name not in CHECKS:
+                raise ConfigurationError(
+                    f"{loss.name} departs from an unknown check {name!r}{nearest(name, CHECKS)}; "
+                    f"there are: {', '.join(CHECKS)}."
+                )
     if loss.grid and not loss.strength:
         raise ConfigurationError(f"{loss.name} has a grid but no hyperparameter for it to vary.")
     loss.resolve(loss.hyperparameters)
@@ -149,8 +163,24 @@ def _naming(file: Path) -> Iterator[None]:
         raise ConfigurationError(f"{file}: {error}") from error
     except (Exception, SystemExit) as error:  # a script that exits when imported is no loss file
         raise ConfigurationError(
-            f"cannot import {file}: {type(error).__name__}: {error}"
+            f"cannot import {file}: {type(error).__name__}: {_in_a_line(error)}"
+            f"{_place_within(error, file.parent)}"
         ) from error
+
+
+def _place_within(error: BaseException, folder: Path) -> str:
+    """The last line of a folder's files that an error came through, as `` (at file:line)``."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    inside = (frame for frame in frames if Path(frame.filename).is_relative_to(folder))
+    frame = next(inside, None)
+    return f" (at {Path(frame.filename).relative_to(folder)}:{frame.lineno})" if frame else ""
+
+
+def _in_a_line(error: BaseException, most: int = 300) -> str:
+    """An error's message without line breaks and what a terminal might obey, cut if need be."""
+    words = " ".join(str(error).split())
+    text = "".join(letter for letter in words if letter.isprintable())
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 @functools.cache

@@ -116,7 +116,7 @@ class Training(Section):
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """share of the steps over which the learning rate rises linearly"""
     weight_decay: NonNegative = 0.0
-    """decoupled for AdamW"""
+    """decoupled for AdamW; biases and the weights of norms are spared"""
     max_gradient_norm: Positive = 10.0
     """gradients are scaled down to this norm"""
     pairs_per_step: Count = 32

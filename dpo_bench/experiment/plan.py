@@ -10,6 +10,7 @@ from typing import Any
 from dpo_bench.contract import Loss, get_loss, source_digest
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import Experiment, LossGrid
+from dpo_bench.experiment.plugins import require_contract
 from dpo_bench.storage import digest
 
 RECIPE = 3
@@ -92,9 +93,10 @@ def plan_trials(experiment: Experiment) -> list[Trial]:
     """All trials: losses x each loss's grid x seeds, in the order of the file.
 
     Raises:
-        ConfigurationError: an unknown loss or hyperparameter, a value out of range, or a trial
-            that is asked for twice.
+        ConfigurationError: an unknown loss or hyperparameter, a value out of range, a trial that
+            is asked for twice, or a plug-in's loss that breaks the contract.
     """
+    require_contract(get_loss(grid.name) for grid in experiment.losses)
     trials: list[Trial] = []
     for grid in experiment.losses:
         loss = get_loss(grid.name)

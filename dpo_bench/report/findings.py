@@ -230,6 +230,7 @@ def _warnings(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
                 f"{labels[trial.id]} lies above the optimal frontier beyond its interval, which no"
                 " policy can: its reward or KL is doubtful."
             )
+    yield from _continued(results, labels)
     yield from _cut(results, labels)
     yield from missed_controls(results)
 
@@ -244,6 +245,22 @@ def _wrong_start(trial: Trial, label: str) -> Iterator[str]:
         yield (
             f"{label}: the loss at step 0 is {loss:.6g} where a policy that still equals the"
             f" reference gives {expected:.6g}."
+        )
+
+
+def _continued(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
+    """Trials of which a part was trained with something else than the loss's formula."""
+    shares: dict[str, dict[str, float]] = {}
+    for trial in results.done:
+        if "continued" in trial.training and (share := float(trial.training["continued"].mean())):
+            shares.setdefault(trial.loss, {})[labels[trial.id]] = share
+    for loss, known in shares.items():
+        worst = max(known, key=lambda name: known[name])
+        percent = f"{100 * known[worst]:.1f}%" if known[worst] >= 0.001 else "less than 0.1%"
+        yield (
+            f"In {counted(len(known), 'trial')} of {loss} there were training pairs where its"
+            " formula would overflow and its documented continuation stands in for it, most with"
+            f" {worst} ({percent} of the pairs that were seen): there it is not the paper's loss."
         )
 
 

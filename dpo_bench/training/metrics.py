@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,18 +13,24 @@ if TYPE_CHECKING:
 
     from dpo_bench.contract import PairLogps
 
-PAIR_METRICS = ("loss", "margin", "chosen_logratio", "rejected_logratio", "accuracy")
+    Zone = Callable[[PairLogps], Tensor]
+
+PAIR_METRICS = ("loss", "margin", "chosen_logratio", "rejected_logratio", "accuracy", "continued")
 REFERENCE_METRICS = ("margin", "chosen_logratio", "rejected_logratio", "accuracy")
 """Those that are relative to the reference."""
+CONTINUED = "continued"
+"""Share of the pairs at which the loss's formula is continued by something else, if it says so."""
 METRICS = (*PAIR_METRICS, "gradient_norm")
 
 
-def pair_sums(losses: Tensor, logps: PairLogps) -> Tensor:
-    """Sums over the pairs of a pass, in the order of `PAIR_METRICS`; shape [5], no gradient.
+def pair_sums(losses: Tensor, logps: PairLogps, continued: Zone | None = None) -> Tensor:
+    """Sums over the pairs of a pass, in the order of `PAIR_METRICS`; shape [6], no gradient.
 
-    What is relative to a reference that is not known (NaN) is NaN.
+    What is relative to a reference that is not known (NaN) is NaN, and so is where the loss's
+    formula is continued when it does not say (None).
     """
     with torch.no_grad():
+        unknown = losses.new_full((), torch.nan)
         margin = logps.margin
         won = torch.where(margin.isnan(), margin, (margin > 0) + 0.5 * (margin == 0))
         return torch.stack(
@@ -33,6 +40,7 @@ def pair_sums(losses: Tensor, logps: PairLogps) -> Tensor:
                 logps.chosen_logratio.sum(),
                 logps.rejected_logratio.sum(),
                 won.sum(),
+                continued(logps).sum() if continued else unknown,
             ]
         ).float()
 

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
 
 import torch
-from torch.nn import Parameter
+from torch.nn import LayerNorm, Module, Parameter
 from torch.optim import Optimizer
 
 from dpo_bench.experiment.config import Training
 
+SPARED = re.compile(r"bias|layernorm|rmsnorm|_norm(?:$|\.)|(?:^|\.)norm(?:$|\.)")
+"""Names, in lower case, of parameters that do not decay; the rule of transformers' trainer."""
 
-def build_optimiser(parameters: Iterable[Parameter], settings: Training) -> Optimizer:
-    """AdamW with torch's defaults (betas .9 and .999), or RMSprop as the DPO paper trains."""
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+
+def build_optimiser(model: Module, settings: Training) -> Optimizer:
+    """AdamW with torch's defaults (betas .9 and .999), or RMSprop as the DPO paper trains.
+
+    Weight decay spares biases and the weights of norms, as transformers' trainer does.
+    """
+    spared = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, LayerNorm)
+        for parameter in module.parameters()
+    }
+    decaying: list[Parameter] = []
+    others: list[Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spare = id(parameter) in spared or SPARED.search(name.lower())
+            (others if spare else decaying).append(parameter)
+    groups = [
+        {"params": parameters, "weight_decay": decay}
+        for parameters, decay in ((decaying, settings.weight_decay), (others, 0.0))
+        if parameters
+    ]
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(
-            trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
-    return torch.optim.RMSprop(
-        trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    return torch.optim.RMSprop(groups, lr=settings.learning_rate)
 
 
 def learning_rate(step: int, steps: int, settings: Training) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from dpo_bench.model.reference_cache import (
 )
 from dpo_bench.model.statistics import sum_shared
 from dpo_bench.progress import Progress, quiet
+from dpo_bench.training.weights import move_towards, require_mixable
 
 if TYPE_CHECKING:
     from dpo_bench.experiment.config import Training
@@ -99,9 +100,13 @@ class SyncedReference(CachedReference):
 
     Every so many steps its weights become rate x policy + (1 - rate) x its own. Nothing of it can
     be cached: its log-probs are computed in every pass, from a copy that belongs to one run.
+
+    Raises:
+        ConfigurationError: policy and reference have not the same weights.
     """
 
-    def __init__(self, frozen: CachedReference, settings: Training) -> None:
+    def __init__(self, frozen: CachedReference, policy: LogpPath, settings: Training) -> None:
+        require_mixable(frozen.path.model, policy.model)
         super().__init__(copy.deepcopy(frozen.path), frozen.pairs, *frozen.key)
         self.every, self.rate = settings.reference_sync_steps, settings.reference_sync_rate
 
@@ -121,12 +126,7 @@ class SyncedReference(CachedReference):
         """Follow the policy when it is time; ``step`` counts from 0."""
         if (step + 1) % self.every:
             return
-        with torch.no_grad():
-            ours: dict[str, Tensor] = self.path.model.state_dict()
-            theirs: dict[str, Any] = policy.model.state_dict()
-            for name, value in ours.items():
-                if value.is_floating_point():
-                    value.lerp_(theirs[name].to(value.dtype), self.rate)
+        move_towards(self.path.model, policy.model, self.rate)
 
     def state(self) -> dict[str, Tensor]:
         """Its weights."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dpo_bench.contract import Objective, PairLogps
 from dpo_bench.data.batches import split_passes
+from dpo_bench.errors import ConfigurationError
 from dpo_bench.training.distributed import Ranks
 from dpo_bench.training.measure import Measurer, joined, present
 from dpo_bench.training.metrics import pair_sums
@@ -40,7 +41,11 @@ class StepGradient:
     tokens_per_pass: int
 
     def __call__(self, indices: Sequence[int], tell: Tell = pair_sums) -> Tensor:
-        """Compute it for these pairs; returns means over them of what ``tell`` sums."""
+        """Compute it for these pairs; returns means over them of what ``tell`` sums.
+
+        Raises:
+            ConfigurationError: the loss did not give one value per pair.
+        """
         parts = split_passes(
             self.measurer.pairs,
             self.ranks.share(indices),
@@ -59,7 +64,7 @@ class StepGradient:
         sums = []
         for part in parts:
             record = self.measurer.record(part)
-            losses = self.objective(record)
+            losses = self._losses(record)
             # The mean is over the step's pairs, however many passes and processes they take.
             (losses.sum() / pairs).backward()
             sums.append(tell(losses, record))
@@ -69,7 +74,7 @@ class StepGradient:
         """The loss is taken once, on the whole batch; its slopes then go back pass by pass."""
         if len(parts) == 1 and self.ranks.size == 1:
             record = self.measurer.completed(self.measurer.record(parts[0]))
-            losses = self.objective(record)
+            losses = self._losses(record)
             (losses.sum() / pairs).backward()
             return tell(losses, record)
         with torch.no_grad():
@@ -83,7 +88,7 @@ class StepGradient:
             for name in GRADIENT_FIELDS
             if getattr(whole, name) is not None
         }
-        losses = self.objective(replace(whole, **leaves))
+        losses = self._losses(replace(whole, **leaves))
         slopes = torch.autograd.grad(
             losses.sum() / pairs, list(leaves.values()), materialize_grads=True
         )
@@ -97,6 +102,28 @@ class StepGradient:
                 [fields[name] for name in leaves], [shares[name][number] for name in leaves]
             )
         return tell(losses, whole)
+
+    def _losses(self, record: PairLogps) -> Tensor:
+        """The loss of each pair.
+
+        Raises:
+            ConfigurationError: the loss gave something else, whose sum would be another loss.
+        """
+        losses: object = self.objective(record)
+        like = record.policy_chosen
+        if isinstance(losses, Tensor):
+            found = (list(losses.shape), losses.dtype, losses.device)
+            wanted = (list(like.shape), like.dtype, like.device)
+            if found == wanted:
+                return losses
+            said = ("shape {} in {} on {}".format(*kind) for kind in (found, wanted))
+            difference = "{}, not {}".format(*said)
+        else:
+            difference = f"a {type(losses).__name__}, not a tensor of shape {list(like.shape)}"
+        raise ConfigurationError(
+            f"{self.objective.name} returned {difference}: a loss gives each pair its own value, "
+            "in the dtype of the log-probs, and never averages."
+        )
 
 
 GRADIENT_FIELDS = (

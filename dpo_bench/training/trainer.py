@@ -21,6 +21,7 @@ from dpo_bench.training.checkpoint import Checkpoint
 from dpo_bench.training.distributed import Ranks
 from dpo_bench.training.measure import Measurer
 from dpo_bench.training.metrics import (
+    CONTINUED,
     METRICS,
     PAIR_METRICS,
     REFERENCE_METRICS,
@@ -117,7 +118,7 @@ class Trainer:
         if self.objective.needs_reference and reference is None:
             raise ValueError(f"{self.objective.name} reads the reference, and there is none")
         if reference is not None and settings.reference_sync_steps:
-            reference = SyncedReference(reference, settings)
+            reference = SyncedReference(reference, path, settings)
             log.info(
                 "the reference follows the policy every %d steps: its log-probs are not cached",
                 settings.reference_sync_steps,
@@ -136,7 +137,7 @@ class Trainer:
         self.checkpoint = checkpoint
         self.control = control or Control()
         self.after_step = after_step
-        self.optimiser = build_optimiser(path.model.parameters(), settings)
+        self.optimiser = build_optimiser(path.model, settings)
         self.log = MetricLog()
         self.first_step = 0
         self.seconds = 0.0
@@ -179,11 +180,10 @@ class Trainer:
     def metrics(self) -> pd.DataFrame:
         """A row per step made so far: ``step`` from 0, each value as it was before the update.
 
-        Columns that are relative to the reference are left out where there was none.
+        Columns that are relative to the reference are left out where there was none, and
+        ``continued`` where the loss does not say where its formula is continued.
         """
-        table = self.log.table()
-        if self.reference is None:
-            table = table.drop(columns=list(REFERENCE_METRICS))
+        table = self.log.table().drop(columns=list(self._unmeasured()))
         table["learning_rate"] = [self._rate(step) for step in table["step"]]
         return table
 
@@ -192,7 +192,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate(step)
         self.optimiser.zero_grad(set_to_none=True)
-        means = self.gradient(self.order[step], self._tell_first if step == 0 else pair_sums)
+        means = self.gradient(self.order[step], self._tell_first if step == 0 else self._tell)
         norm = torch.nn.utils.clip_grad_norm_(
             self.path.model.parameters(), self.settings.max_gradient_norm
         )
@@ -203,11 +203,14 @@ class Trainer:
                 self.expected = float(means[len(PAIR_METRICS)])
         return torch.cat([means[: len(PAIR_METRICS)], norm.detach().float()[None]])
 
+    def _tell(self, losses: Tensor, record: PairLogps) -> Tensor:
+        return pair_sums(losses, record, self.objective.continued)
+
     def _tell_first(self, losses: Tensor, record: PairLogps) -> Tensor:
         """The metrics and, behind them, the loss at the reference: what the first one must be."""
         with torch.no_grad():
             at_reference = self.objective(record.at_reference()).sum().float()
-        return torch.cat([pair_sums(losses, record), at_reference[None]])
+        return torch.cat([self._tell(losses, record), at_reference[None]])
 
     def _rate(self, step: int) -> float:
         return learning_rate(step, self.steps, self.settings)
@@ -226,8 +229,12 @@ class Trainer:
 
     def _measured(self) -> Tensor:
         """Which metrics are measured, shape [metric]."""
-        missing = () if self.reference is not None else REFERENCE_METRICS
+        missing = self._unmeasured()
         return torch.tensor([name not in missing for name in METRICS])
+
+    def _unmeasured(self) -> tuple[str, ...]:
+        relative = () if self.reference is not None else REFERENCE_METRICS
+        return relative if self.objective.continued else (*relative, CONTINUED)
 
     def _resume(self) -> None:
         state = Checkpoint.load(self.checkpoint)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.command import QUICK, dpo_bench_here
 from tests.conftest import PAIRS
+from tests.registry import restored_registry
 
 
 @pytest.fixture
@@ -71,6 +72,65 @@ def test_a_prompt_over_the_limit_is_an_error_until_told_otherwise(
     message = fails(4, *sweep(llama_folder, long, "--set=data.max_prompt_tokens=50"))
     assert "line 7" in message
     assert "max_prompt_tokens" in message
+
+
+AVERAGED = """
+from dpo_bench import register
+
+
+@register("averaged", paper="none", normalisation="sum", grid=(0.1, 1))
+def averaged(logps, beta=0.1):
+    "Hinge."
+    return (1 - beta * logps.margin).relu().mean()
+"""
+"""The commonest mistake: a mean, as other trainers want it."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sweep", "--losses", "dpo,averaged"],
+        ["sweep", "--losses", "nll(averaged)", "--dry-run"],
+        ["train", "averaged"],
+    ],
+)
+def test_a_plugin_loss_that_averages_is_refused_before_anything_is_made(
+    fails: Any, llama_folder: Path, pairs_file: Path, tmp_path: Path, command: list[str]
+) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "averaged.py").write_text(AVERAGED, encoding="utf-8")
+    data = ["--policy", llama_folder, "--preferences", pairs_file, "--out", tmp_path / "out"]
+    with restored_registry():
+        message = fails(2, *command, "--plugins", folder, *data)
+    assert f"averaged ({folder / 'averaged.py'}:5) breaks the contract:" in message
+    assert "- shape: returned shape [] for 7 pairs, not [7]" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def x(:", "SyntaxError"),
+        ("raise KeyError('one\\ntwo')", "KeyError: 'one"),
+        ("from dpo_bench import register\nregister('x')(len)", "TypeError: register() missing"),
+        ("x = 1", "holds no file that registers a loss"),
+        (AVERAGED.replace('"averaged"', '"dpo"'), "two losses claim the name 'dpo'"),
+        (AVERAGED.replace("grid=", "need=1, grid="), "unexpected keyword argument 'need'"),
+        (AVERAGED.replace("grid=", "needs=('margins',), grid="), "unknown need 'margins'"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_named_in_a_line(
+    fails: Any, tmp_path: Path, text: str, said: str
+) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "faulty.py").write_text(text, encoding="utf-8")
+    with restored_registry():
+        message = fails(2, "sweep", "--dry-run", "--plugins", folder)
+    assert said in message
+    assert str(folder) in message
+    assert len(message.strip().splitlines()) <= 2
 
 
 @pytest.mark.parametrize(

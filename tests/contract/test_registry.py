@@ -183,6 +183,26 @@ def test_broken_file_is_named(tmp_path: Path, name: str, text: str, cause: str) 
     assert str(caught.value).startswith(f"cannot import {tmp_path / name}: ")
 
 
+def test_error_is_one_line_that_names_where_it_arose(tmp_path: Path) -> None:
+    (tmp_path / "near.py").write_text("\n\nraise OSError('one\\n  two\\x1b[31m' + 999 * '!')\n")
+    (tmp_path / "broken.py").write_text("from . import near\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load_plugins(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"cannot import {tmp_path / 'broken.py'}: OSError: one two[31m!!!")
+    assert message.endswith("!!! ... (at near.py:3)")
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+def test_check_that_a_loss_departs_from_must_exist(tmp_path: Path) -> None:
+    file = write_loss(tmp_path / "mine.py")
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("grid=", "departs_from=('gradent',), grid="), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"unknown check 'gradent' \(did you mean 'grad"):
+        load_plugins(tmp_path)
+
+
 def test_broken_file_can_be_mended_and_loaded(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("1 / 0", encoding="utf-8")

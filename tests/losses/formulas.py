@@ -70,6 +70,10 @@ def log_sigmoid(x: Number) -> Number:
     return -mp.log1p(mp.exp(-x)) if x > 0 else x - mp.log1p(mp.exp(x))
 
 
+CERTAIN, LEAST = -mp.mpf("1e-6"), mp.exp(-20)
+"""Bounds that `orpo` and `odpo` document."""
+
+
 def dpo(pair: Pair, beta: Number) -> Number:
     return -log_sigmoid(beta * pair.margin)
 
@@ -100,10 +104,10 @@ def dpo_norm(pair: Pair, beta: Number) -> Number:
     return -log_sigmoid(beta * (pair.a / pair.n_w - pair.b / pair.n_l))
 
 
-def exo(pair: Pair, beta: Number, label_smoothing: Number) -> Number:
+def exo(pair: Pair, beta: Number, label_smoothing: Number, label_normalisation: Number) -> Number:
     z = beta * pair.margin
     policy = (sigmoid(z), sigmoid(-z))
-    label = (1 - label_smoothing, label_smoothing)
+    label = ((1 - label_smoothing) ** label_normalisation, label_smoothing)
     return sum(f * (mp.log(f) - mp.log(r)) for f, r in zip(policy, label, strict=True))
 
 
@@ -134,8 +138,8 @@ def dpop(pair: Pair, beta: Number, lam: Number) -> Number:
     return -log_sigmoid(beta * (pair.margin - lam * max(mp.mpf(0), pair.r_w - pair.p_w)))
 
 
-def cal_dpo(pair: Pair, beta: Number) -> Number:
-    return -log_sigmoid(pair.margin) + sppo(pair, beta)
+def cal_dpo(pair: Pair, beta: Number, calibration_weight: Number) -> Number:
+    return -log_sigmoid(pair.margin) + calibration_weight * sppo(pair, beta)
 
 
 def length_dpo(pair: Pair, beta: Number, alpha: Number) -> Number:
@@ -187,7 +191,7 @@ def cpo(pair: Pair, beta: Number, alpha: Number) -> Number:
 
 def orpo(pair: Pair, lam: Number) -> Number:
     def log_odds(p: Number) -> Number:
-        probability = mp.exp(min(p, -mp.mpf("1e-6")))  # the bound that the loss documents
+        probability = mp.exp(min(p, CERTAIN))
         return mp.log(probability / (1 - probability))
 
     chosen, rejected = pair.p_w / pair.n_w, pair.p_l / pair.n_l
@@ -219,8 +223,9 @@ def dpo_shift(pair: Pair, beta: Number, lam: Number) -> Number:
     return -log_sigmoid(beta * (pair.a - lam * pair.b))
 
 
-def odpo(pair: Pair, beta: Number, alpha: Number) -> Number:
-    return -log_sigmoid(beta * pair.margin - alpha * pair.m)
+def odpo(pair: Pair, beta: Number, alpha: Number, log_alpha: Number) -> Number:
+    offset = alpha * pair.m + (log_alpha * mp.log(max(pair.m, LEAST)) if log_alpha else 0)
+    return -log_sigmoid(beta * pair.margin - offset)
 
 
 def reward_distillation(pair: Pair, beta: Number) -> Number:
@@ -289,7 +294,7 @@ AT_REFERENCE: Mapping[Formula, float | None] = {
     aot_unpaired: LN2,
     apo_zero: 1.0,
     bco: 2 * LN2,
-    cal_dpo: LN2 + 50,
+    cal_dpo: LN2 + 500_000,  # 2 x 500^2 at the authors' beta of .001
     cdpo: LN2,
     chi_po: LN2,
     cpo: None,

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import hypothesis
 import mpmath as mp
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
-from dpo_bench import get_loss
+from dpo_bench import PairLogps, get_loss
 from dpo_bench.catalogue import shipped_losses
-from dpo_bench.contract import UnknownLossError, source_digest
+from dpo_bench.contract import Loss, UnknownLossError, list_modifiers, source_digest
 from dpo_bench.contract.example_pairs import extreme_pairs, ordinary_pairs, supplied
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.testing import check_loss
 from tests.losses.formulas import Pair, log_sigmoid, pairs_of
+from tests.losses.pairs import gradients
 
 DIVERGENCES: dict[str, Callable[[Any], Any]] = {
-    "forward_kl": lambda u: -mp.exp(-u),
+    "forward_kl": lambda u: 1 - mp.exp(-u),
     "js": lambda u: mp.log(2 * mp.exp(u) / (1 + mp.exp(u))),
     "alpha": lambda u: (1 - mp.exp(u) ** mp.mpf("-0.5")) / mp.mpf("0.5"),
 }
@@ -38,6 +45,90 @@ def test_divergence_replaces_the_log_ratios(name: str) -> None:
     torch.testing.assert_close(get_loss(f"{name}(dpo)")(pairs, beta=0.3), wanted)
 
 
+SLOPES = {"forward_kl": 1.0, "js": 0.5, "alpha": 1.0}
+"""f''(1): how much of a log-ratio near 0 is left."""
+LIKELIHOODS = st.lists(st.floats(-400, -0.01), min_size=4, max_size=4)
+
+
+@functools.cache
+def taken(modifier: str) -> list[Loss]:
+    """The shipped losses that a modifier takes, under it."""
+    found = []
+    for name in shipped_losses():
+        with contextlib.suppress(ConfigurationError):
+            found.append(get_loss(f"{modifier}({name})"))
+    assert found
+    return found
+
+
+def settings(loss: Loss) -> list[dict[str, float]]:
+    """The defaults and both ends of the grid."""
+    ends = (min(loss.grid), max(loss.grid)) if loss.grid else ()
+    return [{}, *({str(loss.strength): value} for value in ends)]
+
+
+def record(logps: list[float]) -> PairLogps:
+    """Pairs at the reference with these log-probs, and what any loss needs."""
+    half = torch.tensor(logps, dtype=torch.float64).chunk(2)
+    tokens = torch.tensor([3, 41])
+    return supplied(PairLogps(*half, *half, tokens, tokens.flip(0))).at_reference()
+
+
+NEUTRAL: dict[str, dict[str, float]] = {
+    **{name: {} for name in DIVERGENCES},
+    "nll": {"nll_weight": 0.0},
+    "wpo": {},
+}
+"""At which a modifier must leave the loss at the reference as it is (`wpo`: at a weight of 1)."""
+
+
+def test_every_modifier_is_held_against_the_loss_that_it_modifies() -> None:
+    assert {modifier.name for modifier in list_modifiers()} == set(NEUTRAL)
+
+
+@pytest.mark.parametrize("modifier", NEUTRAL)
+@given(logps=LIKELIHOODS)
+@hypothesis.settings(max_examples=10, deadline=None, derandomize=True)
+def test_modified_loss_starts_where_the_loss_starts(modifier: str, logps: list[float]) -> None:
+    pairs = record(logps)
+    sure = torch.zeros_like(pairs.policy_chosen)
+    pairs = replace(pairs, chosen_confidence=sure, rejected_confidence=sure)
+    for loss in taken(modifier):
+        (base,) = loss.parts
+        for given_values in settings(loss):
+            torch.testing.assert_close(
+                loss(pairs, **given_values, **NEUTRAL[modifier]), base(pairs, **given_values)
+            )
+
+
+@pytest.mark.parametrize("modifier", DIVERGENCES)
+def test_modified_loss_starts_in_the_direction_of_the_loss(modifier: str) -> None:
+    """Slopes at the reference are those of the loss itself, times f''(1)."""
+    pairs = record([-3.0, -70.0, -21.0, -9.0])
+    for loss in taken(modifier):
+        for given_values in settings(loss):
+            own = gradients(loss.parts[0].name, pairs, **given_values)
+            found = gradients(loss.name, pairs, **given_values)
+            for ours, wanted in zip(found, own, strict=True):
+                torch.testing.assert_close(ours, SLOPES[modifier] * wanted)
+
+
+@pytest.mark.parametrize("modifier", DIVERGENCES)
+def test_divergence_keeps_order_and_sign(modifier: str) -> None:
+    seen: list[Tensor] = []
+
+    def base(logps: PairLogps) -> Tensor:
+        seen.append(logps.chosen_logratio)
+        return logps.margin
+
+    ratios = torch.linspace(-300, 300, 6001, dtype=torch.float64)
+    zero = torch.zeros_like(ratios)
+    (found,) = [known for known in list_modifiers() if known.name == modifier]
+    found.function(base, PairLogps(ratios, zero, zero, zero, zero + 1, zero + 1))
+    assert torch.equal(seen[0].sign(), ratios.sign())
+    assert (seen[0].diff() >= 0).all()
+
+
 @pytest.mark.parametrize(
     ("divergence_alpha", "other"), [(0.0, "dpo"), (1e-7, "dpo"), (1.0, "forward_kl(dpo)")]
 )
@@ -49,6 +140,15 @@ def test_alpha_divergence_at_its_ends(divergence_alpha: float, other: str) -> No
         rtol=1e-5,
         atol=1e-7,
     )
+
+
+@pytest.mark.parametrize("name", ["sppo", "nca", "dpop", "apo_down", "cal_dpo", "chi_po", "hinge"])
+def test_two_names_of_forward_kl_are_one_loss(name: str) -> None:
+    for pairs in (ordinary_pairs(), ordinary_pairs().at_reference(), extreme_pairs()):
+        torch.testing.assert_close(
+            get_loss(f"forward_kl({name})")(pairs),
+            get_loss(f"alpha({name})")(pairs, divergence_alpha=1.0),
+        )
 
 
 def test_weights_are_capped_and_detached() -> None:

@@ -277,7 +277,7 @@ IN_BOTH: list[tuple[OfPairs, dict[str, float]]] = [
     (unlikelihood, {"alpha": 0.3}),
     (simper, {}),
     (dpo_shift, {"beta": 0.3, "lam": 0.9}),
-    (odpo, {"beta": 0.3, "alpha": 2}),
+    (odpo, {"beta": 0.3, "alpha": 2}),  # with the logarithm: in test_values
     (reward_distillation, {"beta": 0.3}),
     (ld_dpo, {"beta": 0.3, "alpha": 0.4}),
     (tdpo1, {"beta": 0.3}),
@@ -324,6 +324,11 @@ def test_gradient_in_the_sequential_kls(name: str, stopped: bool) -> None:
     [
         ("cdpo", {"beta": 0.3, "label_smoothing": 0.2}, math.log(4) / 0.3),
         ("exo", {"beta": 0.3, "label_smoothing": 0.2}, math.log(4) / 0.3),
+        (  # the authors' label, of logarithm -10
+            "exo",
+            {"beta": 0.3, "label_smoothing": math.exp(-10), "label_normalisation": 0},
+            10 / 0.3,
+        ),
         ("ipo_sum", {"beta": 0.2}, 2.5),
         ("ipo", {"beta": 0.2}, 2.5),
         ("gpo_squared", {"beta": 0.4}, 2.5),

@@ -186,6 +186,27 @@ def test_squared_losses_are_one_family(pairs: PairLogps) -> None:
     )
 
 
+def test_offset_of_a_logarithm_shifts_the_margin_and_fades_with_the_difference() -> None:
+    """odpo with its authors' offset; m of e at half a logarithm asks for a half more."""
+    pairs = replace(margins(*[2.0] * 6), preference_margin=None)
+    better = torch.tensor([math.e, 1.0, 1e-3, 0.0, -0.0, -5.0], dtype=torch.float64)
+    found = loss(
+        "odpo", replace(pairs, preference_margin=better), beta=0.5, alpha=0, log_alpha=0.5
+    ).tolist()
+    assert found[0] == pytest.approx(math.log1p(math.exp(-0.5)))  # z = 1, offset 1/2
+    assert found[1] == pytest.approx(math.log1p(math.exp(-1)))
+    assert found[2] == pytest.approx(math.log1p(math.exp(-1) * 1e-3**0.5))
+    assert found[3:] == pytest.approx([math.exp(-11)] * 3, rel=1e-3)  # as good as nothing
+
+
+def test_calibration_counts_as_much_as_asked() -> None:
+    pairs = ordinary_pairs()
+    torch.testing.assert_close(
+        loss("cal_dpo", pairs, beta=0.3, calibration_weight=0.5),
+        loss("dpo", pairs, beta=1) + 0.5 * loss("sppo", pairs, beta=0.3),
+    )
+
+
 def test_transforms_of_the_logistic_loss() -> None:
     pairs = ordinary_pairs()
     dpo = loss("dpo", pairs, beta=0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -25,13 +26,26 @@ def _digits() -> Iterator[None]:
         yield
 
 
+AUTHORS_CODE: dict[str, list[dict[str, float]]] = {
+    "cal_dpo": [{"beta": 0.002, "calibration_weight": 0.5}],
+    "exo": [{"label_smoothing": math.exp(-10), "label_normalisation": 0.0}],
+    "odpo": [
+        {"alpha": 0.0, "log_alpha": 1.0},
+        {"beta": 0.7, "alpha": 0.0, "log_alpha": 0.5},
+        {"alpha": 2.0, "log_alpha": 0.3},
+    ],
+}
+"""Variants that the authors of a loss trained with, besides the equation of their paper."""
+
+
 def settings(name: str) -> list[dict[str, float]]:
-    """The defaults, and both ends of the grid."""
+    """The defaults, both ends of the grid, and variants."""
     loss = get_loss(name)
     if loss.strength is None:
         return [{}]
     strengths = (loss.hyperparameters[loss.strength], min(loss.grid), max(loss.grid))
-    return [loss.resolve({loss.strength: value}) for value in strengths]
+    given = [{loss.strength: value} for value in strengths] + AUTHORS_CODE.get(name, [])
+    return [loss.resolve(values) for values in given]
 
 
 def evaluate(name: str, pairs: list[Pair], hyperparameters: dict[str, float]) -> list[mp.mpf]:

@@ -130,6 +130,28 @@ def test_a_policy_above_the_frontier_is_a_warning(view_of: ViewOf) -> None:
     assert ["above the optimal frontier" in warning for warning in warnings] == [True] * len(known)
 
 
+def test_pairs_where_a_formula_is_continued_are_a_warning(view_of: ViewOf) -> None:
+    """One sentence per loss, however few the pairs were; none of a loss with none."""
+    shares = {0.03: 0.0, 0.1: 0.0002, 0.3: 0.1}
+
+    def continued(trial: Trial) -> Trial:
+        copy = dataclasses.replace(trial)
+        share = {"dpo": shares.get(float(trial.strength or 0), 0.0), "ipo": 0.0}.get(trial.loss)
+        if share is not None:
+            table = trial.training.assign(continued=0.0)
+            table.loc[table.index[-1], "continued"] = share * len(table)  # all in the last step
+            copy.__dict__["training"] = table
+        return copy
+
+    (warning,) = changed(view_of("clean"), continued).findings.warnings
+    assert warning.startswith("In 2 trials of dpo there were training pairs where its formula")
+    assert "most with dpo, beta 0.3 (10.0% of the pairs that were seen)" in warning
+    shares[0.3] = 0.0
+    (warning,) = changed(view_of("clean"), continued).findings.warnings
+    assert warning.startswith("In 1 trial of dpo ")
+    assert "most with dpo, beta 0.1 (less than 0.1% of" in warning
+
+
 def test_responses_cut_at_the_limit_are_a_warning(view_of: ViewOf) -> None:
     def cut(trial: Trial) -> Trial:
         copy = dataclasses.replace(trial)

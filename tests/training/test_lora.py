@@ -20,6 +20,7 @@ from dpo_bench.training.checkpoint import Checkpoint
 from dpo_bench.training.reference import CachedReference
 from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
 from dpo_bench.training.weights import restore_weights, trained_weights
+from tests.conftest import tiny_folder
 from tests.training.test_trainer import PAIRS, SETTINGS, stop_after
 
 Adapter = dict[str, Tensor]
@@ -30,7 +31,7 @@ class Setup:
 
     def __init__(self, folder: Path) -> None:
         self.base = choose_path(load_model(folder), "fp32")
-        self.reference = CachedReference(self.base, PAIRS, "tiny", "cpu/fp32")
+        self.reference = CachedReference(self.base, PAIRS, folder.name, "cpu/fp32")
         self.path = with_adapter(self.base, LoRA(rank=4, alpha=16), "tiny")
 
     def trainer(self, tmp_path: Path, loss: str = "dpo", seed: int = 0, **options: Any) -> Trainer:
@@ -55,9 +56,13 @@ class Setup:
         return result, {name: value.clone() for name, value in weights.items()}
 
 
-@pytest.fixture(scope="module")
-def setup(llama_folder: Path) -> Setup:
-    return Setup(llama_folder)
+@pytest.fixture(scope="module", params=["untied", "tied", "gpt2"])
+def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    """Over models whose frozen embeddings are two matrices, or one of two names."""
+    if request.param == "gpt2":
+        return Setup(tiny_folder(tmp_path_factory, "gpt2"))
+    tied = request.param == "tied"
+    return Setup(tiny_folder(tmp_path_factory, "llama", tie_word_embeddings=tied))
 
 
 def assert_equal(ours: Adapter, theirs: Adapter) -> None:

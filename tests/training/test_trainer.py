@@ -19,7 +19,7 @@ from torch import Tensor
 from dpo_bench import PairLogps, get_loss, list_losses
 from dpo_bench.contract import NEEDS, Objective
 from dpo_bench.data.tokenised import Ragged, TokenisedPairs
-from dpo_bench.errors import DataError, DivergedError
+from dpo_bench.errors import ConfigurationError, DataError, DivergedError
 from dpo_bench.experiment.config import Training
 from dpo_bench.model.load import load_model
 from dpo_bench.model.logps import LogpPath, choose_path
@@ -29,6 +29,7 @@ from dpo_bench.training.measure import present
 from dpo_bench.training.needs import PROVIDERS
 from dpo_bench.training.reference import CachedReference
 from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
+from tests.conftest import tiny_folder
 
 SETTINGS = Training(learning_rate=1e-3, steps=6, pairs_per_step=8, checkpoint_seconds=1e9)
 
@@ -57,7 +58,7 @@ class Setup:
         self.initial = {name: value.clone() for name, value in self.weights().items()}
         frozen = choose_path(load_model(folder, "cpu"), "fp32")
         frozen.model.requires_grad_(requires_grad=False)
-        self.reference = CachedReference(frozen, PAIRS, "tiny", "cpu/fp32")
+        self.reference = CachedReference(frozen, PAIRS, folder.name, "cpu/fp32")
 
     def weights(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.path.model.state_dict()
@@ -88,6 +89,19 @@ class Setup:
 @pytest.fixture(scope="module")
 def setup(llama_folder: Path) -> Setup:
     return Setup(llama_folder)
+
+
+@pytest.fixture(scope="module", params=["untied", "tied", "gpt2", "bloom"])
+def any_setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    """Models of several ties: wherever weights are compared, kept or changed one by one."""
+    kind, options = request.param, {}
+    if kind in {"untied", "tied"}:
+        kind, options = "llama", {"tie_word_embeddings": kind == "tied"}
+    setup = Setup(tiny_folder(tmp_path_factory, kind, **options))
+    model = setup.path.model
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert tied == (request.param != "untied")
+    return setup
 
 
 @pytest.mark.parametrize("name", list_losses())
@@ -178,6 +192,77 @@ def test_accumulation_changes_nothing_whatever_a_loss_needs(
     split = setup.run(tmp_path, get_loss(name), settings={"pairs_per_pass": 1})
     assert torch.allclose(setup.snapshot(), weights, atol=1e-5)
     pd.testing.assert_frame_equal(split.metrics, whole.metrics, rtol=1e-3, atol=1e-4)
+
+
+def other_than_per_pair(logps: PairLogps) -> dict[str, Any]:
+    """What losses of eight pairs, or of one, have been seen to return."""
+    sound = -logps.margin
+    return {
+        "mean": sound.mean(),
+        "column": sound[:, None],
+        "outer": sound[:, None] - sound[None],
+        "fewer": sound[1:],
+        "half": sound.half(),
+        "double": sound.double(),
+        "bfloat16": sound.bfloat16(),
+        "list": list(sound),
+        "number": 0.5,
+        "elsewhere": sound.to("meta"),
+    }
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("pairs_per_pass", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("mean", r"shape \[\] in torch.float32 on cpu, not shape \[{n}\] in"),
+        ("column", r"shape \[{n}, 1\] in torch.float32 on cpu, not shape \[{n}\] in"),
+        ("outer", r"shape \[{n}, {n}\] in"),
+        ("fewer", r"shape \[{less}\] in"),
+        ("half", r"shape \[{n}\] in torch.float16 on cpu, not shape \[{n}\] in torch.float32"),
+        ("double", "in torch.float64 on cpu, not"),
+        ("bfloat16", "in torch.bfloat16 on cpu, not"),
+        ("list", r"a list, not a tensor of shape \[{n}\]: a loss gives each pair its own value"),
+        ("number", "a float, not a tensor of shape"),
+        ("elsewhere", "in torch.float32 on meta, not"),
+    ],
+)
+def test_loss_that_is_no_value_per_pair_is_refused(
+    setup: Setup, tmp_path: Path, kind: str, said: str, pairs_per_pass: int, coupled: bool
+) -> None:
+    seen = 8 if coupled else pairs_per_pass or 8
+    objective = Objective(
+        lambda logps: other_than_per_pair(logps)[kind], name="mine", batch_coupled=coupled
+    )
+    trainer = setup.trainer(tmp_path, objective, settings={"pairs_per_pass": pairs_per_pass})
+    before = setup.snapshot()
+    message = said.replace("{n}", str(seen)).replace("{less}", str(seen - 1))
+    with pytest.raises(ConfigurationError, match=f"mine returned .*{message}"):
+        trainer.run()
+    assert torch.equal(setup.snapshot(), before)
+
+
+def test_share_of_pairs_where_a_formula_is_continued_is_logged(
+    setup: Setup, tmp_path: Path
+) -> None:
+    """However the step is split, and none of it where the loss does not say."""
+
+    def long_ones(logps: PairLogps) -> Tensor:
+        return logps.chosen_tokens > 6
+
+    lengths = np.asarray(PAIRS.chosen_lengths)
+    for coupled in (False, True):
+        objective = Objective(get_loss("dpo"), continued=long_ones, batch_coupled=coupled)
+        for pairs_per_pass in (0, 3):
+            settings = {"pairs_per_pass": pairs_per_pass}
+            trainer = setup.trainer(tmp_path, objective, settings=settings)
+            found = trainer.run().metrics["continued"]
+            expected = [(lengths[list(indices)] > 6).mean() for indices in trainer.order]
+            assert found.tolist() == pytest.approx(expected)
+            assert 0 < found.mean() < 1
+    assert "continued" not in setup.run(tmp_path, get_loss("dpo")).metrics
+    assert setup.run(tmp_path, get_loss("gpo_exp")).metrics["continued"].tolist() == [0.0] * 6
 
 
 def test_coupled_loss_sees_the_whole_step_and_hands_back_exact_slopes(
@@ -275,26 +360,50 @@ def test_loss_that_reads_the_reference_must_have_one(setup: Setup, tmp_path: Pat
         setup.trainer(tmp_path, get_loss("dpo"), reference=None)
 
 
-def test_synced_reference_takes_over_the_policy(setup: Setup, tmp_path: Path) -> None:
+def test_synced_reference_takes_over_the_policy(any_setup: Setup, tmp_path: Path) -> None:
     """At rate 1 after every step, each step begins with log-ratios of zero."""
-    frozen = setup.reference.path.model.state_dict()
+    frozen = any_setup.reference.path.model.state_dict()
     before = {name: value.clone() for name, value in frozen.items()}
     settings = {"reference_sync_steps": 1, "reference_sync_rate": 1.0}
-    metrics = setup.run(tmp_path, settings=settings).metrics
+    metrics = any_setup.run(tmp_path, settings=settings).metrics
     assert metrics["margin"].abs().max() < 1e-4
     assert metrics["loss"].to_numpy() == pytest.approx(math.log(2), abs=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in frozen.items())
 
 
-def test_synced_reference_is_the_weighted_mean(setup: Setup, tmp_path: Path) -> None:
-    settings = {"reference_sync_steps": 3, "reference_sync_rate": 0.6, "steps": 3}
-    trainer = setup.trainer(tmp_path, settings=settings)
+@pytest.mark.parametrize("rate", [0.6, 0.05])
+def test_synced_reference_is_the_weighted_mean(
+    any_setup: Setup, tmp_path: Path, rate: float
+) -> None:
+    """Twice in the run: after steps 2 and 4 of 4."""
+    policies: list[dict[str, Tensor]] = []
+
+    def keep(done: int, _total: int) -> None:
+        if done % 2 == 0:
+            policies.append({name: value.clone() for name, value in any_setup.weights().items()})
+
+    settings = {"reference_sync_steps": 2, "reference_sync_rate": rate, "steps": 4}
+    trainer = any_setup.trainer(tmp_path, settings=settings, after_step=keep)
     trainer.run()
     assert trainer.reference is not None
     after = trainer.reference.state()
-    for name, value in setup.weights().items():
-        expected = 0.6 * value + 0.4 * setup.initial[name]
-        torch.testing.assert_close(after[name], expected, rtol=1e-5, atol=1e-7)
+    first, second = policies
+    for name, start in any_setup.initial.items():
+        between = rate * first[name].double() + (1 - rate) * start.double()
+        expected = rate * second[name].double() + (1 - rate) * between
+        torch.testing.assert_close(after[name].double(), expected, rtol=1e-5, atol=1e-7)
+        moved = (second[name].double() - start.double()).abs().max()
+        assert moved > 1e-4, "a policy that stands still would not tell one share from another"
+
+
+def test_synced_reference_must_have_the_policys_weights(
+    any_setup: Setup, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    settings = {"reference_sync_steps": 2}
+    other = load_model(tiny_folder(tmp_path_factory, "llama", hidden_size=16), "cpu")
+    reference = CachedReference(choose_path(other, "fp32"), PAIRS, "other", "cpu/fp32")
+    with pytest.raises(ConfigurationError, match=r"reference_sync_steps mixes .* differs: give"):
+        any_setup.trainer(tmp_path, settings=settings, reference=reference)
 
 
 def stop_after(steps: int) -> Control:
@@ -304,17 +413,17 @@ def stop_after(steps: int) -> Control:
 
 @pytest.mark.parametrize("optimiser", ["adamw", "rmsprop"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(
-    setup: Setup, tmp_path: Path, optimiser: str
+    any_setup: Setup, tmp_path: Path, optimiser: str
 ) -> None:
     settings = {"optimiser": optimiser}
-    whole = setup.run(tmp_path / "whole", settings=settings)
-    weights = setup.snapshot()
+    whole = any_setup.run(tmp_path / "whole", settings=settings)
+    weights = any_setup.snapshot()
     with pytest.raises(StoppedError):
-        setup.run(tmp_path / "parts", settings=settings, control=stop_after(4))
-    resumed = setup.trainer(tmp_path / "parts", settings=settings)
+        any_setup.run(tmp_path / "parts", settings=settings, control=stop_after(4))
+    resumed = any_setup.trainer(tmp_path / "parts", settings=settings)
     assert resumed.first_step == 4
     result = resumed.run()
-    assert torch.equal(setup.snapshot(), weights)
+    assert torch.equal(any_setup.snapshot(), weights)
     pd.testing.assert_frame_equal(result.metrics, whole.metrics, check_exact=True)
     assert result.initial_loss == whole.initial_loss
 
@@ -326,7 +435,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(
         ("wpo(tdpo2)", {}),
         ("bco", {"pairs_per_pass": 3}),
         ("kto", {}),
-        ("dpo", {"reference_sync_steps": 2}),
     ],
 )
 def test_resumed_run_equals_an_uninterrupted_one_whatever_a_loss_needs(
@@ -341,6 +449,19 @@ def test_resumed_run_equals_an_uninterrupted_one_whatever_a_loss_needs(
     assert torch.equal(setup.snapshot(), weights)
     pd.testing.assert_frame_equal(result.metrics, whole.metrics, check_exact=True)
     assert result.initial_loss_expected == whole.initial_loss_expected
+
+
+def test_resumed_run_equals_an_uninterrupted_one_whose_reference_follows(
+    any_setup: Setup, tmp_path: Path
+) -> None:
+    settings = {"reference_sync_steps": 2}
+    whole = any_setup.run(tmp_path / "whole", settings=settings)
+    weights = any_setup.snapshot()
+    with pytest.raises(StoppedError):
+        any_setup.run(tmp_path / "parts", settings=settings, control=stop_after(3))
+    result = any_setup.run(tmp_path / "parts", settings=settings)
+    assert torch.equal(any_setup.snapshot(), weights)
+    pd.testing.assert_frame_equal(result.metrics, whole.metrics, check_exact=True)
 
 
 def test_checkpoints_come_as_often_as_asked(setup: Setup, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Losses that did not come with the program are checked before anything is trained with them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from dpo_bench.contract import Loss
+from dpo_bench.errors import ConfigurationError
+
+
+def require_contract(losses: Iterable[Loss]) -> None:
+    """Check every loss among these, and among their parts, that did not come with the program.
+
+    Raises:
+        ConfigurationError: one breaks the contract; the message lists how.
+    """
+    own = {part.name: part for loss in losses for part in _parts(loss) if not _is_shipped(part)}
+    if not own:
+        return
+    from dpo_bench.testing import ContractError, check_loss  # brings torch
+
+    for loss in own.values():
+        try:
+            check_loss(loss)
+        except ContractError as error:
+            raise ConfigurationError(
+                f"{error}\nMend it, or name in register(..., departs_from=(...)) what it departs "
+                "from on purpose."
+            ) from error
+
+
+def _parts(loss: Loss) -> Iterator[Loss]:
+    """A loss as it was registered, or those that it was composed of."""
+    if not loss.parts:
+        yield loss
+    for part in loss.parts:
+        yield from _parts(part)
+
+
+def _is_shipped(loss: Loss) -> bool:
+    home = Path(next(iter(importlib.import_module("dpo_bench.losses").__path__))).resolve()
+    return home in loss.source_file.parents
