@@ -109,8 +109,8 @@ class Training(Section):
 
     optimiser: Literal["adamw", "rmsprop"] = "adamw"
     """AdamW, or RMSprop as in the DPO paper"""
-    learning_rate: Positive = 1e-6
-    """peak learning rate"""
+    learning_rate: Positive | Literal["auto"] = "auto"
+    """peak learning rate; auto: by the model's size, so that a first run moves; no tuned value"""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """after the warm-up: stay, or fall to zero at the last step"""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -132,7 +132,7 @@ class Training(Section):
     steps: Count | None = None
     """optimiser steps"""
     epochs: Positive | None = None
-    """passes over the pairs, instead of ``steps``; 1 when neither is given"""
+    """passes over the pairs, instead of ``steps``; neither given: 1, but at least 30 steps"""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """one trial per loss, strength and seed; the seed sets the order of the pairs"""
     log_every: Count = 10
@@ -145,6 +145,17 @@ class Training(Section):
     """auto: fp32 on a CPU, bf16 with fp32 master weights and fp32 logits on a GPU"""
     lora: LoRA | None = None
     """a table, even an empty one: train an adapter over one frozen model; absent: all weights"""
+
+    @property
+    def peak_rate(self) -> float:
+        """The peak learning rate, settled.
+
+        Raises:
+            RuntimeError: it is still to be chosen; see `experiment.defaults`.
+        """
+        if self.learning_rate == "auto":
+            raise RuntimeError("training.learning_rate = auto was not settled")
+        return self.learning_rate
 
     @model_validator(mode="after")
     def _one_reference(self) -> Training:

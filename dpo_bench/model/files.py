@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -85,6 +86,22 @@ def model_files(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles:
         )
     patterns = (*CONFIGURATION, *TOKENIZER, *(CODE if trust_remote_code else ()))
     return ModelFiles(folder, weights, pickled, _matching(folder, patterns))
+
+
+def weight_count(files: ModelFiles) -> int:
+    """Number of weights in a model's files, tied ones counted once; loads no weights."""
+    if files.pickled:
+        bytes_each = 4  # an estimate: pickles tell their sizes only when they are loaded
+        return sum(file.stat().st_size for file in files.weights) // bytes_each
+    from safetensors import safe_open
+
+    count = 0
+    for file in files.weights:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="numpy") as tensors:
+                shapes = (tensors.get_slice(name).get_shape() for name in tensors.keys())  # noqa: SIM118
+                count += sum(math.prod(shape) for shape in shapes)
+    return count
 
 
 def listed_ends(folder: Path) -> tuple[int, ...]:

@@ -43,16 +43,14 @@ class ModelFolder:
         path: a folder in transformers' format: configuration, weights and tokenizer.
         digest: SHA-256 (hex) of the content of these files; no paths, no times.
         label: what to call it in a report.
+        address: what the user can load it by again: as given, a path made absolute; never a folder
+            of the cache.
     """
 
     path: Path
     digest: str
     label: str
-
-    @property
-    def address(self) -> str:
-        """What to load it by: its id on the hub, or else its folder on this machine."""
-        return self.label if HUB_ID.fullmatch(self.label) else str(self.path)
+    address: str = ""
 
 
 def resolve_model(
@@ -82,7 +80,9 @@ def resolve_model(
     if is_adapter(folder):
         folder = _merged(folder, world=world, trust_remote_code=trust_remote_code)
     files = model_files(folder, trust_remote_code=trust_remote_code)
-    return ModelFolder(folder, files_digest(files.all, progress), label)
+    given = Path(spec).expanduser()
+    address = str(given.resolve()) if given.exists() else spec
+    return ModelFolder(folder, files_digest(files.all, progress), label, address)
 
 
 def _locate(

@@ -142,7 +142,9 @@ def _pairs(results: SweepResults) -> str:
 def _length(training: Any) -> str:
     if steps := training.get("steps"):
         return counted(int(steps), "step")
-    epochs = float(training.get("epochs") or 1)
+    if not training.get("epochs"):
+        return "one epoch, or 30 steps where that is more,"
+    epochs = float(training["epochs"])
     return f"{plain_number(epochs)} {'epoch' if epochs == 1 else 'epochs'} in steps"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dpo_bench.evaluation.moved import unmoved_in_words
 from dpo_bench.report.compare import Level, MatchedComparison, PairAtLevel
 from dpo_bench.report.controls import missed_controls
 from dpo_bench.report.measured import Measured
@@ -222,6 +223,18 @@ def _displaced(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
 
 
 def _warnings(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
+    kls = [
+        figure.value for one in results.done if (figure := one.measured(KL.name)).value is not None
+    ]
+    if still := unmoved_in_words(kls, results.training.get("learning_rate")):
+        yield still
+    yield from (f"{note.text}." for note in results.notes if note.is_warning)
+    asked = results.evaluation.get("prompts")
+    if results.prompts is not None and asked and results.prompts < int(asked):
+        yield (
+            f"{counted(results.prompts, 'held-out prompt')} instead of the {asked} that were asked"
+            " for: the data has no more."
+        )
     for trial in results.done:
         yield from _wrong_start(trial, labels[trial.id])
         high = trial.measured(FRONTIER_GAP.name).high

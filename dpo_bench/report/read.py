@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
+from dpo_bench.notes import Note
 from dpo_bench.report.files import read_json
 from dpo_bench.report.measured import NOTHING, Measured, finite, measured_from
 from dpo_bench.report.reference import Reference, read_reference
@@ -119,6 +120,8 @@ class SweepResults:
         reference: the reference policy.
         conditions: what all its trials share.
         sources: names of the sweeps that were merged; empty for a single one.
+        notes: what the program had to say while the sweep ran.
+        computing: how log-probs were computed and responses sampled.
         remarks: what merging them means for the conclusions, in sentences.
     """
 
@@ -136,6 +139,14 @@ class SweepResults:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    computing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> int | None:
+        """How many held-out prompts every policy answered; None before one has."""
+        known = self.table["prompts"].dropna() if "prompts" in self.table else ()
+        return int(max(known)) if len(known) else None
 
     @property
     def name(self) -> str:
@@ -220,6 +231,8 @@ def read_sweep(folder: Path) -> SweepResults:
         trials=tuple(_trial(folder, row) for row in table.to_dict("records")),
         reference=read_reference(folder / "reference"),
         conditions=dict(record.get("conditions") or {}),
+        notes=tuple(Note(**note) for note in record.get("notes") or ()),
+        computing=dict(record.get("computing") or {}),
     )
 
 

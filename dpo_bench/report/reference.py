@@ -44,6 +44,8 @@ class Reference:
         response_tokens: its mean response length, tokens.
         controls: of the reward or judge, by name: value, low, high, n, expected, passed.
         controls_cost: what a judge's controls took; empty for a reward.
+        text_read_by_the_reward: of the first prompt and its chosen response; empty where the reward
+            makes no text of them.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Reference:
     response_tokens: Measured
     controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controls_cost: Mapping[str, Any] = field(default_factory=dict)
+    text_read_by_the_reward: str = ""
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -92,7 +95,10 @@ def read_reference(folder: Path) -> Reference:
         dict(record.get(name) or {}) for name in ("metrics", "controls", "controls_cost")
     )
     reward, tokens = (metrics.get(name) or {} for name in ("reward", "response_tokens"))
-    return Reference(folder, measured_from(reward), measured_from(tokens), controls, cost)
+    text = record.get("text_read_by_the_reward")
+    return Reference(
+        folder, measured_from(reward), measured_from(tokens), controls, cost, str(text or "")
+    )
 
 
 def _curve_point(row: Mapping[Any, Any]) -> CurvePoint:

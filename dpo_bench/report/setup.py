@@ -17,6 +17,8 @@ from dpo_bench.report.series import Series
 from dpo_bench.report.text import counted, listing, plain_number
 from dpo_bench.report.uncertainty import held_by_intervals
 
+FEWEST_STEPS = 30
+"""Where neither steps nor epochs are given; see `training.trainer.number_of_steps`."""
 _VARIED = ("name", "losses", "training.seeds")
 """settings that are no fixed condition"""
 
@@ -99,11 +101,22 @@ def _essentials(results: SweepResults) -> Iterator[tuple[str, str]]:
             f"follows the policy every {counted(int(every), 'step')}, share {share} (TR-DPO)",
         )
     yield "Reward", str(evaluation.get("reward", "none"))
-    prompts = f"{spelled(evaluation.get('prompts'))} held-out prompts"
+    if text := results.reference.text_read_by_the_reward:
+        yield "What the reward read of the first prompt", _shortened(text)
+    if way := results.computing:
+        names = (way.get("architecture"), way.get("log_probs"), way.get("sampling"))
+        yield "Computation", "{}, log-probs {}, sampled {}".format(*names)
+    count = evaluation.get("prompts") if results.prompts is None else results.prompts
+    prompts = f"{spelled(count)} held-out prompts"
     samples = counted(int(evaluation.get("samples_per_prompt", 1)), "response")
     tokens = f"at most {spelled(evaluation.get('max_new_tokens'))} tokens"
     temperature = f"temperature {spelled(evaluation.get('temperature'))}"
     yield "Evaluation", f"{prompts}, {samples} each, {tokens}, {temperature}"
+
+
+def _shortened(text: str, ends: int = 150) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 2 * ends + 5 else f"{line[:ends]} ... {line[-ends:]}"
 
 
 def _preferences(results: SweepResults) -> str:
@@ -126,7 +139,9 @@ def adapter_in_words(lora: Mapping[str, Any]) -> str:
 def _length(training: Mapping[str, Any]) -> str:
     if steps := training.get("steps"):
         return counted(int(steps), "step")
-    epochs = float(training.get("epochs") or 1)
+    if not training.get("epochs"):
+        return f"one epoch, at least {FEWEST_STEPS} steps"
+    epochs = float(training["epochs"])
     return f"{plain_number(epochs)} {'epoch' if epochs == 1 else 'epochs'}"
 
 

@@ -18,6 +18,7 @@ from dpo_bench.contract import get_loss
 from dpo_bench.data.prepare import read_preferences
 from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.experiment import Experiment, Trial, plan_trials
+from dpo_bench.experiment.defaults import settled
 from dpo_bench.model.compatibility import require_ids, require_positions
 from dpo_bench.model.load import device_of, skeleton
 from dpo_bench.model.source import is_remote
@@ -57,6 +58,7 @@ def print_plan(
             _check_without_models(experiment, display)
         else:
             sources = find_sources(experiment, display.phase)
+            experiment = settled(experiment, sources.parameters)
             inputs = prepare_inputs(experiment, sources, display.phase)
             models = _check(experiment, sources, inputs)
     if remote:
@@ -177,7 +179,7 @@ def _print_cost(
     _say(
         console,
         f"Training: {steps} steps of {training.pairs_per_step} pairs ({passes:.2g} passes over the "
-        f"pairs), learning rate {training.learning_rate:g}, {sources.content.device}.",
+        f"pairs), learning rate {training.peak_rate:g}, {sources.content.device}.",
     )
     need = bytes_per_worker(sources, lora=training.lora is not None)
     _say(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.experiment import Experiment, Trial, conditions, plan_trials, trial_id
+from dpo_bench.experiment.defaults import settled
 from dpo_bench.notes import Note, heard
 from dpo_bench.processor import processor
 from dpo_bench.storage import published_folder
@@ -34,12 +35,14 @@ class Outcome:
     """What a sweep came to.
 
     Attributes:
+        experiment: as it was run, every ``auto`` settled.
         folder: the sweep's folder.
         report: its page.
         results: the results table, a row per trial.
         computed: trials done by this run; the others were there already.
     """
 
+    experiment: Experiment
     folder: Path
     report: Path
     results: pd.DataFrame
@@ -96,6 +99,7 @@ def run_sweep(request: Request, display: Display) -> Outcome:
 
     with store.locked(), display, heard(on_note, request.note_level):
         sources = find_sources(request.experiment, display.phase)
+        request = replace(request, experiment=settled(request.experiment, sources.parameters))
         shared = conditions(request.experiment, sources.content)
         tasks = [(trial, trial_id(trial, shared)) for trial in trials]
         store.open(_record(request, sources, shared, tasks))
@@ -117,7 +121,7 @@ def run_sweep(request: Request, display: Display) -> Outcome:
         _write_opponents(request.experiment, store, identities, display)
         display.phase("writing the report", 0, 1)
         report = write_report(request.folder)
-    return Outcome(request.folder, report, results, len(missing))
+    return Outcome(request.experiment, request.folder, report, results, len(missing))
 
 
 def _write_opponents(

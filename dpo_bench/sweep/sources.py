@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.experiment import Content, Experiment
+from dpo_bench.model.files import model_files, weight_count
 from dpo_bench.model.source import WORLD, ModelFolder, resolve_model
 from dpo_bench.progress import Progress, quiet
 
@@ -29,6 +30,11 @@ class Sources:
     device: str
     precision: str
     content: Content
+
+    @property
+    def parameters(self) -> int:
+        """Number of the policy's weights."""
+        return weight_count(model_files(self.policy.path, trust_remote_code=True))
 
 
 def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.sweep.store import Store, damaged_files
@@ -22,7 +22,7 @@ def print_status(folder: Path, verify: bool, console: Console) -> bool:
     record = store.read_experiment()
     if record is None:
         raise ConfigurationError(f"{folder} is not a sweep's folder: no experiment.json in it.")
-    table = Table("trial", "loss", "hyperparameters", "seed", "state")
+    table = Table("trial", "loss", Column("hyperparameters", overflow="fold"), "seed", "state")
     damaged = 0
     for identity in record["trials"]:
         manifest = store.manifest(identity)

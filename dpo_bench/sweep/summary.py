@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dpo_bench.evaluation.moved import unmoved_in_words
 from dpo_bench.sweep.run import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+WIDTH_FOR_INTERVALS = 110
+"""Columns of a terminal in which every interval stands on the line of its value."""
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
@@ -27,30 +33,44 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         title=f"{len(results)} trials, {outcome.computed} computed now", title_justify="left"
     )
     for heading in ("loss", "strength", "seed"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading != "loss", overflow="fold")
     for heading in (*measured, "KL (nats)", "accuracy"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
+    cell = _interval if console.width >= WIDTH_FOR_INTERVALS else _value
     for row in results.to_dict("records"):
         strength = "" if row["beta"] != row["beta"] else f"{row['beta']:g}"
         cells = [escape(row["loss"]), strength, str(row["seed"])]
         if row["status"] == "failed":
             table.add_row(*cells, f"[red]failed: {escape(str(row['error']))}")
             continue
-        kl, accuracy = _interval(row, "kl", 2), _interval(row, "preference_accuracy", 2)
-        extra = [_interval(row, name, 2) for name in measured.values()]
+        kl, accuracy = cell(row, "kl", 2), cell(row, "preference_accuracy", 2)
+        extra = [cell(row, name, 2) for name in measured.values()]
         table.add_row(*cells, *extra, kl, accuracy)
     console.print(table)
+    for remark in _remarks(outcome, bool(measured), narrow=cell is _value):
+        console.print(remark, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {outcome.report}", markup=False, soft_wrap=True)
+
+
+def _remarks(outcome: Outcome, measured: bool, *, narrow: bool) -> Iterator[str]:
+    """What a reader of the table must know."""
+    results = outcome.results
+    done = results[results["status"] == "done"]
+    if narrow:
+        yield "The 95% intervals are in results.csv; a wider terminal shows them."
     if not measured:
-        console.print(
+        yield (
             "No reward was given, so there is no win rate and no mean reward: "
             "--reward vader or --reward module:function adds them."
         )
+    rate = outcome.experiment.training.learning_rate
+    if still := unmoved_in_words(done["kl"].dropna().tolist(), rate):
+        yield f"warning: {still}"
     for name, value in _failing_controls(results).items():
-        console.print(
+        yield (
             f"Control {name!r} gave {value:.3g}: the same response does not always get the same "
             "reward, so neither rewards nor win rates can be trusted."
         )
-    console.print(f"report: {outcome.report}", markup=False, soft_wrap=True)
 
 
 def _failing_controls(results: pd.DataFrame) -> dict[str, float]:
@@ -66,6 +86,12 @@ def _failing_controls(results: pd.DataFrame) -> dict[str, float]:
     }
 
 
+def _value(row: Mapping[Hashable, Any], name: str, digits: int) -> str:
+    return f"{row[name]:.{digits}f}"
+
+
 def _interval(row: Mapping[Hashable, Any], name: str, digits: int) -> str:
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if math.isnan(low) or math.isnan(high):  # a single prompt has none
+        return _value(row, name, digits)
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("[", "\\[", 1)

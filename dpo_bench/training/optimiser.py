@@ -38,8 +38,8 @@ def build_optimiser(model: Module, settings: Training) -> Optimizer:
         if parameters
     ]
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-    return torch.optim.RMSprop(groups, lr=settings.learning_rate)
+        return torch.optim.AdamW(groups, lr=settings.peak_rate, fused=True)
+    return torch.optim.RMSprop(groups, lr=settings.peak_rate)
 
 
 def learning_rate(step: int, steps: int, settings: Training) -> float:
@@ -50,10 +50,10 @@ def learning_rate(step: int, steps: int, settings: Training) -> float:
     """
     warmup = round(settings.warmup_fraction * steps)
     if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
+        return settings.peak_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     if settings.schedule == "linear":
-        return settings.learning_rate * (1 - progress)
+        return settings.peak_rate * (1 - progress)
     if settings.schedule == "cosine":
-        return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-    return settings.learning_rate
+        return settings.peak_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.peak_rate

@@ -45,6 +45,8 @@ AfterStep = Callable[[int, int], None]
 
 log = logging.getLogger(__name__)
 
+FEWEST_STEPS = 30
+
 
 class StoppedError(Exception):
     """Training was asked to stop; its checkpoint is written."""
@@ -72,10 +74,17 @@ class TrainingResult:
 
 
 def number_of_steps(settings: Training, pairs: int) -> int:
-    """Optimiser steps of a run: as given, or enough for the epochs (one when nothing is given)."""
+    """Optimiser steps of a run: as given, or enough for the epochs.
+
+    When nothing is given it is one epoch, but at least `FEWEST_STEPS`: on a small set of pairs one
+    epoch would leave the policy where it was.
+    """
     if settings.steps is not None:
         return settings.steps
-    return max(1, round((settings.epochs or 1.0) * pairs / settings.pairs_per_step))
+    epoch = pairs / settings.pairs_per_step
+    if settings.epochs is None:
+        return max(FEWEST_STEPS, round(epoch))
+    return max(1, round(settings.epochs * epoch))
 
 
 class Trainer:

@@ -48,7 +48,7 @@ def test_every_fixed_setting_is_listed_with_its_meaning(view_of: ViewOf) -> None
     view = view_of("clean")
     settings = {one.key: one for one in view.setup.settings}
     assert settings["training.learning_rate"].value == "0.001"
-    assert settings["training.learning_rate"].about == "peak learning rate"
+    assert settings["training.learning_rate"].about.startswith("peak learning rate")
     assert settings["training.epochs"].value == "not set"
     assert settings["evaluation.rows_per_batch"].about.endswith("cannot change a result")
     assert not {"name", "losses", "training.seeds"} & set(settings)

@@ -28,7 +28,7 @@ from dpo_bench.progress import Control
 from dpo_bench.training.measure import present
 from dpo_bench.training.needs import PROVIDERS
 from dpo_bench.training.reference import CachedReference
-from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
+from dpo_bench.training.trainer import FEWEST_STEPS, StoppedError, Trainer, TrainingResult
 from tests.conftest import tiny_folder
 
 SETTINGS = Training(learning_rate=1e-3, steps=6, pairs_per_step=8, checkpoint_seconds=1e9)
@@ -525,7 +525,7 @@ def test_a_diverged_run_is_never_saved(setup: Setup, tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 3), (2.0, 6), (0.1, 1), (None, 3)])
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 3), (2.0, 6), (0.1, 1), (None, FEWEST_STEPS)])
 def test_epochs_become_steps(
     setup: Setup, tmp_path: Path, epochs: float | None, steps: int
 ) -> None:
