@@ -9,15 +9,15 @@ from typing import Any
 from dpo_bench.data.problems import Reason, RowProblem
 from dpo_bench.errors import ConfigurationError
 
-ANSWER = "Qx7answerQx7"
-"""Content that no template writes by itself; what stands around it is the template's."""
+QUESTION, ANSWER = "Qx7questionQx7", "Qx7answerQx7"
+"""Contents that no template writes by itself; what stands around them is the template's."""
 PROBE_ANSWER = {"role": "assistant", "content": ANSWER}
 PROBES: tuple[list[dict[str, Any]], ...] = (
-    [{"role": "user", "content": "a"}],
-    [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}],
-    [{"role": "user", "content": [{"type": "text", "text": "a"}]}],
+    [{"role": "user", "content": QUESTION}],
+    [{"role": "system", "content": "a"}, {"role": "user", "content": QUESTION}],
 )
 """Beginnings of a conversation, one of which every template takes."""
+LOST = "it leaves out what the messages say"
 RESERVED = frozenset(
     {
         *("conversation", "tokenize", "add_generation_prompt", "continue_final_message"),
@@ -103,24 +103,33 @@ class ChatTemplate:
             )
         return prompt[:shared], whole[shared:]
 
+    @cached_property
+    def fault(self) -> str:
+        """What is wrong with the template where it writes no plain conversation; else empty."""
+        reason = ""
+        for messages in PROBES:
+            try:
+                written = self.response(self.prompt(messages, {}), messages, PROBE_ANSWER, {})
+            except RowProblem as problem:
+                reason = reason or problem.detail
+                continue
+            if QUESTION in written[0] and ANSWER in written[1]:
+                return ""
+            reason = LOST
+        return reason
+
     def require_usable(self) -> None:
         """Tell a template that fits no conversation from a row that does not fit the template.
 
         Raises:
             ConfigurationError: it writes none of the plainest conversations rightly.
         """
-        reason = ""
-        for messages in PROBES:
-            try:
-                self.response(self.prompt(messages, {}), messages, PROBE_ANSWER, {})
-            except RowProblem as problem:
-                reason = reason or problem.detail
-            else:
-                return
-        raise ConfigurationError(
-            f"the policy's chat template cannot be used: {reason}. If a variable of the template "
-            "mends it, set it under data.chat_template_kwargs; else give plain-text pairs."
-        )
+        if self.fault:
+            raise ConfigurationError(
+                f"the policy's chat template cannot be used: {self.fault}. If a variable of the "
+                "template mends it, set it under data.chat_template_kwargs; else give plain-text "
+                "pairs."
+            )
 
     @cached_property
     def turn_end(self) -> int | None:
@@ -146,14 +155,27 @@ class ChatTemplate:
     @cached_property
     def _after_answer(self) -> str:
         """What the template writes behind an assistant's answer."""
-        for beginning in PROBES if self.exists else ():
+        whole = self._probe(parts=self.reads_parts) if self.exists else None
+        return "" if whole is None else whole[whole.rfind(ANSWER) + len(ANSWER) :]
+
+    @cached_property
+    def reads_parts(self) -> bool:
+        """Whether the template reads contents as lists of parts, and loses plain texts.
+
+        Templates of models that also see pictures do.
+        """
+        return self._probe(parts=False) is None and self._probe(parts=True) is not None
+
+    def _probe(self, *, parts: bool) -> str | None:
+        """A short conversation as the template writes it; None where it loses what was said."""
+        for beginning in PROBES:
             try:
-                whole = self.conversation(answered(beginning, PROBE_ANSWER), {})
+                whole = self._write(answered(beginning, PROBE_ANSWER), {}, parts=parts)
             except RowProblem:
                 continue
-            if ANSWER in whole:
-                return whole[whole.rfind(ANSWER) + len(ANSWER) :]
-        return ""
+            if QUESTION in whole and ANSWER in whole:
+                return whole
+        return None
 
     @cached_property
     def _end_token(self) -> str | None:
@@ -170,6 +192,7 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
+        parts: bool | None = None,
     ) -> str:
         from jinja2 import TemplateError
 
@@ -178,9 +201,10 @@ class ChatTemplate:
                 "the preferences are chat messages, but the policy's tokenizer has no chat "
                 "template: take a policy that has one, or plain-text preferences."
             )
+        parts = self.reads_parts if parts is None else parts
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages),
+                _in_parts(messages) if parts else list(messages),
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -201,6 +225,16 @@ def answered(messages: Sequence[Any], answer: Mapping[str, Any]) -> list[Any]:
         joined = f"{begun.get('content') or ''}{answer['content']}"
         return [*messages[:-1], {**begun, **answer, "content": joined}]
     return [*messages, dict(answer)]
+
+
+def _in_parts(messages: Sequence[Any]) -> list[Any]:
+    """Messages whose contents are lists of parts, texts each."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
 
 
 def _common_length(first: str, second: str) -> int:

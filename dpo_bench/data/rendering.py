@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dpo_bench.data.chat import ChatTemplate
+from dpo_bench.data.chat import LOST, ChatTemplate
 from dpo_bench.data.formats import PreferencePair
 from dpo_bench.data.problems import Reason, RowProblem
 
@@ -39,6 +39,8 @@ def render(pair: PreferencePair, template: ChatTemplate) -> PairTexts:
     if isinstance(pair.prompt, str):
         return PairTexts(pair.prompt, str(pair.chosen), str(pair.rejected))
     try:
+        if template.exists and template.fault == LOST:
+            template.require_usable()
         return _written(pair, template)
     except RowProblem:
         template.require_usable()

@@ -145,13 +145,21 @@ def test_a_template_that_demands_a_system_message_has_an_end_too() -> None:
         render(CHAT, template)
 
 
-def test_a_template_that_reads_parts_has_an_end_too() -> None:
-    tokenizer = with_template(
-        CHATML.replace(
-            "m['content']",
-            "(m['content'] if m['role'] == 'assistant' else m['content'][0]['text'])",
-        )
-    )
+PARTS = (
+    "{% for m in messages %}{{ m['role'] + ':' }}{% for part in m['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [PARTS, PARTS.replace("part['text']", "part.text.strip()")])
+def test_a_template_that_reads_parts_and_loses_texts_is_given_parts(template: str) -> None:
+    tokenizer = with_template(template)
+    lost = tokenizer.apply_chat_template([user("Hi")], tokenize=False)
+    assert "Hi" not in lost, "what transformers makes of a plain text"
+    texts = render(CHAT, ChatTemplate(tokenizer))
+    assert texts.prompt == "user:Hi<|im_end|>\nassistant:"
+    assert (texts.chosen, texts.rejected) == ("yes<|im_end|>", "no<|im_end|>")
     assert ChatTemplate(tokenizer).turn_end == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 

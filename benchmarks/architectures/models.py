@@ -1,0 +1,216 @@
+"""Tiny models of any architecture, and the pairs that they are tried on."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpo_bench.model.load import silent_transformers
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ("<|pad|>", "<|bos|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
+WORDS = ["a", "blue", "dog", "film", "good", "hated", "it", "liked", "long", "maybe", "no", "not", "sea", "she", "the", "very", "was", "yes"]
+MOST_PARAMETERS = 5_000_000
+WINDOW, LONGEST = 9, 50
+"""Attention windows are this short, texts this long: both in tokens."""
+
+SIZES: Mapping[str, Any] = {
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embed_dim", "embedding_size"), 32),
+    **dict.fromkeys(("word_embed_proj_dim", "lru_width", "attention_hidden_size"), 32),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "d_inner"), 64),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 64),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 2),
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 256),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 16),
+    **dict.fromkeys(("n_group", "topk_group", "num_expert_group", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+    **dict.fromkeys(("head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
+    **dict.fromkeys(("state_size", "mamba_d_state", "mamba_n_heads", "mamba_d_head"), 8),
+    "mamba_n_groups": 1,
+    "mamba_d_ssm": 64,
+    "rotary_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 8),
+    "sliding_window": WINDOW,
+    "attention_window_size": WINDOW,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+"""What configurations call their sizes; each takes those that it knows."""
+FURTHER: Mapping[str, Mapping[str, Any]] = {
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 8, "expand": 2},
+    "zamba2": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "mamba"]},
+    "zaya": {"num_experts_per_tok": 1},
+    "dots1": {"n_shared_experts": 1},
+    "reformer": {"is_decoder": True},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "bert": {"is_decoder": True},
+    "llama4_text": {"attention_chunk_size": 16},
+}
+"""What some architectures want besides."""
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "llama yarn": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 16,
+                "rope_theta": 10000.0,
+            }
+        },
+    ),
+    "llama dynamic rope": (
+        "llama",
+        {
+            "max_position_embeddings": 16,
+            "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
+        },
+    ),
+    "phi3 longrope": (
+        "phi3",
+        {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4,
+                "rope_theta": 10000.0,
+                "original_max_position_embeddings": 16,
+            }
+        },
+    ),
+    "mistral window": ("mistral", {}),
+    "gpt2 16 positions": ("gpt2", {"n_positions": 16}),
+    "falcon alibi": ("falcon", {"alibi": True}),
+    "mixtral jitter": ("mixtral", {"router_jitter_noise": 0.1}),
+    "lfm2 weak convolutions": ("lfm2", {"initializer_range": 0.02}),
+}
+"""Further settings of an architecture that change how its texts may be computed."""
+
+
+def configuration(kind: str, vocabulary: int, **more: Any) -> Any:
+    """The configuration of a tiny model: of this ``model_type``, or of a variant."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind, variant = VARIANTS.get(kind, (kind, {}))
+    build: Any = CONFIG_MAPPING[kind]
+    wanted = {**SIZES, "vocab_size": vocabulary, **FURTHER.get(kind, {}), **variant, **more}
+
+    def known(to: Any) -> dict[str, Any]:
+        parameters = inspect.signature(to.__init__).parameters
+        return {name: value for name, value in wanted.items() if name in parameters}
+
+    config = build(**known(build))
+    text = config.get_text_config()
+    if text is not config:
+        name = next(name for name in config.sub_configs if getattr(config, name, None) is text)
+        config = build(**{name: known(type(text))})
+    return config
+
+
+def save_model(folder: Path, kind: str, *, seed: int = 0, **more: Any) -> None:
+    """A tiny model with a tokenizer: weights so large that attention is sharp.
+
+    Args:
+        folder: is made.
+        kind: a ``model_type`` of transformers, or a variant.
+        seed: of the weights.
+        more: further settings of the configuration.
+    """
+    from transformers import AutoModelForCausalLM
+
+    vocabulary = save_tokenizer(folder)
+    build: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        size = build.from_config(configuration(kind, vocabulary, **more)).num_parameters()
+    if size > MOST_PARAMETERS:
+        raise ValueError(f"{size:,} parameters: its sizes have names of their own")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build.from_config(configuration(kind, vocabulary, **more))
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim > 1 and 0 < (size := float(weight.std())) < 0.1:
+                    weight.mul_(0.15 / size)
+        model.eval()(input_ids=torch.tensor([[5, 6, 7, 8, 9]]))  # it must run by itself
+    model.generation_config.eos_token_id = 2
+    with silent_transformers():
+        model.save_pretrained(folder)
+
+
+def save_tokenizer(folder: Path) -> int:
+    """A byte-level BPE with a chat template whose turns end with another token than EOS."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([" ".join(WORDS)] * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=SPECIAL[0],
+        bos_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
+        additional_special_tokens=list(SPECIAL[3:]),
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return len(tokenizer)
+
+
+def write_pairs(file: Path, *, chat: bool, longest: int = LONGEST) -> None:
+    """Twelve pairs of unlike lengths, the first as long as any text may be, in tokens."""
+    generator = np.random.default_rng(7)
+
+    def text(words: int) -> str:
+        return " " + " ".join(generator.choice(WORDS, words))
+
+    rows = []
+    for row in range(12):
+        prompt, lengths = text(2 + row), (3 + row % 4, 6 - row % 3)
+        if row == 0:
+            prompt, lengths = text(12), (max(4, (longest - 30) // 2), 5)
+        chosen, rejected = text(lengths[0]), text(lengths[1])
+        if chat:
+            rows.append(
+                {
+                    "prompt": [{"role": "user", "content": prompt.strip()}],
+                    "chosen": [{"role": "assistant", "content": chosen.strip()}],
+                    "rejected": [{"role": "assistant", "content": rejected.strip()}],
+                }
+            )
+        else:
+            rows.append({"prompt": f"{row}{prompt}", "chosen": chosen, "rejected": rejected})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
