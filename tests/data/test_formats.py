@@ -26,9 +26,10 @@ def test_columns_can_be_renamed() -> None:
     assert pair(record, **options) == PreferencePair("Hi", "yes", "no")
 
 
-def test_without_a_prompt_the_common_prefix_is_the_prompt() -> None:
+def test_the_common_prefix_is_the_prompt_where_asked_for() -> None:
     record = {"chosen": "The film was good.", "rejected": "The film was great."}
-    assert pair(record) == PreferencePair("The film was", " good.", " great.")
+    expected = PreferencePair("The film was", " good.", " great.")
+    assert pair(record, prompt_column="") == expected
 
 
 def test_a_prompt_column_can_be_passed_over() -> None:
@@ -54,9 +55,10 @@ def test_templates_write_prompt_and_responses() -> None:
 
 def test_templates_reach_an_implicit_prompt() -> None:
     record = {"chosen": "It was good", "rejected": "It was bad"}
-    assert pair(record, prompt_template="Q: {prompt}").prompt == "Q: It was"
+    assert pair(record, prompt_column="", prompt_template="Q: {prompt}").prompt == "Q: It was"
 
 
+CHAT_A = [user("a"), assistant("x")]
 CHAT = PreferencePair([user("Hi")], [assistant("yes")], [assistant("no")])
 
 
@@ -114,10 +116,9 @@ def test_empty_fields_and_numbers_of_a_message_are_left_out() -> None:
         ({"prompt": "\udfff"}, "'prompt' contains an unpaired surrogate"),
         ({"prompt": [user("\ud800")]}, "'prompt' contains an unpaired surrogate"),
         ({"prompt": []}, "'prompt' has no messages"),
-        ({"prompt": ["Hi"]}, "message 1 of 'prompt' is no object"),
+        ({"prompt": ["Hi", "Ho"]}, "message 1 of 'prompt' is no object"),
         ({"prompt": [{"role": "user"}]}, "message 1 of 'prompt' has no text as 'content'"),
-        ({"prompt": [{"from": "human", "value": "Hi"}]}, "has no text as 'role'"),
-        ({"prompt": [{**user("a"), "tool_calls": [1]}]}, "message 1 of 'prompt' calls a tool"),
+        ({"prompt": [{"content": "Hi"}]}, "message 1 of 'prompt' has no text as 'role'"),
         ({"prompt": [user("a")], "chosen": [assistant(" ")]}, "response in 'chosen' is empty"),
         ({"prompt": [user("a")], "chosen": [user("a")]}, "'chosen' is the prompt and no more"),
         (
@@ -136,7 +137,10 @@ def test_empty_fields_and_numbers_of_a_message_are_left_out() -> None:
             },
             "do not both begin with the text of 'prompt'",
         ),
-        ({"chosen": '[{"role": "user"', "rejected": "[{'content': 1"}, "messages written out"),
+        (
+            {"chosen": '[{"role": "user"', "rejected": "[{'content': 1"},
+            "can be read neither as JSON",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(values: dict[str, Any], message: str) -> None:
@@ -146,8 +150,10 @@ def test_a_row_that_cannot_be_used_is_named(values: dict[str, Any], message: str
 
 def test_chats_that_share_no_message_have_no_prompt() -> None:
     record = {"chosen": [user("a"), assistant("x")], "rejected": [user("b"), assistant("y")]}
-    with pytest.raises(DataError, match="share no message as prompt"):
+    with pytest.raises(DataError, match="no column 'prompt', and the responses are no conversat"):
         loaded(record)
+    with pytest.raises(DataError, match="row 2: .*share no message as prompt"):
+        loaded({"chosen": CHAT_A, "rejected": [*CHAT_A[:1], assistant("y")]}, record)
 
 
 def test_chat_messages_refuse_a_template_for_plain_text() -> None:
@@ -170,7 +176,7 @@ def test_a_misspelt_prompt_column_is_no_implicit_prompt() -> None:
 
 
 def test_responses_without_a_common_beginning_need_a_prompt_column() -> None:
-    with pytest.raises(DataError, match=r"Name the prompt's column as data\.prompt_column"):
+    with pytest.raises(DataError, match=r'set data\.prompt_column = "question"\.$'):
         loaded({"question": "Hi", "chosen": "yes", "rejected": "no"}, prompt_template="Q: {prompt}")
 
 
