@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.data.prompts import likely_prompts
 from dpo_bench.data.rows import Rows
+from dpo_bench.data.shapes import SHAPES
 from dpo_bench.errors import DataError
 
 COLUMNS_IN_A_MESSAGE = 20
@@ -77,6 +78,9 @@ def _help(rows: Rows, chosen: str, rejected: str, missing: Sequence[str]) -> str
         if first in small and second in small:
             names = (small[first], small[second])
             return f'Set data.chosen_column = "{names[0]}" and data.rejected_column = "{names[1]}".'
+    shape = next((shape for shape in SHAPES if shape.columns <= set(rows.columns)), None)
+    if shape is not None:
+        return f'It looks like {shape.description.partition(":")[0]}: set data.shape = "auto".'
     if len(_possible_responses(rows, {chosen, rejected})) < len(missing):
         none = "There are no two responses to a prompt here, and no key can make them."
         return next((what for known, what in NO_PAIRS if known <= small.keys()), none)

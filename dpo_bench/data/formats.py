@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dpo_bench.data.arguments import SYSTEM_COLUMNS, system_text, template_arguments
+from dpo_bench.data.arguments import (
+    KEYWORDS,
+    SYSTEM_COLUMNS,
+    TOOLS,
+    system_text,
+    template_arguments,
+)
 from dpo_bench.data.columns import require_column, require_responses
 from dpo_bench.data.conversations import split_conversation, with_system
 from dpo_bench.data.margins import Margin
@@ -25,6 +31,9 @@ from dpo_bench.experiment.config import Data
 
 DEFAULT_MARGIN_COLUMN: str = Data.model_fields["margin_column"].default
 DEFAULT_PROMPT_COLUMN: str = Data.model_fields["prompt_column"].default
+
+CHAT_COLUMNS = (*SYSTEM_COLUMNS, TOOLS, KEYWORDS)
+"""Columns that say more about a chat than its messages do."""
 
 Value = str | list[Any]
 
@@ -77,8 +86,13 @@ class RowFormat:
     description: str
 
     @classmethod
-    def of(cls, rows: Rows, options: Data) -> RowFormat:
+    def of(cls, rows: Rows, options: Data, made: str = "") -> RowFormat:
         """The format of some rows.
+
+        Args:
+            rows: the rows.
+            options: columns and templates.
+            made: how the rows were made into pairs, if they were.
 
         Raises:
             DataError: a column that the options name does not exist, or nothing is a prompt.
@@ -101,9 +115,9 @@ class RowFormat:
             options.response_template, "response_template", {"prompt", "response"}, columns
         )
         prompt = _prompt_source(rows, options, prompt_template)
+        notes = [made] if made else [prompt.description, margin.description]
         used = prompt_template.fields | response_template.fields
-        notes = [prompt.description, margin.description]
-        notes += [f"{name}: its column" for name in _chat_columns(columns) if name not in used]
+        notes += [f"{name}: a column" for name in CHAT_COLUMNS if name in {*columns} - used]
         return cls(
             prompt=prompt,
             chosen_column=chosen,
@@ -139,8 +153,8 @@ class RowFormat:
     ) -> PreferencePair:
         _require_text(self.chosen_column, chosen)
         _require_text(self.rejected_column, rejected)
-        if prompt is None:
-            prompt = self._shared(chosen, rejected)
+        if prompt is None or self.prompt.repeated:
+            prompt = self._shared(chosen, rejected) if prompt is None else prompt
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
             _require_text(self.chosen_column, chosen)
             _require_text(self.rejected_column, rejected)
@@ -190,7 +204,7 @@ def _prompt_source(rows: Rows, options: Data, template: Template) -> PromptSourc
     """Where the prompts come from, in the order of what is surest."""
     columns, name = rows.columns, options.prompt_column
     if name in columns:
-        return column_prompt(name)
+        return column_prompt(name, rows.records, options.chosen_column, options.rejected_column)
     if name not in {"", DEFAULT_PROMPT_COLUMN}:
         require_column(rows.source, columns, "prompt_column", name)
     if template.fields and "prompt" not in template.fields:
@@ -214,12 +228,6 @@ def _may_have_prompt(row: Mapping[str, Any], names: tuple[str, str], source: Pro
     return len(first) > 1 and first[0] == second[0]
 
 
-def _chat_columns(columns: tuple[str, ...]) -> list[str]:
-    """The columns that say more about a chat than its messages do."""
-    known = (*SYSTEM_COLUMNS, "tools", "chat_template_kwargs")
-    return [name for name in known if name in columns]
-
-
 def _as_messages(value: Value, column: str) -> list[Message]:
     if isinstance(value, str):
         return [{"role": "assistant", "content": value}]
@@ -228,12 +236,12 @@ def _as_messages(value: Value, column: str) -> list[Message]:
 
 def _responses(row: Mapping[str, Any], chosen: str, rejected: str) -> tuple[Value, Value]:
     """Both responses; messages that are written out as text only where both of them are."""
-    first, second = _value(row, chosen), _value(row, rejected)
-    if all(isinstance(text, str) and WRITTEN_OUT.match(text) for text in (first, second)):
-        spelled = written_out(str(first)), written_out(str(second))
-        if spelled[0] is not None and spelled[1] is not None:
-            first, second = spelled
-    return _encodable(first, chosen), _encodable(second, rejected)
+    texts = _value(row, chosen), _value(row, rejected)
+    if all(isinstance(text, str) and WRITTEN_OUT.match(text) for text in texts):
+        first, second = (written_out(str(text)) for text in texts)
+        if first is not None and second is not None:
+            texts = first, second
+    return _encodable(texts[0], chosen), _encodable(texts[1], rejected)
 
 
 def _prompt(row: Mapping[str, Any], column: str) -> Value:

@@ -103,7 +103,7 @@ def load_pairs(source: str, options: Data, split: str) -> LoadedPairs:
 
 def pairs_from_rows(rows: Rows, options: Data) -> LoadedPairs:
     """Like `load_pairs`, for rows that are already read."""
-    made, notes = _made(rows, options)
+    made, how = _made(rows, options)
     dropped: Counter[str] = Counter()
     kept: list[tuple[Place, Mapping[str, Any]]] = []
     for place, row in made:
@@ -113,27 +113,27 @@ def pairs_from_rows(rows: Rows, options: Data) -> LoadedPairs:
             kept.append((place, row))
     require_some(len(kept), dropped, rows.source)
     places, records = zip(*kept, strict=True)
-    row_format = RowFormat.of(Rows(rows.source, records, places), options)
+    row_format = RowFormat.of(Rows(rows.source, records, places), options, how)
     pairs: list[PreferencePair] = []
     stands: list[Place] = []
-    for place, row in kept:
+    for place, record in kept:
         try:
-            pairs.append(_in_style(row_format.pair(row), options))
+            pairs.append(_in_style(row_format.pair(record), options))
         except RowProblem as problem:
             _leave_out(place, problem, options, dropped)
         else:
             stands.append(place)
     require_some(len(pairs), dropped, rows.source)
-    description = "; ".join(filter(None, (*rows.notes, *notes, row_format.description)))
+    description = "; ".join((*rows.notes, row_format.description))
     return LoadedPairs(pairs, stands, dict(dropped), description, _duplicates(pairs))
 
 
-def _made(rows: Rows, options: Data) -> tuple[Iterable[Made], tuple[str, ...]]:
-    """Rows that are pairs, made so where they have another shape; and how, in plain words."""
+def _made(rows: Rows, options: Data) -> tuple[Iterable[Made], str]:
+    """Rows that are pairs, made so where they have another shape; and then how, for people."""
     shape = find_shape(rows, options)
     if shape is None:
-        return zip(rows.places, map(dict, rows.records), strict=True), ()
-    return shape.convert(rows), (shape.description,)
+        return zip(rows.places, map(dict, rows.records), strict=True), ""
+    return shape.convert(rows), shape.description
 
 
 def _in_style(pair: PreferencePair, options: Data) -> PreferencePair:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.data.prefixes import common_prompt, hh_prompt
@@ -39,11 +40,13 @@ class PromptSource:
         prefix: finds the prompt that two plain responses share; None where they share none, because
             it has a column or is all in ``data.prompt_template``.
         description: for people.
+        repeated: whether plain responses begin with the prompt that also stands in the column.
     """
 
     column: str | None
     prefix: Callable[[str, str], str] | None
     description: str
+    repeated: bool = False
 
 
 def likely_prompts(columns: Sequence[str]) -> list[str]:
@@ -52,9 +55,21 @@ def likely_prompts(columns: Sequence[str]) -> list[str]:
     return [named[name] for name in LIKELY if name in named]
 
 
-def column_prompt(column: str) -> PromptSource:
-    """Prompts in a column of their own."""
-    return PromptSource(column, None, f"prompt: column {column!r}")
+def column_prompt(column: str, rows: Sequence[Mapping[str, Any]], *responses: str) -> PromptSource:
+    """Prompts in a column of their own; the responses repeat them only if all of them do."""
+    source = PromptSource(column, None, f"prompt: column {column!r}")
+    prompts = set()
+    for row in rows:
+        prompt, texts = row.get(column), [row.get(name) for name in responses]
+        if not isinstance(prompt, str) or not prompt.strip():
+            return source
+        if not all(isinstance(text, str) and text.startswith(prompt) for text in texts):
+            return source
+        prompts.add(prompt)
+    if len(prompts) < 2:  # one may begin so by chance
+        return source
+    what = f"{source.description}, taken off the responses, which all begin with it"
+    return PromptSource(column, None, what, repeated=True)
 
 
 def templated_prompt() -> PromptSource:

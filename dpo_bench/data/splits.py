@@ -57,10 +57,7 @@ def matching_heldout(split: str, known: Sequence[str]) -> str | None:
 def no_such_split(label: str, split: str, known: Sequence[str]) -> DataError:
     """The error for a split that does not exist."""
     names = ", ".join(known) or "none"
-    return DataError(
-        f"{label} has no split {split!r}{nearest(split, known)}; its splits: {names}. Name one as "
-        "data.split."
-    )
+    return DataError(f"{label} has no split {split!r}{nearest(split, known)}; its splits: {names}.")
 
 
 def _suffix(name: str, beginning: str) -> str:

@@ -152,7 +152,7 @@ def test_chats_that_share_no_message_have_no_prompt() -> None:
     record = {"chosen": [user("a"), assistant("x")], "rejected": [user("b"), assistant("y")]}
     with pytest.raises(DataError, match="no column 'prompt', and the responses are no conversat"):
         loaded(record)
-    with pytest.raises(DataError, match="row 2: .*share no message as prompt"):
+    with pytest.raises(DataError, match=r"row 2: .*share no message as prompt"):
         loaded({"chosen": CHAT_A, "rejected": [*CHAT_A[:1], assistant("y")]}, record)
 
 
