@@ -94,15 +94,14 @@ def hub_layout(folder: Path, label: str, subset: str | None = None) -> dict[str,
     if shards and not subset:
         return shards
     root = folder.resolve()
-    splits = {
-        str(split): [folder / Path(file).relative_to(root) for file in files]
-        for split, files in _resolve(root, label, subset).items()
-    }
-    return {
+    splits: dict[str, list[Path]] = {}
+    for split, names in _resolve(root, label, subset).items():
+        files = [folder / Path(name).relative_to(root) for name in names]
         # Without names to go by, every file counts as training data; this one says that it is not.
-        split: [file for file in files if split == HELDOUT or stem_of(file) != HELDOUT]
-        for split, files in splits.items()
-    }
+        files = [file for file in files if split == HELDOUT or stem_of(file) != HELDOUT]
+        if files:
+            splits[str(split)] = files
+    return splits
 
 
 def _within(folder: Path, label: str, subset: str | None) -> tuple[Path, str, str | None]:
@@ -131,13 +130,14 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
 def _resolve(root: Path, label: str, subset: str | None) -> Mapping[Any, Sequence[str]]:
     """Split -> its files, by the rules of ``datasets``."""
     import datasets
+    from datasets.data_files import DataFilesDict, get_data_patterns
 
     with tempfile.TemporaryDirectory() as cache:
         try:
             builder = datasets.load_dataset_builder(str(root), subset, cache_dir=cache)
         except RuntimeError:  # a script of its own, which it does not run, and nor do we
-            patterns = datasets.data_files.get_data_patterns(str(root))
-            return dict(datasets.DataFilesDict.from_patterns(patterns, base_path=str(root)))
+            patterns = get_data_patterns(str(root))
+            return dict(DataFilesDict.from_patterns(patterns, base_path=str(root)))
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as problem:
             raise unreadable(label, problem) from None
     return builder.config.data_files or {}

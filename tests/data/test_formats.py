@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -189,3 +190,63 @@ def test_control_characters_in_column_names_do_not_reach_the_terminal() -> None:
 def test_a_malformed_template_is_found_before_any_row() -> None:
     with pytest.raises(ConfigurationError, match="prompt_template"):
         loaded(row(1), prompt_template="{prompt")
+
+
+def test_a_prompt_that_all_responses_repeat_is_taken_off() -> None:
+    records = [
+        {"prompt": f"Film {n} was", "chosen": f"Film {n} was good", "rejected": f"Film {n} was bad"}
+        for n in range(2)
+    ]
+    found = loaded(*records)
+    assert [pair.prompt for pair in found.pairs] == ["Film 0 was", "Film 1 was"]
+    assert {pair.chosen for pair in found.pairs} == {" good"}
+    assert "taken off the responses" in found.description
+    mixed = loaded(*records, {"prompt": "Film 3 was", "chosen": "good", "rejected": "bad"})
+    assert mixed.pairs[0].chosen == "Film 0 was good"
+    assert loaded(records[0]).pairs[0].chosen == "Film 0 was good"  # one may be chance
+
+
+TOOL_CALL = {"type": "function", "function": {"name": "sky", "arguments": {"city": "Rome"}}}
+HISTORY = [
+    user("Rome?"),
+    {"role": "assistant", "content": None, "tool_calls": [TOOL_CALL]},
+    {"role": "tool", "name": "sky", "content": "blue"},
+]
+
+
+def test_tools_may_be_called_before_the_responses_but_not_in_them() -> None:
+    responses = {"chosen": [assistant("Blue.")], "rejected": [assistant("Grey.")]}
+    assert pair({"prompt": HISTORY, **responses}).prompt == HISTORY
+    whole = {name: [*HISTORY, *answer] for name, answer in responses.items()}
+    assert pair(whole) == pair({"prompt": HISTORY, **responses})
+    with pytest.raises(DataError, match="the response in 'chosen' calls a tool; only texts can"):
+        pair({"prompt": HISTORY[:1], "chosen": HISTORY[1:2], "rejected": [assistant("Grey.")]})
+
+
+def test_a_begun_answer_is_the_end_of_the_prompt_also_where_responses_repeat_it() -> None:
+    begun = [user("Hi"), assistant("Well, ")]
+    expected = PreferencePair(begun, [assistant("yes")], [assistant("no")])
+    assert pair({"prompt": begun, "chosen": "yes", "rejected": "no"}) == expected
+    repeated = {
+        "chosen": [user("Hi"), assistant("Well, yes")],
+        "rejected": [user("Hi"), assistant("Well, no")],
+    }
+    assert pair({"prompt": begun, **repeated}) == expected
+    with pytest.raises(DataError, match="'rejected' repeats another prompt than the row's"):
+        pair({"prompt": begun, **repeated, "rejected": [user("Hi"), assistant("No")]})
+
+
+def test_a_text_that_looks_like_messages_on_one_side_is_a_text() -> None:
+    written = '[{"role": "user", "content": "x"}]'
+    assert pair({"prompt": "Show JSON.", "chosen": written, "rejected": "no"}).chosen == written
+    broken = '[{"role": "user"'
+    assert pair({"prompt": "Show JSON.", "chosen": "no", "rejected": broken}).rejected == broken
+
+
+@pytest.mark.parametrize("spell", [json.dumps, repr])
+def test_messages_written_out_as_text_are_read_everywhere(spell: Any) -> None:
+    record = {"prompt": CHAT.prompt, "chosen": CHAT.chosen, "rejected": CHAT.rejected}
+    assert pair({name: spell(value) for name, value in record.items()}) == CHAT
+    assert pair({**record, "prompt": spell(CHAT.prompt)}) == CHAT
+    single = {name: spell(record[name][0]) for name in ("chosen", "rejected")}
+    assert pair({**record, **single}) == CHAT
