@@ -52,7 +52,8 @@ def template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
     tools = _tools(row.get(TOOLS))
     if tools:
         arguments[TOOLS] = tools
-    require_plain(arguments, f"{TOOLS!r} or {KEYWORDS!r}")
+    if arguments:
+        require_plain(arguments, f"{TOOLS!r} or {KEYWORDS!r}")
     return arguments
 
 

@@ -24,6 +24,11 @@ from dpo_bench.data.rows import Rows
 from dpo_bench.data.splits import HELDOUT, find_split
 from dpo_bench.errors import DataError
 
+CONFIGURATIONS = re.compile(
+    r"(?:available configs: \[|Available: \[|configurations in the cache: )([^\]\n]+)"
+)
+"""How ``datasets`` lists the configurations of which one is to be named."""
+
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
 
 
@@ -145,15 +150,14 @@ def _resolve(root: Path, label: str, subset: str | None) -> Mapping[Any, Sequenc
 
 def unreadable(label: str, problem: Exception) -> DataError:
     """The error for what ``datasets`` refuses; where a configuration is to be named, that key."""
-    lines = str(problem).strip().splitlines() or [type(problem).__name__]
-    if lines[0].startswith(("Config name is missing", "BuilderConfig")):
-        names = re.findall(
-            r"'([^']+)'", next((line for line in lines if "[" in line), "").partition("[")[2]
-        )
-        return DataError(
-            f"{label} has several configurations: {', '.join(names)}. Name one as data.subset."
-        )
-    return DataError(f"{label} is no readable dataset: {lines[0]}")
+    text = str(problem).strip() or type(problem).__name__
+    several = CONFIGURATIONS.search(text)
+    if several is None:
+        return DataError(f"{label} is no readable dataset: {text.splitlines()[0]}")
+    names = sorted(name.strip(" '") for name in several[1].split(","))
+    return DataError(
+        f"{label} has several configurations: {', '.join(names)}. Name one as data.subset."
+    )
 
 
 def _notes(folder: Path, files: Sequence[Path], split: str, found: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from dpo_bench.data.arguments import (
@@ -36,6 +36,7 @@ CHAT_COLUMNS = (*SYSTEM_COLUMNS, TOOLS, KEYWORDS)
 """Columns that say more about a chat than its messages do."""
 
 Value = str | list[Any]
+Texts = tuple[str, str, str] | tuple[list[Message], list[Message], list[Message]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +140,19 @@ class RowFormat:
         used = self.prompt_template.fields | self.response_template.fields
         system = system_text(row, used)
         if isinstance(prompt, list) or isinstance(chosen, list) or isinstance(rejected, list):
-            pair = self._chat(prompt, chosen, rejected, system)
+            texts: Texts = self._chat(prompt, chosen, rejected, system)
+            system = None  # it is among the messages
         else:
-            pair = replace(self._plain(row, prompt, chosen, rejected), system=system)
-        if pair.chosen == pair.rejected:
+            texts = self._plain(row, prompt, chosen, rejected)
+        before, first, second = texts
+        if first == second:
             raise RowProblem(Reason.IDENTICAL, "both responses are the same")
-        return replace(
-            pair, margin=self.margin.value(row), template_arguments=template_arguments(row)
-        )
+        margin, arguments = self.margin.value(row), template_arguments(row)
+        return PreferencePair(before, first, second, margin, arguments, system)
 
     def _plain(
         self, row: Mapping[str, Any], prompt: str | None, chosen: str, rejected: str
-    ) -> PreferencePair:
+    ) -> tuple[str, str, str]:
         _require_text(self.chosen_column, chosen)
         _require_text(self.rejected_column, rejected)
         if prompt is None or self.prompt.repeated:
@@ -159,7 +161,7 @@ class RowFormat:
             _require_text(self.chosen_column, chosen)
             _require_text(self.rejected_column, rejected)
         try:
-            return PreferencePair(
+            return (
                 self.prompt_template.fill(row, {"prompt": prompt}),
                 self.response_template.fill(row, {"prompt": prompt, "response": chosen}),
                 self.response_template.fill(row, {"prompt": prompt, "response": rejected}),
@@ -183,7 +185,7 @@ class RowFormat:
 
     def _chat(
         self, prompt: Value | None, chosen: Value, rejected: Value, system: str | None
-    ) -> PreferencePair:
+    ) -> tuple[list[Message], list[Message], list[Message]]:
         if not (self.prompt_template.is_trivial and self.response_template.is_trivial):
             raise RowProblem(
                 Reason.TEMPLATE,
@@ -197,7 +199,7 @@ class RowFormat:
         )
         _require_text(names[1], first[0]["content"])
         _require_text(names[2], second[0]["content"])
-        return PreferencePair(with_system(shared, system), first, second)
+        return with_system(shared, system), first, second
 
 
 def _prompt_source(rows: Rows, options: Data, template: Template) -> PromptSource:
@@ -269,7 +271,7 @@ def _value(row: Mapping[str, Any], column: str) -> Value:
 
 def _encodable(value: Value, column: str) -> Value:
     """No half of a surrogate pair: UTF-8, and with it every tokenizer, has no spelling for one."""
-    for text in _texts(value):
+    for text in [value] if isinstance(value, str) else _texts(value):
         try:
             text.encode()
         except UnicodeEncodeError:

@@ -117,7 +117,8 @@ def _read_message(message: Any, where: str) -> Message:
         return _call(content, where)
     kept = {key: text for key, text in message.items() if isinstance(text, str)}
     kept |= {key: without_nulls(parsed(message[key])) for key in STRUCTURED if message.get(key)}
-    require_plain(kept, where)
+    if any(key in kept for key in STRUCTURED):
+        require_plain(kept, where)
     content = _text(content, where)
     if content is None and not any(key in kept for key in STRUCTURED):
         raise RowProblem(Reason.MESSAGES, f"{where} has no text as 'content'")

@@ -78,7 +78,12 @@ def _spelling(pair: PreferencePair) -> str:
 
 
 def _duplicates(pairs: Sequence[PreferencePair]) -> int:
-    return len(pairs) - len({_spelling(replace(pair, margin=None)) for pair in pairs})
+    """Pairs that differ from an earlier one in no text; their margins may."""
+    texts = {
+        repr((pair.prompt, pair.chosen, pair.rejected, pair.system, pair.template_arguments))
+        for pair in pairs
+    }
+    return len(pairs) - len(texts)
 
 
 def load_pairs(source: str, options: Data, split: str) -> LoadedPairs:

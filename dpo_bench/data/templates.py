@@ -81,6 +81,8 @@ class Template:
         Raises:
             ValueError: no field of the row has a value, or one does not fit the format.
         """
+        if self.is_trivial and self.text[1:-1] in own:
+            return own[self.text[1:-1]]
         values = {**row, **own}
         empty = {name for name in self.fields - own.keys() if values.get(name) in (None, "")}
         if empty and empty == self.fields:

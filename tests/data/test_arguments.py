@@ -76,7 +76,11 @@ def test_the_digest_covers_them_whatever_their_order() -> None:
     turned = {key: TOOL[key] for key in reversed(TOOL)}
     assert loaded(chat | {"tools": None, "chat_template_kwargs": {}}).digest == bare
     assert loaded(chat | {"tools": [TOOL]}).digest == loaded(chat | {"tools": [turned]}).digest
-    different = [{"tools": [TOOL]}, {"tools": [OTHER]}, {"chat_template_kwargs": {"date": "x"}}]
+    different: list[dict[str, Any]] = [
+        {"tools": [TOOL]},
+        {"tools": [OTHER]},
+        {"chat_template_kwargs": {"date": "x"}},
+    ]
     assert len({bare, *(loaded(chat | columns).digest for columns in different)}) == 4
 
 

@@ -9,7 +9,8 @@ from dpo_bench.data.messages import read_messages, written_out
 from dpo_bench.data.problems import RowProblem
 from tests.data.build import assistant, user
 
-CALL = {"type": "function", "function": {"name": "sky", "arguments": {"city": "Rome"}}}
+SKY: dict[str, Any] = {"name": "sky", "arguments": {"city": "Rome"}}
+CALL = {"type": "function", "function": SKY}
 
 
 def read(*messages: Any) -> list[dict[str, Any]]:
@@ -68,7 +69,7 @@ def test_tool_calls_and_answers_keep_what_templates_read() -> None:
 
 
 def test_what_parquet_fills_up_with_nulls_is_as_before() -> None:
-    filled = {"type": "function", "id": None, "function": CALL["function"] | {"strict": None}}
+    filled = {"type": "function", "id": None, "function": SKY | {"strict": None}}
     call = {"role": "assistant", "content": None, "tool_calls": [filled], "name": None}
     assert read(call) == [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
 
@@ -76,7 +77,7 @@ def test_what_parquet_fills_up_with_nulls_is_as_before() -> None:
 def test_calls_may_be_json_text() -> None:
     call = {"role": "assistant", "content": "", "tool_calls": json.dumps([CALL])}
     assert read(call) == [{"role": "assistant", "content": "", "tool_calls": [CALL]}]
-    sharegpt = {"from": "function_call", "value": json.dumps(CALL["function"])}
+    sharegpt = {"from": "function_call", "value": json.dumps(SKY)}
     assert read(sharegpt) == [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
     with pytest.raises(RowProblem, match="message 1 of 'prompt' calls a tool, but not as JSON"):
         read({"from": "function_call", "value": "sky(Rome)"})
