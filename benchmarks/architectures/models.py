@@ -19,7 +19,10 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ("<|pad|>", "<|bos|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
-WORDS = ["a", "blue", "dog", "film", "good", "hated", "it", "liked", "long", "maybe", "no", "not", "sea", "she", "the", "very", "was", "yes"]
+WORDS = (
+    *("a", "blue", "dog", "film", "good", "hated", "it", "liked", "long", "maybe", "no", "not"),
+    *("sea", "she", "the", "very", "was", "yes"),
+)
 MOST_PARAMETERS = 5_000_000
 WINDOW, LONGEST = 9, 50
 """Attention windows are this short, texts this long: both in tokens."""

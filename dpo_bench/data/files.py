@@ -1,4 +1,4 @@
-"""Preference data in a single file: JSON lines, a JSON array, Parquet or CSV.
+"""Preference data in a single file: JSON lines, a JSON array, Parquet or CSV, also compressed.
 
 JSON and CSV are read here, line by line, rather than by a library: a corrupt line is then named
 with its number, a text that contains a line separator stays whole, and no value is guessed to be a
@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dpo_bench.data.opening import DECOMPRESSORS, OTHER_ENCODING, kind_of, open_data, refuse_pointer
 from dpo_bench.data.rows import Place, Rows
 from dpo_bench.errors import DataError, EnvironmentProblem
 
 LONGEST_FIELD = 2**31 - 1
 """Characters in a CSV field; the csv module's own limit is 131072, which long texts exceed."""
+
+DELIMITERS = ",;\t|"
+"""What may stand between the fields of a CSV file; the header says which it is."""
+
+
+def is_data_file(path: Path) -> bool:
+    """Whether a file's name says that it can be read."""
+    return kind_of(path) in READERS and (
+        path.suffix.lower() not in DECOMPRESSORS or kind_of(path) != ".parquet"
+    )
 
 
 def read_file(path: Path, label: str) -> Rows:
@@ -32,12 +44,12 @@ def read_file(path: Path, label: str) -> Rows:
         DataError: an unknown ending, an empty file, or content that is no such table.
         EnvironmentProblem: the file cannot be read.
     """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    if not is_data_file(path):
         raise DataError(
-            f"{label}: cannot read files that end in {path.suffix!r}; give one of "
-            f"{', '.join(READERS)}."
+            f"{label}: cannot read files that end in {''.join(path.suffixes[-2:])!r}; give one of "
+            f"{', '.join(READERS)} (the text kinds also with {', '.join(DECOMPRESSORS)})."
         )
+    reader = READERS[kind_of(path)]
     try:
         rows = reader(path, label)
     except OSError as problem:
@@ -49,18 +61,16 @@ def read_file(path: Path, label: str) -> Rows:
 
 def _read_json(path: Path, label: str) -> Rows:
     """JSON lines; or one array of objects, which no file of lines can begin with."""
-    with path.open("rb") as stream:
-        start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    with open_data(path, label) as stream:
+        start = stream.read(4096).lstrip()
     return (_read_json_array if start.startswith(b"[") else _read_json_lines)(path, label)
 
 
 def _read_json_lines(path: Path, label: str) -> Rows:
     records: list[dict[str, Any]] = []
     places: list[Place] = []
-    with path.open("rb") as stream:  # binary: only a newline ends a line, not U+2028
+    with open_data(path, label) as stream:  # binary: only a newline ends a line, not U+2028
         for number, line in enumerate(stream, 1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # noqa: PLW2901 - a byte order mark
             if not line.strip():
                 continue
             place = Place(label, number, "line")
@@ -70,7 +80,8 @@ def _read_json_lines(path: Path, label: str) -> Rows:
 
 
 def _read_json_array(path: Path, label: str) -> Rows:
-    values = _parse_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), label)
+    with open_data(path, label) as stream:
+        values = _parse_json(stream.read(), label)
     places = [Place(label, number + 1) for number in range(len(values))]
     return Rows(
         label,
@@ -88,7 +99,9 @@ def _parse_json(data: bytes, where: str) -> Any:
             f"{where}: not valid JSON ({problem.msg}: {line}column {problem.colno})."
         ) from None
     except UnicodeDecodeError as problem:
-        raise DataError(f"{where}: not UTF-8 (byte {problem.start + 1}).") from None
+        raise DataError(
+            f"{where}: not UTF-8 (byte {problem.start + 1}); {OTHER_ENCODING}."
+        ) from None
     except (ValueError, RecursionError) as problem:  # a number or a nesting beyond all measure
         raise DataError(f"{where}: not usable JSON ({problem}).") from None
 
@@ -112,6 +125,7 @@ def _read_parquet(path: Path, label: str) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    refuse_pointer(path, label)
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as problem:
@@ -125,8 +139,10 @@ def _read_parquet(path: Path, label: str) -> Rows:
 
 def _read_csv(path: Path, label: str) -> Rows:
     records: list[dict[str, Any]] = []
-    with path.open(encoding="utf-8-sig", newline="") as stream, _long_fields():
-        reader = csv.reader(stream, strict=True)
+    with open_data(path, label) as binary, _long_fields():
+        start = binary.peek()  # type: ignore[attr-defined]
+        stream = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+        reader = csv.reader(stream, strict=True, delimiter=_delimiter(start))
         try:
             header = next(reader, [])
             if len(set(header)) < len(header):
@@ -146,13 +162,20 @@ def _read_csv(path: Path, label: str) -> Rows:
                 f"({problem})."
             ) from None
         except UnicodeDecodeError:
-            raise DataError(f"{label}, line {_undecodable_line(path)}: not UTF-8.") from None
+            line = _undecodable_line(path, label)
+            raise DataError(f"{label}, line {line}: not UTF-8; {OTHER_ENCODING}.") from None
     return Rows.numbered(label, records)
 
 
-def _undecodable_line(path: Path) -> int:
+def _delimiter(start: bytes) -> str:
+    """The mark that stands most often in the header; spreadsheets of many countries write ``;``."""
+    header = start.splitlines()[0] if start else b""
+    return max(DELIMITERS, key=lambda mark: header.count(mark.encode()))
+
+
+def _undecodable_line(path: Path, label: str) -> int:
     """Number of the first line that is not UTF-8; the decoder itself works ahead in blocks."""
-    with path.open("rb") as stream:
+    with open_data(path, label) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 line.decode("utf-8")
@@ -179,5 +202,6 @@ READERS: dict[str, Callable[[Path, str], Rows]] = {
     ".json": _read_json,
     ".parquet": _read_parquet,
     ".csv": _read_csv,
+    ".tsv": _read_csv,
 }
 """How a file is read, by the end of its name."""

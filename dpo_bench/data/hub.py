@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
-from dpo_bench.data.folders import dataset_rows, no_such_split
+from dpo_bench.data.folders import dataset_rows, unreadable
 from dpo_bench.data.rows import Rows
+from dpo_bench.data.splits import find_split
 from dpo_bench.errors import DataError, EnvironmentProblem
 
 Answer = TypeVar("Answer")
@@ -14,7 +16,7 @@ Answer = TypeVar("Answer")
 SECONDS_TO_ANSWER = 20.0
 
 
-def hub_splits(identifier: str) -> tuple[str, ...]:
+def hub_splits(identifier: str, subset: str | None = None) -> tuple[str, ...]:
     """Names of the splits of a dataset on the hub (offline: of its cached copy), sorted.
 
     Raises:
@@ -25,12 +27,13 @@ def hub_splits(identifier: str) -> tuple[str, ...]:
     import huggingface_hub
 
     if huggingface_hub.is_offline_mode():
-        return tuple(sorted(_ask(identifier, lambda: datasets.load_dataset(identifier))))
+        return tuple(sorted(_ask(identifier, lambda: datasets.load_dataset(identifier, subset))))
     _require_reachable(identifier)
-    return tuple(sorted(_ask(identifier, lambda: datasets.get_dataset_split_names(identifier))))
+    names = _ask(identifier, lambda: datasets.get_dataset_split_names(identifier, subset))
+    return tuple(sorted(names))
 
 
-def read_hub(identifier: str, split: str) -> Rows:
+def read_hub(identifier: str, split: str, subset: str | None = None) -> Rows:
     """Read one split of a dataset on the hub, or of its copy in the local cache.
 
     Raises:
@@ -39,11 +42,10 @@ def read_hub(identifier: str, split: str) -> Rows:
     """
     import datasets
 
-    known = hub_splits(identifier)
-    if split not in known:
-        raise no_such_split(identifier, split, known)
-    dataset = _ask(identifier, lambda: datasets.load_dataset(identifier, split=split))
-    return dataset_rows(dataset, identifier, split)
+    found = find_split(identifier, split, hub_splits(identifier, subset))
+    dataset = _ask(identifier, lambda: datasets.load_dataset(identifier, subset, split=found))
+    rows = dataset_rows(dataset, identifier, found)
+    return rows if found == split else replace(rows, notes=(f"split: {found}",))
 
 
 def _require_reachable(identifier: str) -> None:
@@ -72,7 +74,7 @@ def _ask(identifier: str, question: Callable[[], Answer]) -> Answer:
             "read; if it is private or gated, log in with `hf auth login`."
         ) from problem
     except (ValueError, datasets.exceptions.DatasetsError) as problem:
-        raise DataError(f"{identifier} (hub): {_first_line(problem)}") from problem
+        raise unreadable(f"{identifier} (hub)", problem) from problem
     except Exception as problem:  # each network library has errors of its own
         raise EnvironmentProblem(
             f"{identifier!r} is no file or folder here, and the hub cannot be reached "

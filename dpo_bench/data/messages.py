@@ -1,24 +1,50 @@
-"""Chat messages as preference data gives them: checked, and split into prompt and answer."""
+"""Chat messages as preference data gives them: brought to one spelling and checked."""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import warnings
 from typing import Any
 
-from dpo_bench.data.prefixes import common_items
 from dpo_bench.data.problems import Reason, RowProblem
+from dpo_bench.storage import canonical_json
 
-Message = dict[str, str]
-"""``role`` and ``content``, and further texts that a chat template may read (``name``)."""
+Message = dict[str, Any]
+"""``role`` and ``content`` (text; None where it only calls tools), and what templates read besides:
+further texts (``name``, ``tool_call_id``, ``reasoning_content``) and ``tool_calls``."""
 
-WRITTEN_OUT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
+ROLES = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+} | {role: role for role in ("system", "developer", "user", "assistant", "tool")}
+"""A role in small letters -> its name in chat templates; any other role stays as it is."""
+
+FUNCTION_CALL = "function_call"
+"""A ShareGPT message of this role calls a tool; its text is the call, as JSON."""
+
+STRUCTURED = ("tool_calls", "tool_responses", FUNCTION_CALL)
+"""Keys of a message that may hold more than text."""
+
+SPELLING = ("role", "content", "from", "value")
+WRITTEN_OUT = re.compile(r"\s*(\[\s*)?\{\s*['\"](role|content|from|value)['\"]\s*:")
 
 
 def read_messages(value: list[Any], column: str) -> list[Message]:
-    """Check a list of messages; values that are no text and that no template needs are left out.
+    """Messages in one spelling; what is neither text nor read by templates is left out.
+
+    Roles may be spelled as in ShareGPT (``from``, ``value``, ``human``, ``gpt``) or in capitals,
+    and contents as a list of text parts.
 
     Raises:
-        RowProblem: it is empty, a message is no object, or its role or content is no text.
+        RowProblem: it is empty, a message is no object, it has no role or no text, or a part of it
+            is no text (an image).
     """
     if not value:
         raise RowProblem(Reason.MESSAGES, f"{column!r} has no messages")
@@ -27,85 +53,123 @@ def read_messages(value: list[Any], column: str) -> list[Message]:
     ]
 
 
-def _read_message(message: Any, where: str) -> Message:
-    if not isinstance(message, dict):
-        raise RowProblem(Reason.MESSAGES, f"{where} is no object with role and content")
-    for key in ("role", "content"):
-        if not isinstance(message.get(key), str):
-            raise RowProblem(Reason.MESSAGES, f"{where} has no text as {key!r}")
-    if message.get("tool_calls"):
-        raise RowProblem(Reason.MESSAGES, f"{where} calls a tool; only texts can be compared")
-    return {key: text for key, text in message.items() if isinstance(text, str)}
+def is_message(value: Any) -> bool:
+    """Whether a value is one message by itself."""
+    return isinstance(value, dict) and ("role" in value or "from" in value)
 
 
-def only_answer(messages: list[Message], column: str) -> list[Message]:
-    """The one assistant message that a response consists of.
+def written_out(text: str) -> list[Any] | None:
+    """The messages that a text spells out, as JSON or as Python prints them; None: plain text.
 
     Raises:
-        RowProblem: there is none, several, or it has another role.
+        RowProblem: it begins like a list of messages, but is none.
     """
-    if not messages:
-        raise RowProblem(Reason.EMPTY, f"{column!r} is the prompt and no more")
-    if len(messages) > 1 or messages[0]["role"] != "assistant":
-        roles = ", ".join(message["role"] for message in messages[:6])
-        raise RowProblem(
-            Reason.MESSAGES,
-            f"after the prompt, {column!r} must be one assistant message, not: {roles}",
-        )
-    return messages
-
-
-def split_conversation(
-    prompt: list[Message] | str | None,
-    chosen: list[Message],
-    rejected: list[Message],
-    columns: tuple[str, str, str],
-) -> tuple[list[Message], list[Message], list[Message]]:
-    """Prompt and the two answers, from responses that repeat the prompt or leave it out.
-
-    Args:
-        prompt: messages, the user's text, or None when the data has no prompt of its own.
-        chosen: the preferred response's messages.
-        rejected: the other's.
-        columns: names of the three columns, for messages.
-
-    Raises:
-        RowProblem: the three do not fit together.
-    """
-    shared = common_items(chosen[:-1], rejected[:-1])
-    if isinstance(prompt, str):
-        prompt = _prompt_around(prompt, shared, chosen, columns)
-    elif prompt is None:
-        prompt = shared
-        if not prompt:
-            raise RowProblem(
-                Reason.MESSAGES, f"{columns[1]!r} and {columns[2]!r} share no message as prompt"
-            )
-    return (
-        prompt,
-        only_answer(_without_prompt(chosen, prompt, columns[1]), columns[1]),
-        only_answer(_without_prompt(rejected, prompt, columns[2]), columns[2]),
+    start = WRITTEN_OUT.match(text)
+    if start is None:
+        return None
+    value = _parse(text)
+    messages = [value] if isinstance(value, dict) else value
+    if isinstance(messages, list) and messages and all(map(is_message, messages)):
+        return messages
+    if start.group(1) is None:
+        return None  # an object of some other kind may well be a prompt or an answer
+    raise RowProblem(
+        Reason.MESSAGES,
+        "it has messages written out as text that can be read neither as JSON nor as Python's "
+        "lists; write them as JSON, or keep such data as .jsonl",
     )
 
 
-def _prompt_around(
-    text: str, shared: list[Message], chosen: list[Message], columns: tuple[str, str, str]
-) -> list[Message]:
-    """The messages of a prompt that the data also gives as text (as UltraFeedback does)."""
-    if chosen[0]["role"] == "assistant":
-        return [{"role": "user", "content": text}]
-    if not any(message["content"].strip() == text.strip() for message in shared):
+def without_nulls(value: Any) -> Any:
+    """A nested value without the keys whose value is null: Parquet adds them where rows differ."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def parsed(value: Any) -> Any:
+    """A nested value that may be spelled as JSON text; a text that is no JSON stays as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def require_plain(value: Any, what: str) -> None:
+    """Raise RowProblem where a nested value cannot be spelled as JSON (a date, bytes, NaN)."""
+    try:
+        canonical_json(value)
+    except (TypeError, ValueError, RecursionError) as problem:
         raise RowProblem(
-            Reason.MESSAGES,
-            f"the messages of {columns[1]!r} and {columns[2]!r} do not both begin with the "
-            f"text of {columns[0]!r}",
-        )
-    return shared
+            Reason.TYPE, f"{what} is nothing that JSON can spell ({problem})"
+        ) from None
 
 
-def _without_prompt(messages: list[Message], prompt: list[Message], column: str) -> list[Message]:
-    if messages[: len(prompt)] == prompt:
-        return messages[len(prompt) :]
-    if messages[0]["role"] != "assistant":
-        raise RowProblem(Reason.MESSAGES, f"{column!r} repeats another prompt than the row's")
-    return messages
+def _read_message(message: Any, where: str) -> Message:
+    if not isinstance(message, dict):
+        raise RowProblem(Reason.MESSAGES, f"{where} is no object with role and content")
+    role, content = _either(message, "role", "from"), _either(message, "content", "value")
+    if not isinstance(role, str):
+        raise RowProblem(Reason.MESSAGES, f"{where} has no text as 'role'")
+    if role.lower() == FUNCTION_CALL:
+        return _call(content, where)
+    kept = {key: text for key, text in message.items() if isinstance(text, str)}
+    kept |= {key: without_nulls(parsed(message[key])) for key in STRUCTURED if message.get(key)}
+    if any(key in kept for key in STRUCTURED):
+        require_plain(kept, where)
+    content = _text(content, where)
+    if content is None and not any(key in kept for key in STRUCTURED):
+        raise RowProblem(Reason.MESSAGES, f"{where} has no text as 'content'")
+    further = {key: item for key, item in kept.items() if key not in SPELLING}
+    return {"role": ROLES.get(role.lower(), role), "content": content} | further
+
+
+def _either(message: dict[str, Any], *keys: str) -> Any:
+    """The first value that there is; a table of both spellings has nulls in one of them."""
+    return next((message[key] for key in keys if message.get(key) is not None), None)
+
+
+def _text(content: Any, where: str) -> str | None:
+    """A message's text, joined from its parts; None where it has none."""
+    if content is None or isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) else part
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if kind != "text" or not isinstance(text, str):
+            named = kind if kind != "text" else type(part).__name__
+            raise RowProblem(
+                Reason.MESSAGES,
+                f"{where} has a part of the kind {named!r} in its 'content', of which only text "
+                "can be used",
+            )
+        texts.append(text)
+    return "".join(texts)
+
+
+def _call(content: Any, where: str) -> Message:
+    """An assistant's message from ShareGPT's text of a call (or a list of calls)."""
+    calls = parsed(content)
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
+        raise RowProblem(Reason.MESSAGES, f"{where} calls a tool, but not as JSON with a 'name'")
+    wrapped = [{"type": "function", "function": without_nulls(call)} for call in calls]
+    require_plain(wrapped, where)
+    return {"role": "assistant", "content": None, "tool_calls": wrapped}
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an escape that Python does not know
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None

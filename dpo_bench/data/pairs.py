@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dpo_bench.data.formats import PreferencePair, RowFormat
-from dpo_bench.data.problems import RowProblem, require_some, stopping_error
+from dpo_bench.data.problems import NO_PREFERENCE, RowProblem, require_some, stopping_error
 from dpo_bench.data.rows import Place, Rows
+from dpo_bench.data.shapes import Made, find_shape
 from dpo_bench.data.sources import read_rows
-from dpo_bench.errors import DataError
+from dpo_bench.data.wrapping import as_chat
 from dpo_bench.experiment.config import Data
 from dpo_bench.storage import canonical_json
 
@@ -26,11 +28,15 @@ class LoadedPairs:
         pairs: the pairs.
         places: where each stands, for messages.
         dropped: rows that were left out, by reason.
+        description: how they were read, in plain words.
+        duplicates: pairs that say the same as an earlier one; they stay.
     """
 
     pairs: Sequence[PreferencePair]
     places: Sequence[Place]
     dropped: Mapping[str, int] = field(default_factory=dict)
+    description: str = ""
+    duplicates: int = 0
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -45,23 +51,46 @@ class LoadedPairs:
         """SHA-256 (hex) of the pairs and their order: not of paths, formats or column names."""
         total = hashlib.sha256()
         for pair in self.pairs:
-            margin = [] if pair.margin is None else [pair.margin]
-            spelling = canonical_json([pair.prompt, pair.chosen, pair.rejected, *margin])
-            total.update(spelling.encode() + b"\n")
+            total.update(_spelling(pair).encode() + b"\n")
         return total.hexdigest()
 
     def take(self, indices: Sequence[int]) -> LoadedPairs:
         """Some of the pairs, in the order of the indices; counts of dropped rows stay behind."""
-        return LoadedPairs(
-            [self.pairs[index] for index in indices], [self.places[index] for index in indices]
+        pairs = [self.pairs[index] for index in indices]
+        return replace(
+            self,
+            pairs=pairs,
+            places=[self.places[index] for index in indices],
+            dropped={},
+            duplicates=_duplicates(pairs),
         )
+
+
+def _spelling(pair: PreferencePair) -> str:
+    """One spelling per content of a pair; what a pair lacks leaves no trace in it."""
+    parts: list[Any] = [pair.prompt, pair.chosen, pair.rejected]
+    if pair.margin is not None:
+        parts.append(pair.margin)
+    further = {"system": pair.system, "template_arguments": pair.template_arguments}
+    if any(further.values()):
+        parts.append({name: value for name, value in further.items() if value})
+    return canonical_json(parts)
+
+
+def _duplicates(pairs: Sequence[PreferencePair]) -> int:
+    """Pairs that differ from an earlier one in no text; their margins may."""
+    texts = {
+        repr((pair.prompt, pair.chosen, pair.rejected, pair.system, pair.template_arguments))
+        for pair in pairs
+    }
+    return len(pairs) - len(texts)
 
 
 def load_pairs(source: str, options: Data, split: str) -> LoadedPairs:
     """Read and validate preference pairs.
 
-    Formats, recognised row by row: an explicit prompt, or none (then it is the responses' common
-    prefix); plain text, or chat messages that repeat the prompt or leave it out.
+    Recognised by their columns: pairs, and data of other shapes that pairs are made of. Recognised
+    row by row: plain text, or chat messages that repeat the prompt or leave it out.
 
     Args:
         source: file, folder or hub id.
@@ -69,33 +98,60 @@ def load_pairs(source: str, options: Data, split: str) -> LoadedPairs:
         split: split of a folder or hub id.
 
     Raises:
-        DataError: a column is missing, a row is invalid (unless ``options.invalid`` is ``drop``:
-            then it is left out and counted), or no row is left.
-        ConfigurationError: a malformed template.
+        DataError: a column is missing, nothing is a prompt, a row is invalid (unless
+            ``options.invalid`` is ``drop``: then it is left out and counted), or no row is left.
+        ConfigurationError: a malformed template, or an unknown shape.
         EnvironmentProblem: the source cannot be reached or read.
     """
-    return pairs_from_rows(read_rows(source, split), options)
+    return pairs_from_rows(read_rows(source, split, options.subset), options)
 
 
 def pairs_from_rows(rows: Rows, options: Data) -> LoadedPairs:
     """Like `load_pairs`, for rows that are already read."""
-    row_format = RowFormat.of(rows, options)
-    pairs: list[PreferencePair] = []
-    places: list[Place] = []
+    made, how = _made(rows, options)
     dropped: Counter[str] = Counter()
-    for row, place in zip(rows.records, rows.places, strict=True):
-        try:
-            pairs.append(row_format.pair(row))
-        except RowProblem as problem:
-            if options.invalid == "error":
-                raise stopping_error(place, problem) from None
-            dropped[problem.reason.value] += 1
+    kept: list[tuple[Place, Mapping[str, Any]]] = []
+    for place, row in made:
+        if isinstance(row, RowProblem):
+            _leave_out(place, row, options, dropped)
         else:
-            places.append(place)
+            kept.append((place, row))
+    require_some(len(kept), dropped, rows.source)
+    places, records = zip(*kept, strict=True)
+    row_format = RowFormat.of(Rows(rows.source, records, places), options, how)
+    pairs: list[PreferencePair] = []
+    stands: list[Place] = []
+    for place, record in kept:
+        try:
+            pairs.append(_in_style(row_format.pair(record), options))
+        except RowProblem as problem:
+            _leave_out(place, problem, options, dropped)
+        else:
+            stands.append(place)
     require_some(len(pairs), dropped, rows.source)
-    if not any(row_format.finds_prompt(row) for row in rows.records):
-        raise DataError(
-            f"{rows.source}: no column {options.prompt_column!r}, and no two responses share a "
-            "beginning that could be the prompt. Name the prompt's column as data.prompt_column."
-        )
-    return LoadedPairs(pairs, places, dict(dropped))
+    description = "; ".join((*rows.notes, row_format.description))
+    return LoadedPairs(pairs, stands, dict(dropped), description, _duplicates(pairs))
+
+
+def _made(rows: Rows, options: Data) -> tuple[Iterable[Made], str]:
+    """Rows that are pairs, made so where they have another shape; and then how, for people."""
+    shape = find_shape(rows, options)
+    if shape is None:
+        return zip(rows.places, map(dict, rows.records), strict=True), ""
+    return shape.convert(rows), shape.description
+
+
+def _in_style(pair: PreferencePair, options: Data) -> PreferencePair:
+    """A pair as ``data.chat`` says: of plain text that stays plain nothing goes to a template."""
+    if options.chat == "wrap":
+        return as_chat(pair)
+    if isinstance(pair.prompt, str):
+        return replace(pair, system=None, template_arguments={})
+    return pair
+
+
+def _leave_out(place: Place, problem: RowProblem, options: Data, dropped: Counter[str]) -> None:
+    """Count a row that cannot be used, or stop because of it."""
+    if options.invalid == "error" and problem.reason not in NO_PREFERENCE:
+        raise stopping_error(place, problem) from None
+    dropped[problem.reason.value] += 1

@@ -7,8 +7,27 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
+HH_HUMAN = "\n\nHuman:"
 HH_TURN = "\n\nAssistant:"
 """Begins an answer in Anthropic's HH format (Bai et al. 2022, arXiv:2204.05862)."""
+
+
+def hh_prompt(chosen: str, rejected: str) -> str:
+    r"""The prompt of two conversations in the HH format: up to the last answer that both begin.
+
+    Empty where they share no turn of a human that an assistant answers.
+
+    >>> hh_prompt("\n\nHuman: Hi\n\nAssistant: He", "\n\nHuman: Hi\n\nAssistant: Ho")
+    '\n\nHuman: Hi\n\nAssistant:'
+    >>> hh_prompt("The film was good.", "The film was bad.")
+    ''
+    """
+    prefix = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 - by character, as wanted
+    end = prefix.rfind(HH_TURN)
+    # A file may have lost the two newlines before the first turn.
+    if end < 0 or HH_HUMAN not in f"\n\n{prefix[:end].lstrip()}":
+        return ""
+    return prefix[: end + len(HH_TURN)]
 
 
 def common_prompt(chosen: str, rejected: str) -> str:

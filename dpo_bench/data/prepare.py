@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_bench.data.split import load_split_pairs, prompt_key
 from dpo_bench.data.tokenise import tokenise
+from dpo_bench.data.wrapping import could_be_wrapped
 from dpo_bench.experiment.config import Data
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import digest
@@ -31,6 +32,8 @@ class Counts:
         shared_prompts: held-out prompts that are also trained on; only where the user's own choice
             of held-out pairs makes it so.
         dropped: rows of either kind that were left out, by reason.
+        unwrapped: plain pairs of either kind although the tokenizer has a chat template, and nobody
+            said that this is meant.
     """
 
     training_pairs: int
@@ -39,6 +42,7 @@ class Counts:
     truncated_responses: int
     shared_prompts: int
     dropped: Mapping[str, int]
+    unwrapped: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -49,6 +53,7 @@ class Counts:
             "truncated_responses": self.truncated_responses,
             "shared_prompts": self.shared_prompts,
             "dropped": dict(sorted(self.dropped.items())),
+            "unwrapped": self.unwrapped,
         }
 
 
@@ -100,11 +105,6 @@ def read_preferences(source: str, options: Data) -> Preferences:
     return Preferences(training, heldout, options)
 
 
-def source_digest(source: str, options: Data) -> str:
-    """Identity of the preference data and of the options that matter: `Preferences.digest`."""
-    return read_preferences(source, options).digest
-
-
 def tokenise_preferences(
     preferences: Preferences,
     tokenizer: Any,
@@ -133,6 +133,11 @@ def tokenise_preferences(
         truncated_responses=training.tally.truncated_responses + heldout.tally.truncated_responses,
         shared_prompts=len(trained & {prompt_key(pair) for pair in preferences.heldout.pairs}),
         dropped=dict(dropped),
+        unwrapped=sum(
+            could_be_wrapped(pair, options)
+            for part in (preferences.training, preferences.heldout)
+            for pair in (part.pairs if tokenizer.chat_template else ())
+        ),
     )
     return training, heldout, counts
 

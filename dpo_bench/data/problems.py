@@ -15,10 +15,13 @@ class Reason(StrEnum):
 
     MISSING = "missing value"
     TYPE = "wrong type"
+    PROMPT = "no prompt"
     MESSAGES = "malformed messages"
     SURROGATE = "unpaired surrogate"
     EMPTY = "empty response"
     IDENTICAL = "identical pair"
+    TIE = "tie"
+    ALONE = "fewer than two responses"
     TEMPLATE = "template does not fit"
     NO_TOKENS = "no tokens"
     END_INSIDE = "end token inside a response"
@@ -43,6 +46,9 @@ class RowProblem(Exception):  # noqa: N818 - it may be no error: the row may be 
 
 OVER_LIMIT = frozenset({Reason.PROMPT_LIMIT, Reason.RESPONSE_LIMIT})
 """Reasons that ``data.over_limit`` decides about, not ``data.invalid``."""
+
+NO_PREFERENCE = frozenset({Reason.TIE, Reason.ALONE})
+"""Reasons that are no mistake of a row: it says that no response is preferred. Always left out."""
 
 
 def stopping_error(place: object, problem: RowProblem) -> DataError:

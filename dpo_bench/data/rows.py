@@ -33,11 +33,13 @@ class Rows:
         source: what they were read from, for messages.
         records: the rows, as column -> value; a row may lack columns that others have.
         places: where each row stands.
+        notes: what was decided in finding them, for people.
     """
 
     source: str
     records: Sequence[Mapping[str, Any]]
     places: Sequence[Place]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -59,4 +61,5 @@ class Rows:
             source,
             [record for part in parts for record in part.records],
             [place for part in parts for place in part.places],
+            tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         )

@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dpo_bench.data.files import READERS, read_file
-from dpo_bench.data.folders import HELDOUT, folder_splits, has_heldout, read_folder
+from dpo_bench.data.files import is_data_file, read_file
+from dpo_bench.data.folders import folder_splits, has_heldout, read_folder
 from dpo_bench.data.hub import hub_splits, read_hub
 from dpo_bench.data.rows import Rows
+from dpo_bench.data.splits import HELDOUT
 from dpo_bench.errors import DataError, EnvironmentProblem
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
-def read_rows(source: str, split: str) -> Rows:
+def read_rows(source: str, split: str, subset: str | None = None) -> Rows:
     """Read preference data.
 
     Args:
-        source: a file (.jsonl .json .parquet .csv), a folder, or a hub id. A path that exists wins
-            over a hub id of the same name.
+        source: a file (.jsonl .json .parquet .csv .tsv), a folder, or a hub id. A path that exists
+            wins over a hub id of the same name.
         split: which split of a folder or hub id; a file has none and is read whole.
+        subset: a configuration of a hub id, or a folder within a folder.
 
     Raises:
         DataError: it does not exist, is empty, has no such split, or is no such table.
@@ -28,31 +30,31 @@ def read_rows(source: str, split: str) -> Rows:
     """
     path = local_path(source)
     if path is None:
-        return read_hub(source, split)
+        return read_hub(source, split, subset)
     if path.is_dir():
-        return read_folder(path, source.rstrip("/"), split)
+        return read_folder(path, _label(source), split, subset)
     return read_file(path, source)
 
 
-def source_splits(source: str) -> tuple[str, ...]:
+def source_splits(source: str, subset: str | None = None) -> tuple[str, ...]:
     """Names of the splits of a folder or hub id; none for a file."""
     path = local_path(source)
     if path is None:
-        return hub_splits(source)
-    return folder_splits(path, source) if path.is_dir() else ()
+        return hub_splits(source, subset)
+    return folder_splits(path, _label(source), subset) if path.is_dir() else ()
 
 
-def has_heldout_split(source: str) -> bool:
+def has_heldout_split(source: str, subset: str | None = None) -> bool:
     """Whether a folder or hub id has a split named ``heldout``; cheap for most folders."""
     path = local_path(source)
     if path is None:
-        return HELDOUT in hub_splits(source)
-    return path.is_dir() and has_heldout(path, source)
+        return HELDOUT in hub_splits(source, subset)
+    return path.is_dir() and has_heldout(path, _label(source), subset)
 
 
 def looks_like_source(name: str) -> bool:
     """Whether a name that may be a split or a source can only be a source."""
-    return Path(name).suffix.lower() in READERS or any(mark in name for mark in "/\\~")
+    return is_data_file(Path(name)) or any(mark in name for mark in "/\\~")
 
 
 def local_path(source: str) -> Path | None:
@@ -68,6 +70,11 @@ def local_path(source: str) -> Path | None:
             return path
     except OSError as problem:
         raise EnvironmentProblem(f"cannot read {source}: {problem.strerror}.") from None
-    if path.suffix.lower() in READERS or not HUB_ID.fullmatch(source):
+    if is_data_file(path) or not HUB_ID.fullmatch(source):
         raise DataError(f"no such file or folder: {source!r}.")
     return None
+
+
+def _label(folder: str) -> str:
+    """How messages call a folder."""
+    return folder.rstrip("/") or folder

@@ -1,17 +1,17 @@
 """Which pairs are trained on and which are held out.
 
 What holds pairs out, in this order: ``data.heldout``; a split (or file) of the source that is named
-``heldout``; a share of the prompts. Splits named ``test`` or ``validation`` are taken only when
-``data.heldout`` names them.
+``heldout``; beside training pairs from ``train_prefs`` the split ``test_prefs``; a share of the
+prompts. Splits named ``test`` or ``validation`` are taken only when ``data.heldout`` names them.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpo_bench.data.folders import HELDOUT, no_such_split
 from dpo_bench.data.pairs import LoadedPairs, load_pairs
 from dpo_bench.data.sources import (
     has_heldout_split,
@@ -19,6 +19,7 @@ from dpo_bench.data.sources import (
     looks_like_source,
     source_splits,
 )
+from dpo_bench.data.splits import HELDOUT, find_split, matching_heldout, no_such_split
 from dpo_bench.errors import ConfigurationError, DataError
 from dpo_bench.experiment.config import Data
 from dpo_bench.storage import canonical_json
@@ -39,12 +40,15 @@ def load_split_pairs(source: str, options: Data) -> tuple[LoadedPairs, LoadedPai
     training = load_pairs(source, options, options.split)
     if heldout_source is None:
         training, heldout = split_by_prompt(training, options.heldout_fraction)
+        held = f"held out: {options.heldout_fraction:.3g} of the prompts"
     else:
-        heldout = load_pairs(heldout_source[0], options, heldout_source[1])
+        name, split = heldout_source
+        own = options if name == source else options.model_copy(update={"subset": None})
+        heldout = load_pairs(name, own, split)
+        held = f"held out: split {split}" if name == source else f"held out: {name}"
     if options.pairs and options.pairs < len(training):
-        limited = training.take(range(options.pairs))
-        training = LoadedPairs(limited.pairs, limited.places, training.dropped)
-    return training, heldout
+        training = replace(training.take(range(options.pairs)), dropped=training.dropped)
+    return replace(training, description=f"{training.description}; {held}"), heldout
 
 
 def split_by_prompt(pairs: LoadedPairs, fraction: float) -> tuple[LoadedPairs, LoadedPairs]:
@@ -75,7 +79,7 @@ def split_by_prompt(pairs: LoadedPairs, fraction: float) -> tuple[LoadedPairs, L
     held = set(prompts[:count])
     training = pairs.take([row for row, key in enumerate(keys) if key not in held])
     heldout = pairs.take([row for row, key in enumerate(keys) if key in held])
-    return LoadedPairs(training.pairs, training.places, pairs.dropped), heldout
+    return replace(training, dropped=pairs.dropped), heldout
 
 
 def prompt_key(pair: PreferencePair) -> str:
@@ -85,15 +89,13 @@ def prompt_key(pair: PreferencePair) -> str:
 
 def _heldout_source(source: str, options: Data) -> tuple[str, str] | None:
     """Source and split of the held-out pairs, or None: a share of the prompts."""
-    name = options.heldout
+    name, subset = options.heldout, options.subset
     if name is None:
-        if options.split == HELDOUT or not has_heldout_split(source):
-            return None
-        return source, HELDOUT
+        return _own_heldout(source, options)
     if not looks_like_source(name):
-        known = source_splits(source)
+        known = source_splits(source, subset)
         if name in known:
-            if name == options.split:
+            if name == find_split(source, options.split, known):
                 raise ConfigurationError(
                     f"data.split and data.heldout are both {name!r}: the held-out pairs would be "
                     "the training pairs."
@@ -102,6 +104,17 @@ def _heldout_source(source: str, options: Data) -> tuple[str, str] | None:
         if known and not Path(name).exists():
             raise no_such_split(source, name, known)
     return name, _split_of_other(name, source, options)
+
+
+def _own_heldout(source: str, options: Data) -> tuple[str, str] | None:
+    """The split of the training pairs' own source that holds the held-out pairs, if any does."""
+    if options.split == HELDOUT:
+        return None
+    if has_heldout_split(source, options.subset):
+        return source, HELDOUT
+    known = source_splits(source, options.subset)
+    match = matching_heldout(find_split(source, options.split, known), known) if known else None
+    return None if match is None else (source, match)
 
 
 def _split_of_other(name: str, source: str, options: Data) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from typing import Any
 
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError, DataError
+
+PROMPT_ONLY, RESPONSE_ONLY = "{prompt}", "{response}"
+"""Templates that leave a text as it is."""
 
 
 class _Columns(string.Formatter):
@@ -66,19 +70,42 @@ class Template:
     @property
     def is_trivial(self) -> bool:
         """Whether it leaves a text as it is."""
-        return self.text in {"{prompt}", "{response}"}
+        return self.text in {PROMPT_ONLY, RESPONSE_ONLY}
 
     def fill(self, row: Mapping[str, Any], own: Mapping[str, str]) -> str:
         """The text for a row; ``own`` wins over a column of the same name.
 
+        A column that is null in this row is empty, and the white space that parts an empty column
+        from the next field (from the one before, if it is the last) is left out with it.
+
         Raises:
-            ValueError: a column is missing in this row, or its value does not fit the format.
+            ValueError: no field of the row has a value, or one does not fit the format.
         """
+        if self.is_trivial and self.text[1:-1] in own:
+            return own[self.text[1:-1]]
         values = {**row, **own}
-        for field in self.fields:
-            if values.get(field) is None:
-                raise ValueError(f"no {field!r}, which a template needs")
+        empty = {name for name in self.fields - own.keys() if values.get(name) in (None, "")}
+        if empty and empty == self.fields:
+            names = ", ".join(map(repr, sorted(empty)))
+            raise ValueError(f"no {names}, which a template needs")
+        text = self.text
+        for field in sorted(empty):
+            text = _without(text, field)
         try:
-            return _Columns().vformat(self.text, (), values)
+            return _Columns().vformat(text, (), values | dict.fromkeys(empty, ""))
         except (TypeError, ValueError) as problem:
             raise ValueError(f"the template {self.text!r} does not fit: {problem}") from None
+
+
+def _without(template: str, field: str) -> str:
+    r"""A template without a field, and without the white space that parts it from its neighbour.
+
+    >>> _without("{system}\n\n{prompt}", "system"), _without("{prompt}\n{input}", "input")
+    ('{prompt}', '{prompt}')
+    >>> _without("{prompt}\nContext: {context}\nAnswer:", "context")
+    '{prompt}\nContext: \nAnswer:'
+    """
+    spelled = rf"(?<!{{){{{re.escape(field)}(?:![^{{}}]*)?(?::[^{{}}]*)?}}(?!}})"
+    for pattern in (rf"{spelled}\s+(?={{[^{{])", rf"(?<=}})\s+{spelled}\Z", spelled):
+        template = re.sub(pattern, "", template)
+    return template

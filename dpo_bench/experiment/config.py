@@ -60,15 +60,19 @@ class Data(Section):
     """How preference data is read and tokenised."""
 
     split: str = "train"
-    """split of a hub id or folder"""
+    """split of a hub id or folder; ``train`` is also the one that is named like ``train_prefs``"""
+    subset: str | None = None
+    """configuration of a hub id, or folder within a folder; omitted: all that is there"""
     heldout: str | None = None
     """held-out pairs: a split or source; else a split or file ``heldout``, or a share of prompts"""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """share of the prompts that is held out when there are no held-out pairs"""
     pairs: Annotated[int, Field(ge=0)] = 0
     """use the first so many training pairs; 0 means all"""
+    shape: str = "auto"
+    """``auto`` (by the columns), ``pairs``, or what rows without pairs are: see docs/data.md"""
     prompt_column: str = "prompt"
-    """column of the prompt; empty, or absent: the responses' common prefix is the prompt"""
+    """column of the prompt; empty: the responses' common beginning, as in HH without that column"""
     chosen_column: str = "chosen"
     """column of the preferred response"""
     rejected_column: str = "rejected"
@@ -79,6 +83,8 @@ class Data(Section):
     """text of a plain prompt; ``{column}`` is replaced by the row's value"""
     response_template: str = "{response}"
     """text of a plain response"""
+    chat: Literal["auto", "wrap", "off"] = "auto"
+    """plain text: wrap it as chat messages, or not (off); auto: not, and say where it could be"""
     chat_template_kwargs: dict[str, Any] = {}
     """variables of the policy's chat template, such as ``enable_thinking = false``"""
     max_prompt_tokens: Count = 512

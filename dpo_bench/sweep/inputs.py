@@ -6,6 +6,7 @@ It needs the policy's tokenizer but no model, so that a plan can show it before 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from dpo_bench.model.load import load_tokenizer
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest, published_folder, write_json
 
+log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment
     from dpo_bench.sweep.sources import Sources
@@ -40,6 +43,7 @@ class Inputs:
         prompts: to evaluate on, with their held-out pairs.
         counts: what became of the data; see `Counts`.
         new_tokens: limit of a sampled response, tokens.
+        reading: how the data was read, in plain words.
     """
 
     tokenizer: Any
@@ -48,6 +52,7 @@ class Inputs:
     prompts: EvaluationPrompts
     counts: dict[str, Any]
     new_tokens: int
+    reading: str
 
     @property
     def longest_pair(self) -> int:
@@ -108,7 +113,15 @@ def prepare_inputs(experiment: Experiment, sources: Sources, progress: Progress 
         prompts=choose_prompts(heldout, experiment.evaluation.prompts),
         counts=json.loads((folder / "counts.json").read_text(encoding="utf-8")),
         new_tokens=experiment.evaluation.max_new_tokens,
+        reading=sources.reading,
     )
+    if count := inputs.counts.get("unwrapped"):
+        log.warning(
+            "%d pairs are plain text, and the policy's tokenizer has a chat template, which is not "
+            'applied to them: data.chat = "wrap" writes them as messages, "off" says that plain '
+            "text is meant",
+            count,
+        )
     if sources.reference.digest != sources.policy.digest:
         # The reference is given the ids that the policy's tokenizer makes.
         theirs = load_tokenizer(sources.reference, trust_remote_code=trust)
@@ -126,7 +139,8 @@ def describe(inputs: Inputs, experiment: Experiment) -> list[str]:
     )
     longer = float((pairs.chosen_lengths > pairs.rejected_lengths).mean())
     size = f"Training pairs: {len(pairs)}. Mean tokens: {lengths}."
-    lines = [f"{size} The chosen response is the longer one in {longer:.0%}."]
+    lines = [f"Data: {inputs.reading}."] if inputs.reading else []
+    lines.append(f"{size} The chosen response is the longer one in {longer:.0%}.")
     if repeated := len(pairs) - len(
         {tuple(map(bytes, pairs.pair(at))) for at in range(len(pairs))}
     ):

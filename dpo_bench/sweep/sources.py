@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.experiment import Content, Experiment
 from dpo_bench.model.files import model_files, weight_count
 from dpo_bench.model.source import WORLD, ModelFolder, resolve_model
 from dpo_bench.progress import Progress, quiet
+
+if TYPE_CHECKING:
+    from dpo_bench.data.prepare import Preferences
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Sources:
         device: ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16``.
         content: digests of it all.
+        reading: how the preference data was read, in plain words.
     """
 
     policy: ModelFolder
@@ -30,6 +35,7 @@ class Sources:
     device: str
     precision: str
     content: Content
+    reading: str = ""
 
     @property
     def parameters(self) -> int:
@@ -45,7 +51,7 @@ def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
         DataError: preference data that cannot be read.
         EnvironmentProblem: a model, data set or package that cannot be had on this machine.
     """
-    from dpo_bench.data.prepare import source_digest
+    from dpo_bench.data.prepare import read_preferences
     from dpo_bench.model.adapter import require_peft
     from dpo_bench.model.load import device_of, precision_of
 
@@ -58,27 +64,29 @@ def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
             spec, world=experiment.world, trust_remote_code=trust, progress=progress
         )
 
-    def data() -> tuple[str, str]:
-        preferences = preferences_source(experiment, progress)
-        return preferences, source_digest(preferences, experiment.data)
+    def data() -> tuple[str, Preferences]:
+        source = preferences_source(experiment, progress)
+        return source, read_preferences(source, experiment.data)
 
     # What can be wrong is said before a world is built, which may take a minute.
     device = device_of(experiment.training.device)
     precision = precision_of(experiment.training.precision, device)
     reward = find_reward(experiment.evaluation, device)
     if experiment.preferences.startswith(WORLD):
-        policy, (preferences, digest) = model(experiment.policy), data()
+        policy, (preferences, found) = model(experiment.policy), data()
     else:
-        (preferences, digest), policy = data(), model(experiment.policy)
+        (preferences, found), policy = data(), model(experiment.policy)
     reference = model(experiment.reference) if experiment.reference else policy
     content = Content(
         policy=policy.digest,
         reference=reference.digest,
-        data=digest,
+        data=found.digest,
         reward=reward.identity if reward else "none",
         device=f"{device}/{precision}",
     )
-    return Sources(policy, reference, preferences, device, precision, content)
+    return Sources(
+        policy, reference, preferences, device, precision, content, found.training.description
+    )
 
 
 def preferences_source(experiment: Experiment, progress: Progress = quiet) -> str:

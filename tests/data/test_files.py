@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import json
+import lzma
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -182,3 +186,79 @@ def test_a_file_that_cannot_be_read_is_the_machine_s_fault(tmp_path: Path) -> No
     path.symlink_to("/proc/self/mem")  # reading its first byte is an error, also for root
     with pytest.raises(EnvironmentProblem, match=r"cannot read pairs\.jsonl: Input/output error"):
         read(path)
+
+
+def compressed(content: bytes, ending: str) -> bytes:
+    if ending == ".zst":
+        return bytes(pa.compress(content, codec="zstd", asbytes=True))
+    make: dict[str, Any] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    return bytes(make[ending](content))
+
+
+def as_csv(records: list[dict[str, Any]], delimiter: str = ",") -> str:
+    return str(pd.DataFrame(records).to_csv(index=False, sep=delimiter))
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
+def test_text_files_may_be_compressed(tmp_path: Path, kind: str, ending: str) -> None:
+    records = [row(0), row(1, prompt=AWKWARD)]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    text = {".jsonl": lines, ".json": json.dumps(records), ".csv": as_csv(records)}[kind]
+    path = tmp_path / f"pairs{kind}{ending}"
+    path.write_bytes(compressed(b"\xef\xbb\xbf" + text.encode(), ending))
+    assert read(path) == records
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_damaged_compressed_file_is_data_s_fault_and_a_line_in_it_has_its_number(
+    tmp_path: Path, ending: str
+) -> None:
+    whole = "".join(json.dumps(record) + "\n" for record in rows(2000)).encode()
+    path = tmp_path / f"pairs.jsonl{ending}"
+    path.write_bytes(compressed(whole, ending)[:-20])
+    with pytest.raises(DataError, match=rf"pairs\.jsonl\{ending}: not a readable \{ending} file"):
+        read(path)
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=rf"not a readable \{ending} file"):
+        read(path)
+    path.write_bytes(compressed(whole[:-5], ending))
+    with pytest.raises(DataError, match=rf"pairs\.jsonl\{ending}, line 2000: not valid JSON"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.csv", "a.jsonl.gz", "a.json.zst"])
+def test_a_git_lfs_pointer_is_named_as_such(tmp_path: Path, name: str) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 12345\n"
+    (tmp_path / name).write_text(pointer)
+    with pytest.raises(DataError, match=f"{name} is a git-lfs pointer.*`git lfs pull`"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.csv.gz"])
+def test_utf_16_is_named_with_what_converts_it(tmp_path: Path, name: str, encoding: str) -> None:
+    text = as_csv(rows(2)) if ".csv" in name else json.dumps(row(1)) + "\n"
+    data = text.encode(encoding)
+    (tmp_path / name).write_bytes(compressed(data, ".gz") if name.endswith(".gz") else data)
+    with pytest.raises(DataError, match=f"{name} is UTF-16, not UTF-8: .*iconv -f UTF-16"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_latin_1_is_a_plain_line(tmp_path: Path, name: str) -> None:
+    records = [row(0), row(1, chosen="caf\xe9")]
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    text = {".csv": as_csv(records), ".json": json.dumps(records, ensure_ascii=False)}
+    content = text.get(Path(name).suffix, lines)
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match=r"not UTF-8.*perhaps Latin-1 or Windows-1252: save the"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_the_header_of_a_csv_says_what_parts_its_fields(tmp_path: Path, delimiter: str) -> None:
+    records = [row(0, prompt="a, b; c\td | e"), row(1, prompt=AWKWARD)]
+    path = tmp_path / ("pairs.tsv" if delimiter == "\t" else "pairs.csv")
+    path.write_text(as_csv(records, delimiter), newline="")
+    assert read(path) == records

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import datasets
@@ -140,3 +142,87 @@ def test_data_that_changes_between_two_readings_is_read_anew(tmp_path: Path) -> 
     assert read(tmp_path, "train") == rows(2)
     write_jsonl(path, rows(3))
     assert read(tmp_path, "train") == rows(3)
+
+
+def write_shards(folder: Path, **splits: list[dict[str, object]]) -> None:
+    """Two Parquet shards per split, named as on the hub."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, records in splits.items():
+        for shard in range(2):
+            part = pd.DataFrame(records[shard::2])
+            part.to_parquet(folder / f"{split}-0000{shard}-of-00002.parquet")
+
+
+def write_gzip(path: Path, records: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("".join(json.dumps(one) + "\n" for one in records).encode()))
+
+
+@pytest.mark.parametrize("inside", ["", "data"])
+def test_shards_of_splits_that_begin_alike_are_kept_apart(tmp_path: Path, inside: str) -> None:
+    parts = {"train_prefs": rows(2), "train_sft": [row(5), row(6)], "test_prefs": [row(7), row(8)]}
+    write_shards(tmp_path / inside, **parts)
+    assert folder_splits(tmp_path, "uf") == ("test_prefs", "train_prefs", "train_sft")
+    assert read(tmp_path, "train_sft") == [row(5), row(6)]
+    found = read_folder(tmp_path, "uf", "train")  # of the two, the one called after preferences
+    assert list(found.records) == rows(2)
+    assert found.notes == ("split: train_prefs",)
+
+
+def test_the_layout_of_hh_is_read_as_the_hub_reads_it_or_a_folder_of_it(tmp_path: Path) -> None:
+    for number, name in enumerate(["harmless-base", "helpful-base"]):
+        write_gzip(tmp_path / name / "train.jsonl.gz", [row(number)])
+        write_gzip(tmp_path / name / "test.jsonl.gz", [row(number + 8)])
+    whole = read_folder(tmp_path, "hh", "train")
+    assert list(whole.records) == rows(2)
+    assert str(whole.places[1]) == "hh/helpful-base/train.jsonl.gz, line 1"
+    (note,) = whole.notes
+    assert note.startswith("read together: the folders harmless-base, helpful-base")
+    assert read(tmp_path / "helpful-base", "train") == [row(1)]
+    subset = read_folder(tmp_path, "hh", "test", "harmless-base")
+    assert list(subset.records) == [row(8)]
+    assert str(subset.places[0]) == "hh/harmless-base/test.jsonl.gz, line 1"
+    assert folder_splits(tmp_path, "hh", "helpful-base") == ("test", "train")
+
+
+def test_of_several_configurations_one_is_to_be_named(tmp_path: Path) -> None:
+    for name, number in (("a", 1), ("b", 2)):
+        write_jsonl(tmp_path / f"{name}.jsonl", [row(number)])
+    configs = "".join(f"- config_name: {x}\n  data_files: {x}.jsonl\n" for x in "ab")
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    with pytest.raises(DataError, match=r"d has several configurations: a, b\..*data\.subset"):
+        read_folder(tmp_path, "d", "train")
+    assert list(read_folder(tmp_path, "d", "train", "b").records) == [row(2)]
+    with pytest.raises(DataError, match=r"d has several configurations: a, b\."):
+        read_folder(tmp_path, "d", "train", "c")
+
+
+@pytest.mark.parametrize("where", ["train.jsonl", "data/train.jsonl", "x/train-00000-of-00001.csv"])
+def test_a_script_beside_the_data_is_not_run(tmp_path: Path, where: str) -> None:
+    folder = tmp_path / "prefs"
+    write_jsonl(folder / where, rows(2))
+    if where.endswith(".csv"):
+        pd.DataFrame(rows(2)).to_csv(folder / where, index=False)
+    (folder / "prefs.py").write_text("raise SystemExit('was run')")
+    assert read(folder, "train") == rows(2)
+    assert not has_heldout(folder, "prefs")
+
+
+def test_a_script_without_data_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "prefs.py").write_text("raise SystemExit('was run')")
+    with pytest.raises(DataError, match="holds no file of preference data"):
+        read(tmp_path, "train")
+
+
+def test_folders_that_hold_everything_are_refused_without_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "people" / "ann"
+    write_jsonl(home / "prefs" / "train.jsonl", rows(1))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("walked"))
+    for folder in (Path("/"), Path("~").expanduser(), home.parent, home / "prefs" / ".."):
+        for question in (folder_splits, has_heldout):
+            with pytest.raises(DataError, match="but all of a home or a disk"):
+                question(folder, "x")
+    assert read(home / "prefs", "train") == rows(1)

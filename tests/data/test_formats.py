@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -26,9 +27,10 @@ def test_columns_can_be_renamed() -> None:
     assert pair(record, **options) == PreferencePair("Hi", "yes", "no")
 
 
-def test_without_a_prompt_the_common_prefix_is_the_prompt() -> None:
+def test_the_common_prefix_is_the_prompt_where_asked_for() -> None:
     record = {"chosen": "The film was good.", "rejected": "The film was great."}
-    assert pair(record) == PreferencePair("The film was", " good.", " great.")
+    expected = PreferencePair("The film was", " good.", " great.")
+    assert pair(record, prompt_column="") == expected
 
 
 def test_a_prompt_column_can_be_passed_over() -> None:
@@ -54,9 +56,10 @@ def test_templates_write_prompt_and_responses() -> None:
 
 def test_templates_reach_an_implicit_prompt() -> None:
     record = {"chosen": "It was good", "rejected": "It was bad"}
-    assert pair(record, prompt_template="Q: {prompt}").prompt == "Q: It was"
+    assert pair(record, prompt_column="", prompt_template="Q: {prompt}").prompt == "Q: It was"
 
 
+CHAT_A = [user("a"), assistant("x")]
 CHAT = PreferencePair([user("Hi")], [assistant("yes")], [assistant("no")])
 
 
@@ -114,10 +117,9 @@ def test_empty_fields_and_numbers_of_a_message_are_left_out() -> None:
         ({"prompt": "\udfff"}, "'prompt' contains an unpaired surrogate"),
         ({"prompt": [user("\ud800")]}, "'prompt' contains an unpaired surrogate"),
         ({"prompt": []}, "'prompt' has no messages"),
-        ({"prompt": ["Hi"]}, "message 1 of 'prompt' is no object"),
+        ({"prompt": ["Hi", "Ho"]}, "message 1 of 'prompt' is no object"),
         ({"prompt": [{"role": "user"}]}, "message 1 of 'prompt' has no text as 'content'"),
-        ({"prompt": [{"from": "human", "value": "Hi"}]}, "has no text as 'role'"),
-        ({"prompt": [{**user("a"), "tool_calls": [1]}]}, "message 1 of 'prompt' calls a tool"),
+        ({"prompt": [{"content": "Hi"}]}, "message 1 of 'prompt' has no text as 'role'"),
         ({"prompt": [user("a")], "chosen": [assistant(" ")]}, "response in 'chosen' is empty"),
         ({"prompt": [user("a")], "chosen": [user("a")]}, "'chosen' is the prompt and no more"),
         (
@@ -136,7 +138,10 @@ def test_empty_fields_and_numbers_of_a_message_are_left_out() -> None:
             },
             "do not both begin with the text of 'prompt'",
         ),
-        ({"chosen": '[{"role": "user"', "rejected": "[{'content': 1"}, "messages written out"),
+        (
+            {"chosen": '[{"role": "user"', "rejected": "[{'content': 1"},
+            "can be read neither as JSON",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(values: dict[str, Any], message: str) -> None:
@@ -146,8 +151,10 @@ def test_a_row_that_cannot_be_used_is_named(values: dict[str, Any], message: str
 
 def test_chats_that_share_no_message_have_no_prompt() -> None:
     record = {"chosen": [user("a"), assistant("x")], "rejected": [user("b"), assistant("y")]}
-    with pytest.raises(DataError, match="share no message as prompt"):
+    with pytest.raises(DataError, match="no column 'prompt', and the responses are no conversat"):
         loaded(record)
+    with pytest.raises(DataError, match=r"row 2: .*share no message as prompt"):
+        loaded({"chosen": CHAT_A, "rejected": [*CHAT_A[:1], assistant("y")]}, record)
 
 
 def test_chat_messages_refuse_a_template_for_plain_text() -> None:
@@ -170,7 +177,7 @@ def test_a_misspelt_prompt_column_is_no_implicit_prompt() -> None:
 
 
 def test_responses_without_a_common_beginning_need_a_prompt_column() -> None:
-    with pytest.raises(DataError, match=r"Name the prompt's column as data\.prompt_column"):
+    with pytest.raises(DataError, match=r'set data\.prompt_column = "question"\.$'):
         loaded({"question": "Hi", "chosen": "yes", "rejected": "no"}, prompt_template="Q: {prompt}")
 
 
@@ -183,3 +190,63 @@ def test_control_characters_in_column_names_do_not_reach_the_terminal() -> None:
 def test_a_malformed_template_is_found_before_any_row() -> None:
     with pytest.raises(ConfigurationError, match="prompt_template"):
         loaded(row(1), prompt_template="{prompt")
+
+
+def test_a_prompt_that_all_responses_repeat_is_taken_off() -> None:
+    records = [
+        {"prompt": f"Film {n} was", "chosen": f"Film {n} was good", "rejected": f"Film {n} was bad"}
+        for n in range(2)
+    ]
+    found = loaded(*records)
+    assert [pair.prompt for pair in found.pairs] == ["Film 0 was", "Film 1 was"]
+    assert {pair.chosen for pair in found.pairs} == {" good"}
+    assert "taken off the responses" in found.description
+    mixed = loaded(*records, {"prompt": "Film 3 was", "chosen": "good", "rejected": "bad"})
+    assert mixed.pairs[0].chosen == "Film 0 was good"
+    assert loaded(records[0]).pairs[0].chosen == "Film 0 was good"  # one may be chance
+
+
+TOOL_CALL = {"type": "function", "function": {"name": "sky", "arguments": {"city": "Rome"}}}
+HISTORY = [
+    user("Rome?"),
+    {"role": "assistant", "content": None, "tool_calls": [TOOL_CALL]},
+    {"role": "tool", "name": "sky", "content": "blue"},
+]
+
+
+def test_tools_may_be_called_before_the_responses_but_not_in_them() -> None:
+    responses = {"chosen": [assistant("Blue.")], "rejected": [assistant("Grey.")]}
+    assert pair({"prompt": HISTORY, **responses}).prompt == HISTORY
+    whole = {name: [*HISTORY, *answer] for name, answer in responses.items()}
+    assert pair(whole) == pair({"prompt": HISTORY, **responses})
+    with pytest.raises(DataError, match="the response in 'chosen' calls a tool; only texts can"):
+        pair({"prompt": HISTORY[:1], "chosen": HISTORY[1:2], "rejected": [assistant("Grey.")]})
+
+
+def test_a_begun_answer_is_the_end_of_the_prompt_also_where_responses_repeat_it() -> None:
+    begun = [user("Hi"), assistant("Well, ")]
+    expected = PreferencePair(begun, [assistant("yes")], [assistant("no")])
+    assert pair({"prompt": begun, "chosen": "yes", "rejected": "no"}) == expected
+    repeated = {
+        "chosen": [user("Hi"), assistant("Well, yes")],
+        "rejected": [user("Hi"), assistant("Well, no")],
+    }
+    assert pair({"prompt": begun, **repeated}) == expected
+    with pytest.raises(DataError, match="'rejected' repeats another prompt than the row's"):
+        pair({"prompt": begun, **repeated, "rejected": [user("Hi"), assistant("No")]})
+
+
+def test_a_text_that_looks_like_messages_on_one_side_is_a_text() -> None:
+    written = '[{"role": "user", "content": "x"}]'
+    assert pair({"prompt": "Show JSON.", "chosen": written, "rejected": "no"}).chosen == written
+    broken = '[{"role": "user"'
+    assert pair({"prompt": "Show JSON.", "chosen": "no", "rejected": broken}).rejected == broken
+
+
+@pytest.mark.parametrize("spell", [json.dumps, repr])
+def test_messages_written_out_as_text_are_read_everywhere(spell: Any) -> None:
+    record = {"prompt": CHAT.prompt, "chosen": CHAT.chosen, "rejected": CHAT.rejected}
+    assert pair({name: spell(value) for name, value in record.items()}) == CHAT
+    assert pair({**record, "prompt": spell(CHAT.prompt)}) == CHAT
+    single = {name: spell(record[name][0]) for name in ("chosen", "rejected")}
+    assert pair({**record, **single}) == CHAT

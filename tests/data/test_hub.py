@@ -25,9 +25,10 @@ import sys
 from dpo_bench.data.sources import read_rows, source_splits
 from dpo_bench.errors import DpoBenchError
 for question in sys.argv[1:]:
-    source, _, split = question.partition(":")
+    source, split, subset = [*question.split(":"), "", ""][:3]
+    subset = subset or None
     try:
-        print(len(read_rows(source, split)) if split else source_splits(source))
+        print(len(read_rows(source, split, subset)) if split else source_splits(source, subset))
     except DpoBenchError as problem:
         print(type(problem).__name__, problem)
 """
@@ -37,7 +38,15 @@ def _lines(count: int) -> bytes:
     return "".join(json.dumps(record) + "\n" for record in rows(count)).encode()
 
 
-FILES = {"README.md": b"# P\n", "data/train.jsonl": _lines(20), "data/test.jsonl": _lines(5)}
+CONFIGS = b"""---
+configs:
+- config_name: default
+  data_files: [{split: train, path: data/train.jsonl}, {split: test, path: data/test.jsonl}]
+- config_name: small
+  data_files: [{split: train_prefs, path: data/test.jsonl}]
+---
+"""
+FILES = {"README.md": CONFIGS, "data/train.jsonl": _lines(20), "data/test.jsonl": _lines(5)}
 
 
 def _entry(path: str, content: bytes | None) -> dict[str, Any]:
@@ -126,7 +135,14 @@ def test_a_dataset_of_the_hub_is_read_and_found_again_offline(
     tmp_path: Path, endpoint: str
 ) -> None:
     questions = [NAME, f"{NAME}:train", f"{NAME}:test", f"{NAME}:tset", "someone/else:train"]
-    splits, train, test, misspelt, unknown = ask(tmp_path, questions, HF_ENDPOINT=endpoint)
+    questions += [f"{NAME}::small", f"{NAME}:train:small", f"{NAME}:train:smal"]
+    answers = ask(tmp_path, questions, HF_ENDPOINT=endpoint)
+    splits, train, test, misspelt, unknown, *subsets = answers
+    assert subsets[:2] == ["('train_prefs',)", "5"]
+    assert subsets[2] == (
+        f"DataError {NAME} (hub) has several configurations: default, small. Name one as "
+        "data.subset."
+    )
     assert splits == "('test', 'train')"
     assert (train, test) == ("20", "5")
     assert misspelt == (
@@ -134,8 +150,10 @@ def test_a_dataset_of_the_hub_is_read_and_found_again_offline(
     )
     assert unknown.startswith("DataError 'someone/else' is no file or folder here and no dataset")
 
-    cached, gone = ask(tmp_path, [f"{NAME}:test", "someone/else:train"], HF_HUB_OFFLINE="1")
+    questions = [f"{NAME}:test:default", f"{NAME}:test", "someone/else:train"]
+    cached, several, gone = ask(tmp_path, questions, HF_HUB_OFFLINE="1")
     assert cached == "5"
+    assert several == subsets[2]
     assert gone.startswith("EnvironmentProblem 'someone/else' is no file or folder here, and the")
 
 

@@ -38,11 +38,11 @@ def test_an_invalid_row_stops_with_file_and_line(tmp_path: Path) -> None:
         load_pairs(source, Data(), "train")
 
 
-def test_messages_are_missing_where_a_csv_holds_them_as_text(tmp_path: Path) -> None:
-    record = row(1, chosen=[assistant("yes")], rejected=[assistant("no")])
+def test_messages_that_a_csv_holds_as_text_are_read(tmp_path: Path) -> None:
+    record = row(1, chosen=[assistant("yes")], rejected=[assistant('it\'s "no"')])
     pd.DataFrame([record]).to_csv(tmp_path / "pairs.csv")
-    with pytest.raises(DataError, match=r"written out as text; keep such data as \.jsonl"):
-        load_pairs(str(tmp_path / "pairs.csv"), Data(), "train")
+    pair = load_pairs(str(tmp_path / "pairs.csv"), Data(), "train").pairs[0]
+    assert (pair.prompt, pair.rejected) == ([user("Question 1?")], record["rejected"])
 
 
 def test_invalid_rows_can_be_left_out_and_are_counted_by_reason() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_bench.data.prefixes import common_items, common_prompt
+from dpo_bench.data.prefixes import common_items, common_prompt, hh_prompt
 
 WORDS = st.lists(st.text("ab é\n\t", min_size=1, max_size=4), max_size=6).map("".join)
 
@@ -66,3 +66,21 @@ def test_common_items() -> None:
     assert common_items([1, 2, 3], [1, 2, 4]) == [1, 2]
     assert common_items([1], [1, 2]) == [1]
     assert common_items([], [1]) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("\n\nHuman: Hi\n\nAssistant: A", "\n\nHuman: Hi\n\nAssistant: B", "whole"),
+        ("Human: Hi\n\nAssistant: A", "Human: Hi\n\nAssistant: B", "Human: Hi\n\nAssistant:"),
+        ("\n\nHuman: Hi\n\nAssistant: A", "\n\nHuman: Ho\n\nAssistant: A", ""),
+        ("Sure, yes", "Sure, no", ""),
+        ("An essay.\n\nAssistant: A", "An essay.\n\nAssistant: B", ""),
+        ("\n\nAssistant: A\n\nHuman: x", "\n\nAssistant: A\n\nHuman: y", ""),
+    ],
+)
+def test_only_a_turn_that_is_answered_is_a_prompt_in_itself(
+    chosen: str, rejected: str, prompt: str
+) -> None:
+    expected = "\n\nHuman: Hi\n\nAssistant:" if prompt == "whole" else prompt
+    assert hh_prompt(chosen, rejected) == expected

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dpo_bench.data.prepare import Counts, prepare_pairs, source_digest
+from dpo_bench.data.prepare import Counts, prepare_pairs, read_preferences
 from dpo_bench.errors import DataError
 from dpo_bench.experiment.config import Data
 from tests.data.build import llama, row, rows, write_jsonl
@@ -38,6 +38,7 @@ def test_a_folder_becomes_tokens_texts_and_counts(tmp_path: Path) -> None:
         truncated_responses=2,
         shared_prompts=1,
         dropped={"missing value": 1, "empty response": 1},
+        unwrapped=6,
     )
     assert list(counts.as_dict()["dropped"]) == ["empty response", "missing value"]
 
@@ -62,15 +63,15 @@ def test_progress_is_told(tmp_path: Path) -> None:
 
 
 def test_the_digest_is_the_same_wherever_and_however_the_rows_lie(tmp_path: Path) -> None:
-    digests = [source_digest(write_jsonl(tmp_path / "a.jsonl", rows(20)), Data())]
+    digests = [read_preferences(write_jsonl(tmp_path / "a.jsonl", rows(20)), Data()).digest]
     pd.DataFrame(rows(20)).to_csv(tmp_path / "b.csv", index=False)
-    digests.append(source_digest(str(tmp_path / "b.csv"), Data()))
+    digests.append(read_preferences(str(tmp_path / "b.csv"), Data()).digest)
     (tmp_path / "c" / "data").mkdir(parents=True)
     pd.DataFrame(rows(20)).to_parquet(tmp_path / "c" / "data" / "train-00000-of-00001.parquet")
-    digests.append(source_digest(str(tmp_path / "c"), Data()))
+    digests.append(read_preferences(str(tmp_path / "c"), Data()).digest)
     renamed = [{"q": r["prompt"], "a": r["chosen"], "b": r["rejected"]} for r in rows(20)]
     options = Data(prompt_column="q", chosen_column="a", rejected_column="b")
-    digests.append(source_digest(write_jsonl(tmp_path / "d.jsonl", renamed), options))
+    digests.append(read_preferences(write_jsonl(tmp_path / "d.jsonl", renamed), options).digest)
     assert len(set(digests)) == 1
 
 
@@ -94,20 +95,24 @@ def test_the_digest_follows_every_option_that_matters(
 ) -> None:
     records = [row(n, chosen=f"It, {n}, is good", rejected=f"It, {n}, is bad") for n in range(20)]
     source = write_jsonl(tmp_path / "a.jsonl", records)
-    assert source_digest(source, Data(**options)) != source_digest(source, Data())
+    assert (
+        read_preferences(source, Data(**options)).digest != read_preferences(source, Data()).digest
+    )
 
 
 def test_the_digest_follows_the_rows(tmp_path: Path) -> None:
-    first = source_digest(write_jsonl(tmp_path / "a.jsonl", rows(20)), Data())
+    first = read_preferences(write_jsonl(tmp_path / "a.jsonl", rows(20)), Data()).digest
     changed = [*rows(19), row(19, chosen=" Yes, 19!")]
-    assert source_digest(write_jsonl(tmp_path / "a.jsonl", changed), Data()) != first
-    assert source_digest(write_jsonl(tmp_path / "a.jsonl", rows(20)[::-1]), Data()) != first
+    assert read_preferences(write_jsonl(tmp_path / "a.jsonl", changed), Data()).digest != first
+    assert (
+        read_preferences(write_jsonl(tmp_path / "a.jsonl", rows(20)[::-1]), Data()).digest != first
+    )
 
 
 def test_the_digest_finds_invalid_rows(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", [*rows(3), row(4, chosen="")])
     with pytest.raises(DataError, match=r"a\.jsonl, line 4"):
-        source_digest(source, Data())
+        read_preferences(source, Data())
 
 
 def test_the_digest_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
@@ -116,7 +121,7 @@ def test_the_digest_needs_neither_torch_nor_transformers(tmp_path: Path) -> None
         "import sys\n"
         "from dpo_bench.data.prepare import source_digest\n"
         "from dpo_bench.experiment.config import Data\n"
-        "print(source_digest(sys.argv[1], Data()))\n"
+        "print(read_preferences(sys.argv[1], Data()).digest)\n"
         "print([n for n in ('torch', 'transformers', 'datasets', 'pandas') if n in sys.modules])\n"
     )
     done = subprocess.run(
@@ -126,4 +131,4 @@ def test_the_digest_needs_neither_torch_nor_transformers(tmp_path: Path) -> None
         check=True,
         cwd=Path(__file__).parents[2],
     )
-    assert done.stdout.splitlines() == [source_digest(source, Data()), "[]"]
+    assert done.stdout.splitlines() == [read_preferences(source, Data()).digest, "[]"]

@@ -160,3 +160,39 @@ def test_training_pairs_can_be_limited_and_heldout_pairs_stay(tmp_path: Path) ->
     assert limited == everything[:5]
     assert heldout_again == heldout
     assert split(source, pairs=500)[0] == everything
+
+
+@pytest.mark.parametrize("asked", ["train", "train_prefs"])
+def test_the_test_split_of_the_same_ending_is_held_out(tmp_path: Path, asked: str) -> None:
+    parts = {"train_prefs": rows(4), "test_prefs": [row(9)], "test_sft": [row(8)]}
+    saved = {name: datasets.Dataset.from_list(part) for name, part in parts.items()}
+    datasets.DatasetDict(saved).save_to_disk(str(tmp_path / "saved"))
+    training, heldout = load_split_pairs(str(tmp_path / "saved"), Data(split=asked))
+    assert prompts(training) == [f"Question {number}?" for number in range(4)]
+    assert prompts(heldout) == ["Question 9?"]
+    assert training.description.endswith("held out: split test_prefs")
+    with pytest.raises(ConfigurationError, match="would be the training pairs"):
+        split(tmp_path / "saved", split=asked, heldout="train_prefs")
+
+
+def test_a_subset_is_of_the_training_source_alone(tmp_path: Path) -> None:
+    for name, number in (("a", 1), ("b", 3)):
+        write_jsonl(tmp_path / "all" / name / "train.jsonl", [row(number), row(number + 1)])
+        write_jsonl(tmp_path / "all" / name / "test.jsonl", [row(number + 10)])
+    other = write_jsonl(tmp_path / "other" / "heldout.jsonl", [row(99)])
+    folder = tmp_path / "all"
+    assert split(folder, subset="b", heldout="test")[1] == ["Question 13?"]
+    assert split(folder, subset="a", heldout=str(Path(other).parent)) == (
+        ["Question 1?", "Question 2?"],
+        ["Question 99?"],
+    )
+    assert len(split(folder, heldout="test")[0]) == 4
+
+
+def test_what_was_decided_and_how_often_pairs_repeat_is_told(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", [row(1), row(2), row(1), row(3), row(1, margin=2)])
+    other = write_jsonl(tmp_path / "b.jsonl", [row(9)])
+    training, heldout = load_split_pairs(source, Data(heldout=other))
+    assert (training.duplicates, heldout.duplicates) == (2, 0)
+    assert training.description == f"prompt: column 'prompt'; margin: margin; held out: {other}"
+    assert load_split_pairs(source, Data(heldout=other, pairs=2))[0].duplicates == 0

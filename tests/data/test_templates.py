@@ -44,8 +44,25 @@ def test_a_template_sees_columns_and_nothing_behind_them(text: str) -> None:
 
 
 def test_a_column_that_a_row_lacks_is_named() -> None:
-    with pytest.raises(ValueError, match="no 'system', which a template needs"):
-        parse("{system}{prompt}").fill({"system": None}, {"prompt": "Hi"})
+    with pytest.raises(ValueError, match="no 'my score', 'system', which a template needs"):
+        parse("{system} {my score}").fill({"system": None, "my score": ""}, {"prompt": "Hi"})
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "expected"),
+    [
+        ("{system}\n\n{prompt}", None, "Hi"),
+        ("{system}\n\n{prompt}", "Be kind.", "Be kind.\n\nHi"),
+        ("{system} {prompt}", "", "Hi"),
+        ("{prompt}\n{system}", None, "Hi"),
+        ("S: {system}\n{prompt}", "", "S: Hi"),
+        ("S: {system}.\n{prompt}\n", None, "S: .\nHi\n"),
+        ("{{system}} {prompt}\n{system}", "", "{system} Hi"),
+        ("{prompt}\n{system!s}", None, "Hi"),
+    ],
+)
+def test_an_empty_column_leaves_no_separator(text: str, value: str | None, expected: str) -> None:
+    assert parse(text).fill({"system": value}, {"prompt": "Hi"}) == expected
 
 
 def test_a_value_that_does_not_fit_the_format_is_named() -> None:

@@ -1,0 +1,106 @@
+"""The bytes of a data file: decompressed where its name says so, refused where it is no data."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from dpo_bench.errors import DataError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+OTHER_ENCODING = "perhaps Latin-1 or Windows-1252: save the file as UTF-8"
+
+
+def _open_zstandard(path: Path) -> IO[bytes]:
+    import pyarrow as pa
+
+    stream: Any = io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
+    return stream  # type: ignore[no-any-return]
+
+
+DECOMPRESSORS: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _open_zstandard,
+}
+"""How a compressed file is opened, by the last part of its name."""
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says what a file holds, in small letters: ``.jsonl`` of ``train.jsonl.gz``.
+
+    >>> kind_of(Path("data/train.jsonl.gz")), kind_of(Path("PAIRS.CSV")), kind_of(Path("notes"))
+    ('.jsonl', '.csv', '')
+    """
+    return _uncompressed(path).suffix.lower()
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without the endings of `kind_of`.
+
+    >>> stem_of(Path("data/train.jsonl.gz")), stem_of(Path("pairs.v2.csv"))
+    ('train', 'pairs.v2')
+    """
+    return _uncompressed(path).stem
+
+
+@contextlib.contextmanager
+def open_data(path: Path, label: str) -> Iterator[IO[bytes]]:
+    """A file's content as a binary stream, decompressed, without a byte order mark.
+
+    Args:
+        path: the file.
+        label: how messages call it.
+
+    Raises:
+        DataError: a git-lfs pointer, UTF-16, or a damaged compressed file.
+        OSError: the machine cannot read it.
+    """
+    refuse_pointer(path, label)
+    opener = DECOMPRESSORS.get(path.suffix.lower())
+    try:
+        with opener(path) if opener else path.open("rb") as opened:
+            stream = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(opened)
+            start = stream.peek(len(BYTE_ORDER_MARK))
+            if start.startswith(UTF_16) or b"\0" in start[:2]:
+                raise DataError(
+                    f"{label} is UTF-16, not UTF-8: save it as UTF-8, for example with "
+                    f"`iconv -f UTF-16 -t UTF-8 {path.name}`."
+                )
+            if start.startswith(BYTE_ORDER_MARK):
+                stream.read(len(BYTE_ORDER_MARK))
+            yield stream
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as problem:
+        if opener is None or getattr(problem, "errno", None) is not None:
+            raise
+        raise DataError(
+            f"{label}: not a readable {path.suffix} file ({_first_line(problem)})."
+        ) from None
+
+
+def refuse_pointer(path: Path, label: str) -> None:
+    """Raise DataError where git-lfs left a pointer in the place of the data."""
+    with path.open("rb") as raw:
+        if raw.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise DataError(
+                f"{label} is a git-lfs pointer, not the data itself: run `git lfs pull` in the "
+                "clone that it belongs to."
+            )
+
+
+def _uncompressed(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in DECOMPRESSORS else path
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
