@@ -140,7 +140,7 @@ def _read_parquet(path: Path, label: str) -> Rows:
 def _read_csv(path: Path, label: str) -> Rows:
     records: list[dict[str, Any]] = []
     with open_data(path, label) as binary, _long_fields():
-        start = binary.peek()  # type: ignore[attr-defined]
+        start = binary.peek()
         stream = io.TextIOWrapper(binary, encoding="utf-8", newline="")
         reader = csv.reader(stream, strict=True, delimiter=_delimiter(start))
         try:

@@ -10,7 +10,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dpo_bench.errors import DataError
 
@@ -20,11 +20,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 OTHER_ENCODING = "perhaps Latin-1 or Windows-1252: save the file as UTF-8"
 
 
-def _open_zstandard(path: Path) -> IO[bytes]:
+def _open_zstandard(path: Path) -> Any:
     import pyarrow as pa
 
-    stream: Any = io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
-    return stream  # type: ignore[no-any-return]
+    return pa.input_stream(str(path), compression="zstd")
 
 
 DECOMPRESSORS: dict[str, Callable[[Path], Any]] = {
@@ -55,7 +54,7 @@ def stem_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def open_data(path: Path, label: str) -> Iterator[IO[bytes]]:
+def open_data(path: Path, label: str) -> Iterator[io.BufferedReader]:
     """A file's content as a binary stream, decompressed, without a byte order mark.
 
     Args:

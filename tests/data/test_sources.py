@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from dpo_bench.data.sources import has_heldout_split, read_rows, source_splits
+from dpo_bench.data.sources import (
+    has_heldout_split,
+    looks_like_source,
+    read_rows,
+    source_splits,
+)
 from dpo_bench.errors import DataError
 from tests.data.build import rows, write_jsonl
 
@@ -42,3 +47,11 @@ def test_a_path_that_does_not_exist_is_named(
     monkeypatch.setenv("HOME", str(tmp_path / "gone"))
     with pytest.raises(DataError, match=f"no such file or folder: '{source}'"):
         read_rows(source, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_source"),
+    [("a.jsonl.gz", True), ("a.TSV", True), ("x/y", True), ("test", False), ("train.v2", False)],
+)
+def test_a_name_that_can_only_be_a_source(name: str, is_source: bool) -> None:
+    assert looks_like_source(name) is is_source
