@@ -8,6 +8,7 @@ knows none of these, and length has next to nothing to do with the gold reward.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,19 @@ if TYPE_CHECKING:
 def _analyser() -> SentimentIntensityAnalyzer:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-    return SentimentIntensityAnalyzer()
+    class Analyser(SentimentIntensityAnalyzer):  # type: ignore[misc]  # it has no types
+        """VADER with one sum for every Python: since 3.12 the built-in one compensates rounding.
+
+        Where praise and blame cancel, a last bit decides whether an exclamation mark counts, and
+        moves the score by up to 0.08.
+        """
+
+        def score_valence(self, sentiments: list[float], text: str) -> dict[str, float]:
+            total = [functools.reduce(operator.add, sentiments)] if sentiments else []
+            scores: dict[str, float] = super().score_valence(total, text)
+            return {"compound": scores["compound"]}  # the others are shares of single words
+
+    return Analyser()
 
 
 def gold_scores(responses: Sequence[str]) -> list[float]:

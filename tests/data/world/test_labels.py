@@ -103,3 +103,18 @@ def test_labels_do_not_depend_on_the_number_of_pairs() -> None:
 def test_the_seed_changes_which_labels_are_noisy() -> None:
     first, second = (label(GOOD, BAD, flip_rate=0.3, seed=seed) for seed in (0, 1))
     assert (first != second).any()
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        (" what a delight! the dialogue was delightful, but the songs seemed dreadful.", 0.0),
+        (" what a masterpiece! the opening was confusing and miserable.", 0.0),
+        (" it runs for two hours.", 0.0),
+        ("", 0.0),
+        (" the plot was good!", 0.4926),
+    ],
+)
+def test_the_gold_reward_is_the_same_on_every_python(response: str, score: float) -> None:
+    """In the first two praise and blame cancel but for rounding, which Pythons do differently."""
+    assert gold_scores([response]) == [score]

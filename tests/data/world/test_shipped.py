@@ -141,7 +141,7 @@ def test_the_recipe_is_the_shipped_models_and_another_one_is_built(
     from dpo_bench.data.world.reference import Recipe
 
     assert world_model("reviews", World()) == SHIPPED / "reviews-model"
-    monkeypatch.setitem(WORLDS, "reviews", Recipe(width=32, steps=1))  # type: ignore[misc]
+    monkeypatch.setitem(WORLDS, "reviews", Recipe(width=32, steps=1))
     for world in (World(), World(seed=1)):
         assert world_model("reviews", world).parent == empty_cache / "worlds"
 
