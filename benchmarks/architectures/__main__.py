@@ -18,11 +18,11 @@ from benchmarks.architectures.checks import Outcome, check
 from benchmarks.architectures.models import LONGEST, VARIANTS, save_model, write_pairs
 
 RIGHT = (
-    "Right: reference log-probs within 1e-4 nats a text of plain code (one text a forward pass, no "
-    "padding, no cache), 1e-5 nats a token whatever else is in the batch, a first loss of ln 2, the "
-    "losses of three steps within 2e-4 of a plain loop, every sampled response the policy's own and "
-    "its KL within 1e-4, an interrupted run equal bit by bit, one end token a response. The largest "
-    "differences are below."
+    "Right: reference log-probs within 1e-4 nats a text of plain code (one text a forward pass, "
+    "no padding, no cache), 1e-5 nats a token whatever else is in the batch, a first loss of ln 2, "
+    "the losses of three steps within 2e-4 of a plain loop, every sampled response the policy's "
+    "own and its KL within 1e-4, an interrupted run equal bit by bit, one end token a response. "
+    "The largest differences are below."
 )
 MATRIX = (
     *("llama", "qwen3", "gemma3_text", "phi3", "mistral", "gpt2", "opt", "gpt_neox", "bloom"),

@@ -119,7 +119,7 @@ def test_the_digest_needs_neither_torch_nor_transformers(tmp_path: Path) -> None
     source = write_jsonl(tmp_path / "a.jsonl", rows(20))
     program = (
         "import sys\n"
-        "from dpo_bench.data.prepare import source_digest\n"
+        "from dpo_bench.data.prepare import read_preferences\n"
         "from dpo_bench.experiment.config import Data\n"
         "print(read_preferences(sys.argv[1], Data()).digest)\n"
         "print([n for n in ('torch', 'transformers', 'datasets', 'pandas') if n in sys.modules])\n"
