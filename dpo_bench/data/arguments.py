@@ -25,6 +25,7 @@ RESERVED = frozenset(
         "padding",
         "truncation",
         "max_length",
+        "tokenizer_kwargs",
     }
 )
 """Arguments of the template that are not the data's to set."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from dpo_bench.data.arguments import RESERVED
 from dpo_bench.data.problems import Reason, RowProblem
 from dpo_bench.errors import ConfigurationError
 
@@ -18,14 +19,6 @@ PROBES: tuple[list[dict[str, Any]], ...] = (
 )
 """Beginnings of a conversation, one of which every template takes."""
 LOST = "it leaves out what the messages say"
-RESERVED = frozenset(
-    {
-        *("conversation", "tokenize", "add_generation_prompt", "continue_final_message"),
-        *("padding", "truncation", "max_length", "return_tensors", "return_dict"),
-        *("return_assistant_tokens_mask", "tokenizer_kwargs", "chat_template"),
-    }
-)
-"""Arguments of ``apply_chat_template`` that are this program's to give."""
 
 
 class ChatTemplate:

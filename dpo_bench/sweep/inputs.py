@@ -115,7 +115,8 @@ def prepare_inputs(experiment: Experiment, sources: Sources, progress: Progress 
         new_tokens=experiment.evaluation.max_new_tokens,
         reading=sources.reading,
     )
-    if count := inputs.counts.get("unwrapped"):
+    count = inputs.counts["unwrapped"]
+    if count and experiment.data.chat == "auto":
         log.warning(
             "%d pairs are plain text, and the policy's tokenizer has a chat template, which is not "
             'applied to them: data.chat = "wrap" writes them as messages, "off" says that plain '
