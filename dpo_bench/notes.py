@@ -38,8 +38,11 @@ class _Handler(logging.Handler):
         self.say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass it on in one line."""
-        self.say(Note(record.levelname, " ".join(record.getMessage().split())))
+        """Pass it on, in one line unless it is for whoever looks for a fault."""
+        text = record.getMessage()
+        if record.levelno > logging.DEBUG:
+            text = " ".join(text.split())
+        self.say(Note(record.levelname, text))
 
 
 @contextlib.contextmanager

@@ -277,7 +277,7 @@ def _steps(folder: Path, texts: list[Any], losses: list[float]) -> float:
             )
             loss = -logsigmoid(BETA * (chosen - rejected)) / len(indices)
             loss.backward()
-            total += float(loss)
+            total += loss.detach().item()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)
         optimizer.step()
         worst = max(worst, abs(total - losses[step]))

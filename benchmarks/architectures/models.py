@@ -61,11 +61,20 @@ SIZES: Mapping[str, Any] = {
     "decoder_start_token_id": 1,
 }
 """What configurations call their sizes; each takes those that it knows."""
+MLA = (
+    *("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite"),
+    *("glm_moe_dsa", "minicpm3", "sarvam_mla", "youtu", "dots3_note", "dots3_note_text"),
+)
+"""Architectures whose keys have as many heads as their queries."""
 FURTHER: Mapping[str, Mapping[str, Any]] = {
+    **{name: {"num_key_value_heads": 4} for name in MLA},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 8, "expand": 2},
     "zamba2": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "mamba"]},
     "zaya": {"num_experts_per_tok": 1},
+    "zamba": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "mamba"]},
+    "ernie4_5_moe": {"moe_k": 2},
+    "kimi_linear": {"num_key_value_heads": 4},
     "dots1": {"n_shared_experts": 1},
     "reformer": {"is_decoder": True},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
@@ -104,7 +113,8 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
                 "long_factor": [4.0] * 4,
                 "rope_theta": 10000.0,
                 "original_max_position_embeddings": 16,
-            }
+            },
+            "original_max_position_embeddings": 16,
         },
     ),
     "mistral window": ("mistral", {}),
@@ -160,7 +170,8 @@ def save_model(folder: Path, kind: str, *, seed: int = 0, **more: Any) -> None:
             for weight in model.parameters():
                 if weight.ndim > 1 and 0 < (size := float(weight.std())) < 0.1:
                     weight.mul_(0.15 / size)
-        model.eval()(input_ids=torch.tensor([[5, 6, 7, 8, 9]]))  # it must run by itself
+        # It must run by itself.
+        model.eval()(input_ids=torch.tensor([[5, 6, 7, 8, 9]]), use_cache=False)
     model.generation_config.eos_token_id = 2
     with silent_transformers():
         model.save_pretrained(folder)
@@ -204,7 +215,7 @@ def write_pairs(file: Path, *, chat: bool, longest: int = LONGEST) -> None:
     for row in range(12):
         prompt, lengths = text(2 + row), (3 + row % 4, 6 - row % 3)
         if row == 0:
-            prompt, lengths = text(12), (max(4, (longest - 30) // 2), 5)
+            prompt, lengths = text(12), (longest - 14, 5)
         chosen, rejected = text(lengths[0]), text(lengths[1])
         if chat:
             rows.append(

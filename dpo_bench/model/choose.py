@@ -49,6 +49,7 @@ def choose_path(model: Any, precision: str = "fp32", longest: int = PROBE_TOKENS
         path = _head(model)
     padded = path(model, masks_padding=masks_padding)
     _require_readable(padded, longest)
+    _require_independent(padded, longest)
     packs = not masks_padding and _packing_is_exact(path(model, packs=True), longest)
     sampler = _sampler(padded, longest)
     return path(model, precision, masks_padding=masks_padding, packs=packs, sampler=sampler)
@@ -67,6 +68,28 @@ def _require_readable(path: LogpPath, longest: int) -> None:
             f"longest here ({reason}). Lower data.max_prompt_tokens, data.max_response_tokens or "
             "evaluation.max_new_tokens, or take another model."
         ) from error
+
+
+def _require_independent(path: LogpPath, longest: int) -> None:
+    """See that a short text is the same alone and beside the longest.
+
+    Rotary positions that are scaled dynamically (``dynamic``, ``longrope``) change for a whole
+    batch when its longest text passes a limit.
+    """
+    longer, _, _, shorter = _probe_texts(path.model, max(longest, PROBE_TOKENS))
+    shorter = (shorter[0], shorter[1][:SAMPLED_TOKENS])
+    with torch.no_grad():
+        alone = path.logits(path.states(path.response_batch([shorter[0]], [shorter[1]])))
+        beside = path.response_batch([shorter[0], longer[0]], [shorter[1], longer[1]])
+        both = path.logits(path.states(beside)[: len(shorter[1])])
+    if not _same(both, alone):
+        raise EnvironmentProblem(
+            f"{type(path.model).__name__} gives a short text other log-probs beside one of "
+            f"{longest} tokens than alone, as models do whose rotary positions are scaled by the "
+            "longest text of a batch. Keep all texts below the length at which it scales (see "
+            "rope_parameters in its config.json): lower data.max_prompt_tokens, "
+            "data.max_response_tokens and evaluation.max_new_tokens."
+        )
 
 
 def _packing_is_exact(path: LogpPath, longest: int) -> bool:

@@ -81,6 +81,7 @@ def load_model(
     path = _path(folder)
     files = model_files(path, trust_remote_code=trust_remote_code)
     _require_full_precision(path)
+    _require_decoder(path)
     try:
         with silent_transformers():
             model, info = _from_pretrained(path, files.pickled, trust_remote_code)
@@ -101,6 +102,7 @@ def skeleton(folder: ModelFolder | Path, *, trust_remote_code: bool = False) -> 
 
     path = _path(folder)
     _require_full_precision(path)
+    _require_decoder(path)
     try:
         with silent_transformers(), torch.device("meta"):
             config = AutoConfig.from_pretrained(
@@ -195,6 +197,29 @@ def _require_full_precision(path: Path) -> None:
         raise EnvironmentProblem(
             f"{path} holds quantised weights ({method or 'unknown method'}), which cannot be "
             "trained: give the model's full-precision weights."
+        )
+
+
+def _require_decoder(path: Path) -> None:
+    """Refuse what was saved as another kind of model than one that predicts the next token.
+
+    Of BART and its kind transformers would take the decoder alone, of BERT's kind the masked model.
+    """
+    config = read_json(path / "config.json")
+    saved = config.get("architectures")
+    name = str(saved[0]) if isinstance(saved, list) and saved else str(config.get("model_type"))
+    kinds = {
+        "a masked language model": ("ForMaskedLM", "ForPreTraining"),
+        "a classifier": ("ForSequenceClassification", "ForTokenClassification"),
+    }
+    found = [kind for kind, ends in kinds.items() if name.endswith(ends)]
+    if config.get("is_encoder_decoder"):
+        found.insert(0, "an encoder-decoder")
+    kind = found[0] if found else None
+    if kind:
+        raise EnvironmentProblem(
+            f"{path} holds {kind} ({name}): give a model that predicts the next token (a decoder, "
+            "...ForCausalLM)."
         )
 
 

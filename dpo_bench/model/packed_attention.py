@@ -44,13 +44,18 @@ def packed_attention(model: Any, pack: Pack) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _attend)
-    before = model.config._attn_implementation  # noqa: SLF001  # set_attn_implementation walks over all modules
+    # Of a model of several kinds of input the text's configuration lies inside the other.
+    # (set_attn_implementation would walk over all modules.)
+    configs = (model.config, model.config.get_text_config())
+    before = [config._attn_implementation for config in configs]  # noqa: SLF001
     token = _pack.set(pack)
-    model.config._attn_implementation = NAME  # noqa: SLF001
+    for config in configs:
+        config._attn_implementation = NAME  # noqa: SLF001
     try:
         yield
     finally:
-        model.config._attn_implementation = before  # noqa: SLF001
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name  # noqa: SLF001
         _pack.reset(token)
 
 

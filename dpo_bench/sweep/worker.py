@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dpo_bench.errors import DpoBenchError
+from dpo_bench.errors import DpoBenchError, EnvironmentProblem
 from dpo_bench.notes import heard
 from dpo_bench.progress import Control
+from dpo_bench.storage import CACHE_VARIABLE, cache_root
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment, Trial
     from dpo_bench.sweep.bench import Bench
     from dpo_bench.sweep.sources import Sources
+
+log = logging.getLogger(__name__)
 
 Task = tuple["Trial", str]
 """A trial and its identity."""
@@ -152,12 +155,28 @@ def _prepare(job: Job, voice: _Voice) -> Bench | None:
     except DpoBenchError as error:
         voice.say(error)
         return None
-    except Exception as error:
-        trace = "".join(traceback.format_exception(error))
-        voice.say(RuntimeError(f"a worker could not start:\n{trace}"))
+    except Exception as error:  # whatever a model's own code or a disk stumbles over
+        log.debug("%s", "".join(traceback.format_exception(error)))
+        voice.say(EnvironmentProblem(_why(error)))
         return None
     voice.say(Ready(bench.inputs.counts, bench.reference_folder, bench.computing))
     return bench
+
+
+def _why(error: Exception) -> str:
+    """Why a worker could not start, in a line."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return (
+            f"a worker could not start: {error.strerror}{where}. The cache is at {cache_root()}; "
+            f"{CACHE_VARIABLE} puts it elsewhere."
+        )
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())[:300]
+    return (
+        f"a worker could not start: {type(error).__name__}: {text} ({Path(frame.filename).name}, "
+        f"line {frame.lineno}; --verbose shows where it came from)."
+    )
 
 
 def _serve(bench: Bench, job: Job, voice: _Voice) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
+from benchmarks.architectures.models import configuration, save_tokenizer
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
-from dpo_bench.model.load import device_of, load_model, load_tokenizer, precision_of
+from dpo_bench.model.load import device_of, load_model, load_tokenizer, precision_of, skeleton
 from dpo_bench.model.source import ModelFolder
 from tests.model.architectures import tiny_model
 
@@ -211,6 +213,26 @@ def test_transformers_own_voice_comes_back(llama_folder: Path) -> None:
 
     assert (its_logging.get_verbosity(), its_logging.is_progress_bar_enabled()) == before
     assert before[0] < logging.ERROR, "else this test would see no difference"
+
+
+@pytest.mark.parametrize(
+    ("kind", "build", "words"),
+    [
+        ("bart", "AutoModelForSeq2SeqLM", r"an encoder-decoder \(BartForConditionalGeneration\)"),
+        ("pegasus", "AutoModelForSeq2SeqLM", "an encoder-decoder"),
+        ("bert", "AutoModelForMaskedLM", r"a masked language model \(BertForMaskedLM\)"),
+        ("gpt2", "AutoModelForSequenceClassification", "a classifier"),
+    ],
+)
+def test_what_is_no_decoder_is_called_what_it_is(
+    tmp_path: Path, kind: str, build: str, words: str
+) -> None:
+    made: Any = getattr(transformers, build)
+    save_tokenizer(tmp_path)
+    made.from_config(configuration(kind, 400, is_decoder=False)).save_pretrained(tmp_path)
+    for way in (load_model, skeleton):
+        with pytest.raises(EnvironmentProblem, match=f"holds {words}"):
+            way(tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
