@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import logging
 import math
+import textwrap
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from dpo_bench.experiment.config import LoRA
     from dpo_bench.model.paths import LogpPath
 
+log = logging.getLogger(__name__)
+
+ALL_LINEAR = "all-linear"
 ADAPTER = "default"
 """What peft calls the only adapter of a model."""
 
@@ -69,8 +74,15 @@ def with_adapter(base: LogpPath, settings: LoRA, address: str) -> LogpPath:
             peft: Any = importlib.import_module("peft")
             peft.inject_adapter_in_model(_configuration(settings, address), adapted.model, ADAPTER)
     except ValueError as error:
-        raise _misplaced(base.model, " ".join(str(error).split())) from error
+        raise _misplaced(base.model, settings, " ".join(str(error).split())) from error
     _require_all_in_place(adapted.model, settings)
+    layers = {id(layer) for layer in _adapted_layers(adapted.model)}
+    names = {
+        name.rpartition(".")[2]
+        for name, module in adapted.model.named_modules()
+        if id(module) in layers
+    }
+    log.info("the adapter covers %d layers: %s", len(layers), ", ".join(sorted(names)))
     return adapted
 
 
@@ -148,23 +160,27 @@ def _require_all_in_place(model: Any, settings: LoRA) -> None:
     layers = list(_adapted_layers(model))
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     if any(layer is end or not layer.lora_A for layer in layers for end in ends):
-        raise _misplaced(model, "embeddings are not adapted, only the layers between them")
+        raise _misplaced(
+            model, settings, "embeddings are not adapted, only the layers between them"
+        )
     if isinstance(settings.target_modules, str):
         return
     paths = [f".{name}" for name, module in model.named_modules() if module in layers]
     for name in settings.target_modules:
         if not any(path.endswith(f".{name}") for path in paths):
-            raise _misplaced(model, f"it has no linear layer called {name}")
+            raise _misplaced(model, settings, f"it has no linear layer called {name}")
 
 
-def _misplaced(model: Any, reason: str) -> ConfigurationError:
+def _misplaced(model: Any, settings: LoRA, reason: str) -> ConfigurationError:
     names = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
         if type(module).__name__ in {"Linear", "Conv1D"}
         and module is not model.get_output_embeddings()
     } - {ADAPTER, "base_layer"}
+    advice = "some of " if settings.target_modules == ALL_LINEAR else f"{ALL_LINEAR}, or some of "
     return ConfigurationError(
-        f"training.lora.target_modules does not fit {type(model).__name__}: {reason[:200]}. "
-        f"Give all-linear, or some of {', '.join(sorted(names))}."
+        f"training.lora.target_modules does not fit {type(model).__name__}: "
+        f"{textwrap.shorten(reason, 200, placeholder=' ...')} "
+        f"Give {advice}{', '.join(sorted(names))}."
     )
