@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -83,7 +84,7 @@ def matrix(names: tuple[str, ...] | list[str]) -> Iterator[Outcome]:
                     yield attempt(label, name, chat=chat, lora=lora, tie_word_embeddings=tied)
 
 
-def attempt(label: str, kind: str, *, chat: bool, lora: bool, **more: object) -> Outcome:
+def attempt(label: str, kind: str, *, chat: bool, lora: bool, **more: Any) -> Outcome:
     """Make one model and check it; what cannot be made tiny is said."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

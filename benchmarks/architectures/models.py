@@ -146,7 +146,7 @@ def configuration(kind: str, vocabulary: int, **more: Any) -> Any:
     return config
 
 
-def save_model(folder: Path, kind: str, *, seed: int = 0, **more: Any) -> None:
+def save_model(folder: Path, kind: str, seed: int = 0, **more: Any) -> None:
     """A tiny model with a tokenizer: weights so large that attention is sharp.
 
     Args:
@@ -211,7 +211,7 @@ def write_pairs(file: Path, *, chat: bool, longest: int = LONGEST) -> None:
     def text(words: int) -> str:
         return " " + " ".join(generator.choice(WORDS, words))
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in range(12):
         prompt, lengths = text(2 + row), (3 + row % 4, 6 - row % 3)
         if row == 0:

@@ -69,9 +69,10 @@ def settings(loss: Loss) -> list[dict[str, float]]:
 
 def record(logps: list[float]) -> PairLogps:
     """Pairs at the reference with these log-probs, and what any loss needs."""
-    half = torch.tensor(logps, dtype=torch.float64).chunk(2)
+    chosen, rejected = torch.tensor(logps, dtype=torch.float64).chunk(2)
     tokens = torch.tensor([3, 41])
-    return supplied(PairLogps(*half, *half, tokens, tokens.flip(0))).at_reference()
+    pairs = PairLogps(chosen, rejected, chosen, rejected, tokens, tokens.flip(0))
+    return supplied(pairs).at_reference()
 
 
 NEUTRAL: dict[str, dict[str, float]] = {

@@ -40,7 +40,10 @@ def scattered(count: int = 120) -> PairLogps:
     ratios = [10 ** uniform(-3, 3.5) * uniform(-1, 1).sign() for _ in range(2)]
     policy = [-(10 ** uniform(-7, 3.5)) for _ in range(2)]
     tokens = [uniform(1, 60).long() for _ in range(2)]
-    return PairLogps(*policy, policy[0] - ratios[0], policy[1] - ratios[1], *tokens)
+    chosen, rejected = policy
+    return PairLogps(
+        chosen, rejected, chosen - ratios[0], rejected - ratios[1], tokens[0], tokens[1]
+    )
 
 
 def all_pairs() -> Iterator[PairLogps]:

@@ -35,9 +35,12 @@ def random_pairs(count: int = 40) -> PairLogps:
     shared = torch.minimum(*tokens)
     part = [shared / n for n in tokens]
     return PairLogps(
-        *policy,
-        *reference,
-        *tokens,
+        policy[0],
+        policy[1],
+        reference[0],
+        reference[1],
+        tokens[0],
+        tokens[1],
         preference_margin=normal(1, 0.5),
         policy_chosen_shared=part[0] * policy[0],
         policy_rejected_shared=part[1] * policy[1],
@@ -115,7 +118,8 @@ def lengths_the_other_way(x: PairLogps) -> Tensor:
 
 
 def exp_of_mean_logp(x: PairLogps) -> Tensor:
-    weight = sum(per_token(x)).exp().detach()  # type: ignore[attr-defined]
+    chosen, rejected = per_token(x)
+    weight = (chosen + rejected).exp().detach()
     return (weight * -logsigmoid(0.1 * x.margin)).mean()
 
 

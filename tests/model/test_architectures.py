@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from benchmarks.architectures.checks import Outcome, check
 from benchmarks.architectures.models import save_model, write_pairs
 
 
-def tried(folder: Path, kind: str, *, chat: bool, lora: bool, **more: object) -> Outcome:
+def tried(folder: Path, kind: str, *, chat: bool, lora: bool, **more: Any) -> Outcome:
     save_model(folder / "model", kind, **more)
     write_pairs(folder / "pairs.jsonl", chat=chat)
     return check(kind, folder / "model", folder / "pairs.jsonl", folder, lora=lora)

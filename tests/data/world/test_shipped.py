@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpo_bench.data.prepare import source_digest
+from dpo_bench.data.prepare import read_preferences
 from dpo_bench.data.world import WORLDS, cache, world_model, world_preferences
 from dpo_bench.data.world.__main__ import PAIRS, SEED, build, machine
 from dpo_bench.data.world.cache import RECORD, SHIPPED, read_record, stream_seed
@@ -72,7 +72,7 @@ def test_the_data_is_the_committed_one(
     options: dict[str, Any], expected: str, empty_cache: Path
 ) -> None:
     folder = world_preferences("reviews", World(**options))
-    assert source_digest(str(folder), Data())[:12] == expected
+    assert read_preferences(str(folder), Data()).digest[:12] == expected
     assert len(rows(folder / "train.jsonl")) == options.get("pairs", World().pairs)
     (made,) = (empty_cache / "worlds").iterdir()
     assert made == folder
