@@ -262,8 +262,9 @@ class Classifier:
         """
         ends = {row[-1] for row in rows if row}
         own = (self._tokenizer.pad_token_id, self._declared_padding)
-        known: list[int] = [token for token in own if token is not None]
-        return next(token for token in [*known, *range(len(ends) + 1)] if token not in ends)
+        choices: list[int] = [token for token in own if token is not None]
+        choices += range(len(ends) + 1)
+        return next(token for token in choices if token not in ends)
 
     def _values(self, logits: Any) -> Any:
         """From logits [row, label] to rewards [row]."""

@@ -5,10 +5,12 @@ Frozen once read. The command line, the files and the documentation all derive f
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -19,6 +21,13 @@ from pydantic import (
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _rate(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == "auto" or (is_number and 0 < value < math.inf):
+        return value
+    raise ValueError("a learning rate is a finite number greater than 0, or auto")
 
 
 class Section(BaseModel):
@@ -115,7 +124,7 @@ class Training(Section):
 
     optimiser: Literal["adamw", "rmsprop"] = "adamw"
     """AdamW, or RMSprop as in the DPO paper"""
-    learning_rate: Positive | Literal["auto"] = "auto"
+    learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate)] = "auto"
     """peak learning rate; auto: by the model's size, so that a first run moves; no tuned value"""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """after the warm-up: stay, or fall to zero at the last step"""
@@ -159,8 +168,8 @@ class Training(Section):
         Raises:
             RuntimeError: it is still to be chosen; see `experiment.defaults`.
         """
-        if self.learning_rate == "auto":
-            raise RuntimeError("training.learning_rate = auto was not settled")
+        if isinstance(self.learning_rate, str):
+            raise RuntimeError("training.learning_rate = auto was not settled")  # noqa: TRY004
         return self.learning_rate
 
     @model_validator(mode="after")

@@ -146,18 +146,23 @@ def test_a_plugin_runs_sweeps_and_is_reported_with_no_other_edit(
 def test_a_diverging_trial_is_a_row_and_the_others_go_on(
     llama_folder: Path, pairs_file: Path, tmp_path: Path
 ) -> None:
+    # They keep the contract when they are checked, and break on a step of eight pairs.
     plugins = tmp_path / "plugins"
     plugins.mkdir()
     (plugins / "bad.py").write_text(
+        "from torch.nn.functional import softplus\n\n"
         "from dpo_bench import register\n\n\n"
         '@register("nan", paper="none", normalisation="sum", grid=(1,))\n'
         "def nan(logps, beta: float = 1.0):\n"
         '    """Not a number."""\n'
-        "    return logps.margin * float('nan')\n\n\n"
+        "    bad = float('nan') if len(logps.margin) == 8 else 1.0\n"
+        "    return softplus(-beta * logps.margin) * bad\n\n\n"
         '@register("crash", paper="none", normalisation="sum", grid=(1,))\n'
         "def crash(logps, beta: float = 1.0):\n"
         '    """Not a loss."""\n'
-        "    raise RuntimeError('my <b>mistake</b>')\n"
+        "    if len(logps.margin) == 8:\n"
+        "        raise RuntimeError('my <b>mistake</b>')\n"
+        "    return softplus(-beta * logps.margin)\n"
     )
     arguments = (
         *("sweep", "--plugins", plugins, "--losses", "nan,crash,dpo", "--beta", "1"),

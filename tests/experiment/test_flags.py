@@ -48,7 +48,7 @@ def test_strengths_must_be_numbers(text: str) -> None:
 def test_a_model_of_ones_own_leaves_the_quickstart_settings_behind() -> None:
     experiment = resolve(None, Flags(policy="models/Tiny", preferences="data/my pairs.jsonl"))
     assert experiment.name == "Tiny-my-pairs"
-    assert experiment.training.learning_rate == 1e-6
+    assert experiment.training.learning_rate == "auto"
     assert experiment.evaluation.reward == "none"
     assert [grid.values for grid in experiment.losses] == [{}] * len(experiment.losses)
 
