@@ -260,10 +260,11 @@ class Classifier:
         Where it is also what a text ends with (Llama 3's end of turn, for example), the score would
         be read one token too early.
         """
-        ends = {row[-1] for row in rows if row}
+        ends: set[int] = {row[-1] for row in rows if row}
         own = (self._tokenizer.pad_token_id, self._declared_padding)
         known = [int(token) for token in own if token is not None]
-        return next(token for token in (*known, *range(len(ends) + 1)) if token not in ends)
+        candidates: list[int] = [*known, *range(len(ends) + 1)]
+        return next(token for token in candidates if token not in ends)
 
     def _values(self, logits: Any) -> Any:
         """From logits [row, label] to rewards [row]."""

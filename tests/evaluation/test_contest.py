@@ -137,16 +137,16 @@ def test_controls_of_a_reward_tell_one_that_depends_on_the_order() -> None:
 
 
 def centred(values: Array) -> Array:
-    return values - values.mean()
+    return np.asarray(values - values.mean())
 
 
 def whitened(values: Array) -> Array:
-    return centred(values) / (values.std() + 1e-8)
+    return np.asarray(centred(values) / (values.std() + 1e-8))
 
 
 def undefined_alone(values: Array) -> Array:
     deviation = values.std(ddof=1) if len(values) > 1 else np.nan  # what torch gives
-    return centred(values) / (deviation + 1e-8)
+    return np.asarray(centred(values) / (deviation + 1e-8))
 
 
 def ranked(values: Array) -> Array:
@@ -154,7 +154,7 @@ def ranked(values: Array) -> Array:
 
 
 def of_the_largest(values: Array) -> Array:
-    return values / values.max()
+    return np.asarray(values / values.max())
 
 
 def squeezed(values: Array) -> Array:

@@ -89,7 +89,7 @@ def test_the_terminal_names_the_controls_that_a_reward_misses(tmp_path: Path) ->
     fill(store)
 
     experiment = Experiment.model_validate(
-        {"name": "tiny", "policy": "p", "preferences": "d", "losses": [{"name": "dpo"}]}
+        {"name": "tiny", "policy": "p", "preferences": "d", "losses": ["dpo"]}
     )
 
     def remarks(reward: float, **controls: float) -> list[str]:
