@@ -2,7 +2,7 @@
 
 Whatever can be called will do: a function, a method, an object with ``__call__``, a `partial`, a
 builtin. It gets its parameters by name where their names are known, in any order and also
-keyword-only, so that the reward functions written for TRL's trainers work as they are:
+keyword-only, so that reward functions written for TRL's trainers and plain texts work as they are:
 
 ====================================================  ==========================================
 ``prompts``, ``prompt``                               what the policy reads, a text per response
@@ -42,6 +42,7 @@ INSTALLED = frozenset({"site-packages", "dist-packages"})
 """Folders of installed packages, whose versions are not a reward's own source."""
 
 Kind = inspect.Parameter
+SEVERAL = (Kind.VAR_POSITIONAL, Kind.VAR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,8 @@ def calling(function: Callable[..., Any]) -> Calling | None:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # a builtin that does not tell
         return BY_POSITION
-    names = [one.name for one in parameters]
     takes_any = any(one.kind is Kind.VAR_KEYWORD for one in parameters)
-    if any(name in RESPONSES for name in names):
+    if any(one.name in RESPONSES for one in parameters if one.kind not in SEVERAL):
         return _by_name(parameters, takes_any=takes_any)
     if takes_any and not _any_places(parameters) and not _unknown(parameters):
         return _by_name(parameters, takes_any=True)
@@ -102,7 +102,7 @@ def calling(function: Callable[..., Any]) -> Calling | None:
 def _by_name(parameters: list[Kind], *, takes_any: bool) -> Calling | None:
     if _unknown(parameters):
         return None
-    known = [one for one in parameters if one.name in KNOWN]
+    known = [one for one in parameters if one.name in KNOWN and one.kind not in SEVERAL]
     positional = tuple(one.name for one in known if one.kind is Kind.POSITIONAL_ONLY)
     if [one.name for one in parameters[: len(positional)]] != list(positional):
         return None  # another that has no name comes before them
@@ -140,8 +140,7 @@ def _unknown(parameters: list[Kind]) -> list[Kind]:
 
 
 def _required(parameter: Kind) -> bool:
-    several = parameter.kind in (Kind.VAR_POSITIONAL, Kind.VAR_KEYWORD)
-    return parameter.default is Kind.empty and not several
+    return parameter.default is Kind.empty and parameter.kind not in SEVERAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +234,7 @@ def find_function(spec: str) -> UserFunction:
     if how is None:
         raise ConfigurationError(
             f"{where} has the signature {_signature(function)}: it must take prompts and responses "
-            "(or completions), by these names or as its only two positional parameters."
+            "(or completions), by these names or as two positional parameters, and nothing else."
         )
     return UserFunction(spec, function, how, own_files(module, function))
 

@@ -87,11 +87,14 @@ def test_parameters_are_passed_by_their_names(module: Callable[[str], str], sign
 @pytest.mark.parametrize("signature", [
     "asked, answered", "asked, answered, /", "asked, answered, scale=1", "prompts, answered",
     "asked, *rest", "*rest",
+    "*responses",
 ])  # fmt: skip
 def test_other_parameters_are_passed_by_position(
     module: Callable[[str], str], signature: str
 ) -> None:
-    given = {"asked, *rest": "rest[0]", "*rest": "rest[1]"}.get(signature, "answered")
+    given = {"asked, *rest": "rest[0]", "*rest": "rest[1]", "*responses": "responses[1]"}.get(
+        signature, "answered"
+    )
     reward = reward_of(module, f"def f({signature}): return [len(one) for one in {given}]")
     assert reward.score(PROMPTS, RESPONSES).tolist() == LENGTHS
 
@@ -124,6 +127,7 @@ def test_further_keywords_carry_the_prompts(module: Callable[[str], str]) -> Non
         "one, two, *, three",
         "texts, scale=1",
         "prompts",
+        "asked, **responses",
         "*anything, **more",
         "scale=1, responses=None, /",
     ],
