@@ -260,7 +260,7 @@ class Classifier:
         Where it is also what a text ends with (Llama 3's end of turn, for example), the score would
         be read one token too early.
         """
-        ends = {row[-1] for row in rows if row}
+        ends: set[int] = {row[-1] for row in rows if row}
         own = (self._tokenizer.pad_token_id, self._declared_padding)
         choices: list[int] = [token for token in own if token is not None]
         choices += range(len(ends) + 1)

@@ -4,9 +4,11 @@
 constant that answers nothing: a judge must prefer the dataset's chosen response to it, and a reward
 under which it beats many of the reference's does not see what a response says. ``injection`` is
 that of a constant which tells a judge to prefer it. ``order`` is, for a reward, the share of
-responses whose number does not depend on the order in which they are given, and must be 1; for a
-judge, the share of pairs on which both orders agree. ``place`` is how often a judge prefers what is
-shown first, .5 when the place does not matter.
+responses whose number depends neither on the order in which they are given nor on what else is
+scored with them, and must be 1; for a judge, the share of pairs on which both orders agree.
+``place`` is how often a judge prefers what is shown first, .5 when the place does not matter.
+``responses`` is the share of prompts at which a reward is not the same for all responses: 0 is that
+of a reward which does not read them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dpo_bench.errors import DataError
 from dpo_bench.evaluation.judge import Judge
 from dpo_bench.evaluation.statistics import Array, Estimate, bootstrap_mean, resample_weights
 from dpo_bench.evaluation.statistics import win_fraction as fractions
@@ -34,6 +37,11 @@ INJECTION = (
 )
 SAME = 1e-6
 """Relative difference up to which two rewards of one text are the same: rounding in a batch."""
+ROUNDED = 1e-2
+"""Share of the largest reward by which a text's may change with the size of the batch: a model in
+bf16, which has 8 bits, rounds so; what is centred or ranked within a call changes by more."""
+UNCHANGED = 1e-4
+"""Share of the largest reward up to which another response changes nothing: rounding in fp32."""
 
 
 class Resampling(NamedTuple):
@@ -52,7 +60,7 @@ class Control:
     """One control.
 
     Attributes:
-        name: ``self``, ``null``, ``injection``, ``order`` or ``place``.
+        name: ``self``, ``null``, ``injection``, ``order``, ``place`` or ``responses``.
         estimate: what came out.
         expected: what should have, in words.
         passed: whether it did; None where there is no right outcome.
@@ -92,12 +100,27 @@ def control_reward(
     self_wins = np.where(same, 0.5, (once > again).astype(float))
     null = reward.score(prompts, [NULL] * len(prompts))
     null_wins = fractions(null[:, None], opponents)[:, 0]
+    largest = np.abs(once).max(initial=0.0)
+    for fewer in {len(prompts) // 2, 1} - {0, len(prompts)}:
+        alone = _alone(reward, prompts[:fewer], responses[:fewer])
+        same[:fewer] &= np.abs(alone - once[:fewer]) <= ROUNDED * largest
     order = bootstrap_mean(same.astype(float), weights)
+    changes = np.abs(np.column_stack([opponents, null]) - once[:, None]).max(axis=1)
+    depends = bootstrap_mean((changes > UNCHANGED * largest).astype(float), weights)
     return [
         _self(bootstrap_mean(self_wins, weights)),
         Control("null", bootstrap_mean(null_wins, weights), "low", None),
         Control("order", order, "exactly 1", order.value == 1.0),
+        Control("responses", depends, "above 0", depends.value > 0),
     ]
+
+
+def _alone(reward: Reward, prompts: Sequence[Prompt], responses: Sequence[str]) -> Array:
+    """Rewards in a call of their own; missing where the reward cannot do with so few."""
+    try:
+        return reward.score(prompts, responses)
+    except DataError:
+        return np.full(len(responses), np.nan)
 
 
 def control_judge(

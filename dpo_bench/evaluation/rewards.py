@@ -6,18 +6,17 @@ the share of opponents that a response beats, is made in `dpo_bench.evaluation.c
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import inspect
-import sys
-from collections.abc import Callable, Iterable, Sequence
+import numbers
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dpo_bench.errors import ConfigurationError, DataError
+from dpo_bench.evaluation.functions import find_function
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,11 +25,10 @@ if TYPE_CHECKING:
     from dpo_bench.evaluation.prompts import Prompt
     from dpo_bench.experiment.config import Evaluation
 
-RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
-"""A user's: prompts as the policy reads them, and responses."""
-
 CLASSIFIERS = ("model", "sentiment")
 JUDGE = "judge"
+LARGEST = 1e100
+"""Size up to which a reward is a number: the statistics take squares and sums of it."""
 
 
 def _none_cut(_prompts: list[Prompt], _responses: list[str]) -> int:
@@ -49,14 +47,14 @@ class Reward:
         name: as given in the experiment.
         identity: the name and the source that it comes from, or the digest of a model; part of
             every trial's identity.
-        function: maps prompts and responses to a number each.
+        function: maps prompts and responses to a number each; see `numbers_of`.
         truncated: how many of these texts the reward cannot read whole.
         reads: the text that it makes of a prompt and a response, None where it makes none.
     """
 
     name: str
     identity: str
-    function: Callable[[list[Prompt], list[str]], Sequence[float]]
+    function: Callable[[list[Prompt], list[str]], Any]
     truncated: Callable[[list[Prompt], list[str]], int] = _none_cut
     reads: Callable[[Prompt, str], str | None] = _not_said
 
@@ -64,20 +62,72 @@ class Reward:
         """Reward of each response, shape [response].
 
         Raises:
-            DataError: the function gave another count, or a number that is not finite.
+            DataError: the function failed, or gave anything but a finite number per response.
         """
         prompts, responses = list(prompts), list(responses)
-        values = np.asarray(self.function(prompts, responses), dtype=np.float64)
-        if values.shape != (len(responses),):
+        return numbers_of(self.name, self.function(prompts, responses), responses)
+
+
+def numbers_of(name: str, values: Any, responses: Sequence[str]) -> NDArray[np.float64]:
+    """The numbers that a reward returned, shape [response].
+
+    A list of numbers, or a tensor, array or Series of any type and device, with or without
+    gradient.
+
+    >>> numbers_of("short", [np.float32(-1), True], ["a", "b"]).tolist()
+    [-1.0, 1.0]
+
+    Raises:
+        DataError: it is something else, the count is another, or a number is not finite or beyond
+            `LARGEST`.
+    """
+    wanted = "return one number per response"
+    shape = getattr(values, "shape", None)
+    if shape is not None and len(shape) != 1:
+        raise DataError(
+            f"reward {name} returned an array of shape {list(shape)} for {len(responses)} "
+            f"responses: {wanted}."
+        )
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(listed, str | bytes | Mapping | AbstractSet) or not isinstance(listed, Iterable):
+        if isinstance(listed, Coroutine):
+            listed.close()  # else it warns that nobody waited for it
+        raise DataError(f"reward {name} returned {_in_words(values)}: {wanted}.")
+    found = list(listed)
+    if len(found) != len(responses):
+        raise DataError(
+            f"reward {name} returned {len(found)} values for {len(responses)} responses: {wanted}."
+        )
+    rewards = np.empty(len(found))
+    for row, value in enumerate(found):
+        rewards[row] = number = _number(value)
+        if not abs(number) <= LARGEST:
             raise DataError(
-                f"reward {self.name} gave an array of shape {values.shape} for "
-                f"{len(responses)} responses: return one number per response."
+                f"reward {name} returned {_in_words(value)} for response {row + 1} of {len(found)},"
+                f" {responses[row][:80]!r}: {wanted}, finite and at most {LARGEST:g} in size."
             )
-        if not np.isfinite(values).all():
-            worst = int((~np.isfinite(values)).nonzero()[0][0])
-            text = repr(responses[worst])[:80]
-            raise DataError(f"reward {self.name} gave {values[worst]} for the response {text}.")
-        return values
+    return rewards
+
+
+def _number(value: Any) -> float:
+    """A number as a float, NaN for anything that is none."""
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()  # numpy's and torch's scalars, wherever they are
+    if not isinstance(value, numbers.Real | Decimal):
+        return float("nan")
+    try:
+        return float(value)
+    except (OverflowError, ValueError):  # an integer beyond all floats, a signalling NaN
+        return float("nan")
+
+
+def _in_words(value: Any) -> str:
+    """A value's type and the beginning of what it looks like, for a message."""
+    if value is None:
+        return "None"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "an integer beyond that"  # thousands of digits cannot even be printed
+    return f"{type(value).__name__} {' '.join(repr(value).split())[:80]}"
 
 
 def find_reward(options: Evaluation, device: str = "cpu") -> Reward | Judge | None:
@@ -119,7 +169,8 @@ def find_reward(options: Evaluation, device: str = "cpu") -> Reward | Judge | No
         from dpo_bench.evaluation.judge import find_judge
 
         return find_judge(rest, options)
-    return _function_reward(spec, kind, rest)
+    function = find_function(spec)
+    return Reward(spec, function.identity, function)
 
 
 def _vader_reward() -> Reward:
@@ -132,33 +183,3 @@ def _vader(_prompts: list[Prompt], responses: list[str]) -> list[float]:
     from dpo_bench.data.world.labels import gold_scores
 
     return gold_scores(responses)
-
-
-def _function_reward(spec: str, module_name: str, function_name: str) -> Reward:
-    function = _import(spec, module_name, function_name)
-    source = Path(inspect.getsourcefile(function) or "")
-    content = source.read_bytes() if source.is_file() else b""
-
-    def reward(prompts: list[Prompt], responses: list[str]) -> Sequence[float]:
-        return function([prompt.text for prompt in prompts], responses)
-
-    return Reward(spec, f"{spec} {hashlib.sha256(content).hexdigest()}", reward)
-
-
-def _import(spec: str, module_name: str, function_name: str) -> RewardFunction:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ConfigurationError(
-            f"evaluation.reward = {spec!r}: cannot import {module_name}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ConfigurationError(
-            f"evaluation.reward = {spec!r}: {module_name} has no function {function_name}."
-        )
-    return function  # type: ignore[no-any-return]

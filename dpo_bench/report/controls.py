@@ -15,8 +15,15 @@ _MEANINGS = {
     "self": ("Self against self", "Win rate of responses against themselves."),
     "null": ("Null response", "Win rate of a constant that answers nothing."),
     "injection": ("Injection", "Win rate of a constant that tells a judge to prefer it."),
-    "order": ("Order", "Share of verdicts that do not depend on the order of what is shown."),
+    "order": (
+        "Order",
+        "Share of verdicts that depend neither on the order of what is shown nor on what else is.",
+    ),
     "place": ("First place", "How often a judge prefers what is shown first."),
+    "responses": (
+        "Dependence on the response",
+        "Share of prompts at which the reward depends on the response.",
+    ),
 }
 _OUTCOMES = {True: "as it must be", False: "missed", None: "no right outcome"}
 _SHARE = Measure("control", "Outcome", "", 3, "Value, 95% interval over prompts, and n.")

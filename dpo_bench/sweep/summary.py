@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,7 +16,12 @@ from dpo_bench.sweep.run import Outcome
 if TYPE_CHECKING:
     import pandas as pd
 
-
+MISSED = {
+    "self": "the same response does not always get the same reward",
+    "order": "a response's reward depends on the order or on what else is scored with it",
+    "responses": "the reward does not depend on the response",
+}
+"""What it means that a control missed its right outcome."""
 WIDTH_FOR_INTERVALS = 110
 """Columns of a terminal in which every interval stands on the line of its value."""
 
@@ -68,21 +73,22 @@ def _remarks(outcome: Outcome, measured: bool, *, narrow: bool) -> Iterator[str]
         yield f"warning: {still}"
     for name, value in _failing_controls(results).items():
         yield (
-            f"Control {name!r} gave {value:.3g}: the same response does not always get the same "
-            "reward, so neither rewards nor win rates can be trusted."
+            f"Control {name!r} gave {value:.3g}: {MISSED[name]}, so neither rewards nor win rates "
+            "can be trusted."
         )
 
 
 def _failing_controls(results: pd.DataFrame) -> dict[str, float]:
     """Controls with a right outcome that missed it; see `evaluation.controls`."""
-    right = {"self": 0.5}
+    passed: dict[str, Callable[[float], bool]] = {"self": lambda value: value == 0.5}
     if results["reward"].notna().any():  # a judge's orders may disagree: then it is a tie
-        right["order"] = 1.0
-    found = {name: results[f"control_{name}"].dropna() for name in right}
+        passed["order"] = lambda value: value == 1.0
+        passed["responses"] = lambda value: value > 0
+    found = {name: results[f"control_{name}"].dropna() for name in passed}
     return {
         name: float(column.iloc[0])
         for name, column in found.items()
-        if len(column) and column.iloc[0] != right[name]
+        if len(column) and not passed[name](column.iloc[0])
     }
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from dpo_bench.evaluation.contest import (
     JudgeContest,
@@ -21,6 +24,7 @@ from dpo_bench.evaluation.judge import find_judge
 from dpo_bench.evaluation.prompts import Prompt
 from dpo_bench.evaluation.reference import ReferenceEvaluation
 from dpo_bench.evaluation.rewards import Reward
+from dpo_bench.evaluation.statistics import Array
 from dpo_bench.experiment.config import Evaluation
 from tests.evaluation.judge_server import asked, running
 
@@ -105,20 +109,106 @@ def test_a_round_robin_is_all_pairs_of_responses() -> None:
         round_robin([np.zeros((2, 1)), np.zeros((3, 1))])
 
 
+TEXTS = ["a", "bb", "ccc", "dddd"]
+OPPONENTS = np.array([[30.0, 1.0], [1.0, 1.0], [40.0, 40.0], [1.0, 19.0]])
+
+
+def controls(
+    function: Callable[[list[Prompt], list[str]], Any], opponents: Array = OPPONENTS
+) -> dict[str, tuple[float, bool | None]]:
+    found = control_reward(
+        Reward("own", "1", function),
+        [Prompt.of(text) for text in TEXTS],
+        TEXTS,
+        opponents,
+        Resampling(100, 0),
+    )
+    return {one.name: (one.estimate.value, one.passed) for one in found}
+
+
 def test_controls_of_a_reward_tell_one_that_depends_on_the_order() -> None:
-    def place(_prompts: list[Prompt], responses: list[str]) -> list[float]:
-        return [float(index) for index, _ in enumerate(responses)]
+    assert controls(length) == {
+        "self": (0.5, True),
+        "null": (2.25 / 4, None),
+        "order": (1.0, True),
+        "responses": (1.0, True),
+    }
+    assert controls(lambda _, responses: range(len(responses)))["order"] == (0.0, False)
 
-    texts = ["a", "bb", "ccc", "dddd"]
-    opponents = np.array([[30.0, 1.0], [1.0, 1.0], [40.0, 40.0], [1.0, 19.0]])
 
-    def controls(reward: Reward) -> dict[str, tuple[float, bool | None]]:
-        found = control_reward(
-            reward, [Prompt.of(text) for text in texts], texts, opponents, Resampling(100, 0)
-        )
-        return {one.name: (one.estimate.value, one.passed) for one in found}
+def centred(values: Array) -> Array:
+    return np.asarray(values - values.mean())
 
-    good = controls(Reward("length", "1", length))
-    assert good == {"self": (0.5, True), "null": (2.25 / 4, None), "order": (1.0, True)}
-    bad = controls(Reward("place", "1", place))
-    assert bad["order"] == (0.0, False)
+
+def whitened(values: Array) -> Array:
+    return np.asarray(centred(values) / (values.std() + 1e-8))
+
+
+def undefined_alone(values: Array) -> Array:
+    deviation = values.std(ddof=1) if len(values) > 1 else np.nan  # what torch gives
+    return np.asarray(centred(values) / (deviation + 1e-8))
+
+
+def ranked(values: Array) -> Array:
+    return values.argsort().argsort() / len(values)
+
+
+def of_the_largest(values: Array) -> Array:
+    return np.asarray(values / values.max())
+
+
+def squeezed(values: Array) -> Array:
+    return values.squeeze()  # of one text a number and no list
+
+
+@pytest.mark.parametrize(
+    "within", [centred, whitened, undefined_alone, ranked, of_the_largest, squeezed]
+)
+def test_a_reward_that_depends_on_what_else_is_scored_fails(
+    within: Callable[[Array], Array],
+) -> None:
+    def function(prompts: list[Prompt], responses: list[str]) -> Array:
+        return within(np.array(length(prompts, responses), dtype=float))
+
+    value, passed = controls(function)["order"]
+    assert value < 1
+    assert passed is False
+
+
+@pytest.mark.parametrize("bits", [torch.float32, torch.bfloat16])
+def test_rounding_in_another_batch_is_no_dependence(bits: torch.dtype) -> None:
+    """A value plus what bits lose of it when a batch has another size."""
+
+    def function(prompts: list[Prompt], responses: list[str]) -> list[float]:
+        size = float(torch.finfo(bits).eps) * (1 if len(responses) < len(TEXTS) else 0)
+        return [value * (1 + size) for value in length(prompts, responses)]
+
+    assert controls(function)["order"] == (1.0, True)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])
+def test_a_reward_that_does_not_read_responses_fails(scale: float) -> None:
+    """Such as one whose parameters are taken for each other, also when a model rounds it."""
+
+    def of_prompts(prompts: list[Prompt], responses: list[str]) -> list[float]:
+        noise = 1 + 1e-6 * len(responses[0])
+        return [scale * len(prompt.text) * noise for prompt in prompts]
+
+    own = np.repeat(scale * np.array([[1.0], [2.0], [3.0], [4.0]]), 2, axis=1)
+    assert controls(of_prompts, own)["responses"] == (0.0, False)
+    assert controls(lambda _, responses: [0.0] * len(responses), own * 0)["responses"][1] is False
+
+    def of_both(prompts: list[Prompt], responses: list[str]) -> list[float]:
+        return [
+            scale * (100 * len(p.text) + len(r)) for p, r in zip(prompts, responses, strict=True)
+        ]
+
+    own = scale * np.array([[101, 102], [202, 201], [303, 303], [404, 404]])
+    assert controls(of_both, own)["responses"] == (1.0, True)
+
+
+def test_a_prompt_of_which_one_response_differs_is_enough() -> None:
+    own = np.ones((4, 2))
+    own[2, 1] = 2.0  # the reward of no other response to any prompt
+    found = controls(lambda _, responses: [1.0] * len(responses), own)
+    assert found["responses"] == (0.25, True)

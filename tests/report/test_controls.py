@@ -47,6 +47,16 @@ def test_a_missed_control_is_a_warning(view_of: ViewOf) -> None:
     assert list(missed_controls(view_of("clean").results)) == []
 
 
+def test_a_reward_that_does_not_read_responses_is_a_warning(view_of: ViewOf) -> None:
+    results = view_of("clean").results
+    missed = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 32, "expected": "above 0"}
+    controls = {**CONTROLS, "responses": missed | {"passed": False}}
+    reference = dataclasses.replace(results.reference, controls=controls)
+    (warning,) = missed_controls(dataclasses.replace(results, reference=reference))
+    assert "'dependence on the response' gave 0.000 where above 0 is right" in warning
+    assert "(share of prompts at which the reward depends on the response)" in warning
+
+
 def test_a_judge_has_win_rates_but_no_reward(view_of: ViewOf) -> None:
     results = judged(view_of("no_reward"))
     assert not results.has_reward

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
 
+from dpo_bench.experiment import Experiment
 from dpo_bench.storage import write_json
 from dpo_bench.sweep.results import COLUMNS, write_results
+from dpo_bench.sweep.run import Outcome
 from dpo_bench.sweep.store import Manifest, Store, seal
+from dpo_bench.sweep.summary import print_outcome
 from dpo_bench.tables import read_parquet
 
 FIXED = [
@@ -77,6 +82,34 @@ def test_done_and_failed_trials_are_rows_and_nothing_is_imputed(tmp_path: Path) 
     assert bad["status"] == "failed"
     assert all(pd.isna(bad[name]) for name in ("beta", "kl", "reward", "steps", "train_seconds"))
     pd.testing.assert_frame_equal(read_parquet(tmp_path / "results.parquet"), table)
+
+
+def test_the_terminal_names_the_controls_that_a_reward_misses(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store)
+
+    experiment = Experiment.model_validate(
+        {"name": "tiny", "policy": "p", "preferences": "d", "losses": ["dpo"]}
+    )
+
+    def remarks(reward: float, **controls: float) -> list[str]:
+        store.reference_folder.mkdir(exist_ok=True)
+        found = {name: {"value": value} for name, value in controls.items()}
+        write_json(store.reference_folder / "evaluation.json", {"controls": found})
+        table = write_results(store, ["good", "bad"]).assign(reward=[reward, float("nan")])
+        screen = io.StringIO()
+        outcome = Outcome(experiment, tmp_path, tmp_path, table, 1)
+        print_outcome(outcome, Console(file=screen, width=200))
+        return [line for line in screen.getvalue().splitlines() if line.startswith("Control ")]
+
+    right = {"self": 0.5, "null": 0.9, "order": 1.0, "responses": 0.03}
+    assert remarks(1.0, **right) == []
+    (one,) = remarks(1.0, **{**right, "responses": 0.0})
+    assert one.startswith("Control 'responses' gave 0: the reward does not depend on the response")
+    (one,) = remarks(1.0, **{**right, "order": 0.97})
+    assert one.startswith("Control 'order' gave 0.97: a response's reward depends on the order or")
+    assert remarks(float("nan"), **{**right, "order": 0.97}) == []  # a judge's
+    assert remarks(1.0) == []  # a sweep from before there were controls
 
 
 def test_the_csv_is_safe_to_open(tmp_path: Path) -> None:
