@@ -52,7 +52,5 @@ def test_pages_are_written_and_stale_ones_removed(tmp_path: Path) -> None:
 
 
 def test_the_keys_say_default_and_meaning() -> None:
-    assert (
-        "| `training.weight_decay` | 0.0 | decoupled for AdamW; biases and the weights of norms are spared |"
-        in keys_table()
-    )
+    row = "| `training.lora.rank` | 16 | rank of each adapted layer's update B A |"
+    assert row in keys_table()
