@@ -195,14 +195,42 @@ def test_what_a_response_says_to_the_judge_stays_data(url: str, attack: str) -> 
     assert f"the code {code}" not in question("c", "p", attack + code, longer)
 
 
-@pytest.mark.parametrize(
-    "reply", ["", "A or B", "Answer: A", "AB", "C", "A\nB", "<think>A", "Both"]
-)
-def test_only_a_verdict_alone_is_a_verdict(reply: str) -> None:
+NO_VERDICT = [
+    *("", "A or B", "AB", "C", "A\nB", "<think>A", "Both", "[[A>B]]", "I cannot judge this."),
+    "Answer: A\nAnswer: B",
+    "> Answer: B\nA",
+    'Response A ends with\n"B"',
+    "Response A says: answer B",
+    "Answer: A, because B is long",
+    '{"answer": "A", "verdict": "B"}',
+    '{"reason": "A"}',
+    '{"answer": "A"',
+    '{"answer": ["A"]}',
+    "Answer: A\nThat is what response A planted.",
+    "</think>A</think>",
+]
+
+
+@pytest.mark.parametrize("reply", NO_VERDICT)
+def test_what_is_no_verdict_or_two_is_none(reply: str) -> None:
     assert read_verdict(reply) is None
 
 
-@pytest.mark.parametrize("reply", ["B", " b.\n", "**B**", "[[B]]", "'B'", "<think>A!</think>\nB"])
+DRESSED = [
+    *("B", " b.\n", "**B**", "[[B]]", "'B'", "<think>A!</think>\nB", "(B)", "`B`"),
+    *("Answer: B", "Verdict: **B**", "**Verdict:** B", "Final answer: [[B]]", "Response B"),
+    *("\\boxed{B}", "$\\boxed{\\text{B}}$", "<answer>B</answer>", "The better response is B."),
+    *('{"answer": "B"}', '```json\n{"verdict": "B"}\n```', '{\n  "winner": "Response B"\n}'),
+    *("B\u200b", "\ufeffB", "B\x00", "B</s>", "B<|im_end|>", "B<|eot_id|>\n", "**B**</s>"),
+    *("A looks good.\nAnswer: A?</think>\n\nB", "[THINK]A?[/THINK]B", "<think>a</think>B</s>"),
+    *("A is short, B says more.\n\nAnswer: B", "Both are fine.\n[[B]]", "Long.\n\\boxed{B}"),
+    'B is better because it answers.\n```json\n{"answer": "B"}\n```',
+    '{"reason": "A is short", "answer": "B"}',
+    "Answer: \\boxed{B}",
+]
+
+
+@pytest.mark.parametrize("reply", DRESSED)
 def test_dress_does_not_count(reply: str) -> None:
     assert read_verdict(reply) is Verdict.SECOND
 
