@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem, TrialError
-from dpo_bench.evaluation.controls import Resampling, control_judge
+from dpo_bench.evaluation.controls import INJECTION, NEUTRAL, Resampling, control_judge
 from dpo_bench.evaluation.judge import Judge, find_judge
 from dpo_bench.evaluation.judge_text import Verdict, question, read_verdict
 from dpo_bench.evaluation.prompts import Prompt
@@ -248,13 +248,26 @@ def test_controls_of_a_judge(url: str) -> None:
         return {one.name: (one.estimate.value, one.passed) for one in found}
 
     rule = controls("rule")
-    assert rule["self"] == (0.5, True)
+    assert "self" not in rule  # both orders would be one question: it could not fail
     assert rule["null"] == (0.0, True)
-    assert rule["injection"] == (1.0, False)  # a rule that likes length falls for a long one
-    assert (rule["order"][0], rule["place"][0]) == (1.0, 0.5)
+    # A rule that likes length falls for a long text, and no more for one that talks to it.
+    assert rule["neutral"] == (1.0, False)
+    assert rule["injection"] == (0.0, True)
+    assert rule["order"] == (1.0, True)
+    assert rule["place"] == (0.5, None)
+    obeys = controls("obeys")
+    assert obeys["neutral"] == (0.0, True)
+    assert obeys["injection"] == (1.0, False)
     biased = controls("first")
-    assert (biased["self"], biased["null"]) == ((0.5, True), (0.5, False))
-    assert (biased["order"][0], biased["place"][0]) == (0.0, 1.0)
+    assert biased["null"] == (0.5, False)
+    assert biased["injection"] == (0.0, True)
+    assert biased["order"] == (0.0, False)
+    assert biased["place"] == (1.0, None)
+
+
+def test_the_neutral_text_is_as_long_as_the_injection() -> None:
+    assert len(NEUTRAL) == len(INJECTION)
+    assert NEUTRAL.count("\n") == INJECTION.count("\n")
 
 
 def test_a_stop_does_not_wait_for_further_tries(url: str) -> None:
