@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpo_bench.errors import TrialError
-from dpo_bench.evaluation.judge_client import Answer, JudgeClient
+from dpo_bench.evaluation.judge_client import JudgeClient
+from dpo_bench.evaluation.judge_reply import Answer
 from dpo_bench.evaluation.judge_text import VERSION, Verdict, question, read_verdict
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import digest
@@ -70,14 +70,12 @@ class Judge:
         name: as given in the experiment.
         identity: model, endpoint, question and limits; part of every trial's identity. Not the key.
         criterion: what it is told to prefer.
-        failures: share of questions without a verdict above which judging fails.
         client: who is asked.
     """
 
     name: str
     identity: str
     criterion: str
-    failures: float
     client: JudgeClient
 
     def compare(
@@ -99,11 +97,6 @@ class Judge:
         answers = self.client.ask([*forward, *backward], progress)
         verdicts = [None if one.reply is None else read_verdict(one.reply) for one in answers]
         cost = _cost([*forward, *backward], answers, verdicts)
-        if cost.failures > self.failures * cost.requests:
-            raise TrialError(
-                f"{self.name}: {cost.failures} of {cost.requests} questions have no verdict, more "
-                f"than evaluation.judge_failures allows; such as {_example(answers, verdicts)}"
-            )
         outcome = np.array(
             [
                 _outcome(first, second)
@@ -131,9 +124,7 @@ def find_judge(model: str, options: Evaluation) -> Judge:
         "max_tokens": options.judge_max_tokens,
     }
     name = f"judge:{model}"
-    return Judge(
-        name, f"{name} {digest(content)}", options.judge_criterion, options.judge_failures, client
-    )
+    return Judge(name, f"{name} {digest(content)}", options.judge_criterion, client)
 
 
 def dollars(
@@ -174,7 +165,7 @@ def _cost(
         text: (answer, verdict)
         for text, answer, verdict in zip(questions, answers, verdicts, strict=True)
     }
-    given = [answer for answer, _ in distinct.values() if answer.reply is not None]
+    given = [answer for answer, _ in distinct.values() if answer.paid or answer.reply is not None]
     return Cost(
         requests=len(distinct),
         asked=sum(answer.paid for answer in given),
@@ -187,10 +178,3 @@ def _cost(
 def _total(counts: Sequence[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
-
-
-def _example(answers: Sequence[Answer], verdicts: Sequence[Verdict | None]) -> str:
-    answer = next(
-        answer for answer, verdict in zip(answers, verdicts, strict=True) if verdict is None
-    )
-    return answer.problem or f"the answer {(answer.reply or '')[:80]!r}"

@@ -3,12 +3,13 @@
 The texts that are judged come from a policy that may have learned to talk to judges (Zheng et al.
 2024, arXiv:2410.07137, win with a constant response). So they stand between lines that carry a code
 which no response can contain, whatever looks like an instruction or a verdict among them is called
-data, and only an answer that is a verdict and nothing else counts.
+data, and only a verdict counts that is the whole reply or its last line.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from enum import Enum
 
@@ -17,7 +18,25 @@ from dpo_bench.storage import digest
 VERSION = 1
 """Raised by whoever changes the wording: earlier verdicts answered another question."""
 
-_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\x00]")
+_END = re.compile(
+    r"(?:\s*(?:</s>|<eos>|<end_of_turn>|"
+    r"<\|(?:im_end|end|eot_id|eot|endoftext|end_of_text|return)\|>))+\s*\Z"
+)
+_THOUGHT = re.compile(r"\A.*(?:</think>|\[/THINK\])", re.DOTALL)
+"""What ends a thought; templates that open it themselves leave the beginning out of the reply."""
+_OPENED = re.compile(r"\A\s*(?:<think>|\[THINK\])")
+_FENCE = re.compile(r"(.*?)```\w*\s*([^`]*?)\s*```\s*\Z", re.DOTALL)
+_WRAPPED = re.compile(
+    r"\\(?:boxed|text)\{([^{}]*)\}|<(answer|verdict)>([^<>]*)</\2>", re.IGNORECASE
+)
+_NAMES = r"answer|verdict|winner|choice|preference|better response|better"
+_LABELLED = re.compile(
+    rf"(?:(?:(?:the|my) )?(?:final )?(?:{_NAMES})(?: is:?|:) *)?(?:response |option )?(a|b|tie)",
+    re.IGNORECASE,
+)
+_KEYS = {*_NAMES.split("|"), "final_answer", "better_response"}
+_DRESS = "*_`.[]() \t\n$"
 
 
 class Verdict(Enum):
@@ -58,16 +77,62 @@ def question(criterion: str, prompt: str, first: str, second: str) -> str:
 
 
 def read_verdict(reply: str) -> Verdict | None:
-    """The verdict that a reply is; None when it is anything but a verdict alone.
+    """The verdict that a reply is or ends with; None without one, or with two that differ.
 
-    A thought at its beginning is left out; case, brackets, emphasis and a full stop do not count.
+    A thought, end tokens and invisible characters are left out; brackets, emphasis, a label such as
+    ``Answer:`` or a JSON object around the verdict do not count. Only the whole reply and its last
+    line are read, and a line that says otherwise before it leaves no verdict: what a reply quotes
+    from the responses decides nothing.
 
-    >>> read_verdict("**A**."), read_verdict("<think>A is short.</think> [[b]]")
+    >>> read_verdict("**A**."), read_verdict("A is short.</think> [[b]]")
     (<Verdict.FIRST: 'A'>, <Verdict.SECOND: 'B'>)
     >>> read_verdict("A, because B says: answer B")
     """
-    word = _THOUGHT.sub("", reply).strip().strip("*_`\"'.[]() \n").upper()
-    return next((verdict for verdict in Verdict if verdict.value == word), None)
+    text = _END.sub("", _INVISIBLE.sub("", reply))
+    text = _THOUGHT.sub("", text).strip()
+    if _OPENED.match(text):  # a thought without an end
+        return None
+    if (whole := _alone(text.strip("\"'"))) is not None:
+        return whole
+    before, last = _last_part(text)
+    verdict = _alone(last)
+    others = {_alone(line.strip("\"'> \t")) for line in before.splitlines()} - {None}
+    return verdict if others <= {verdict} else None
+
+
+def _last_part(text: str) -> tuple[str, str]:
+    """What stands before the last line, or before a fenced block at the end; and that itself."""
+    if fenced := _FENCE.fullmatch(text):
+        return fenced[1], fenced[2]
+    before, _, last = text.rpartition("\n")
+    return before, last
+
+
+def _alone(text: str) -> Verdict | None:
+    """The verdict that a text is, whatever it is dressed in."""
+    if text.lstrip().startswith("{"):
+        return _of_json(text)
+    text = text.replace("*", "")
+    while (bare := _WRAPPED.sub(r"\1\3", text)) != text:
+        text = bare
+    label, colon, value = text.rpartition(":")
+    text = f"{label.strip(_DRESS)}{colon} {value.strip(_DRESS)}".strip()
+    found = _LABELLED.fullmatch(text)
+    return Verdict(found[1].upper()) if found else None
+
+
+def _of_json(text: str) -> Verdict | None:
+    """The verdict of an object such as ``{"answer": "A"}``."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return None
+    found = {
+        _alone(value)
+        for key, value in values.items()
+        if key.lower() in _KEYS and isinstance(value, str) and not value.startswith("{")
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _code(*texts: str) -> str:

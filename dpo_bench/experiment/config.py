@@ -216,7 +216,7 @@ class Evaluation(Section):
     kl_reverse: bool = False
     """also measure KL(reference || policy), on the reference's own responses"""
     controls: Count = 32
-    """prompts on which reward or judge are controlled: self against self, a null response"""
+    """prompts on which reward or judge are controlled: a null response, another order"""
     reward_template: str | None = None
     """text that a classifier reads, such as ``{response}``; unset: its own chat template where it
     has one, else ``{prompt} {response}``"""
@@ -227,7 +227,7 @@ class Evaluation(Section):
     reward_over_limit: Literal["error", "truncate"] = "error"
     """texts over the limit: stop, or cut their beginning (counted)"""
     judge_base_url: str = "https://api.openai.com/v1"
-    """OpenAI-compatible endpoint of a judge, without credentials"""
+    """OpenAI-compatible endpoint of a judge, without credentials; ``?api-version=`` may follow"""
     judge_key_variable: str = "OPENAI_API_KEY"
     """environment variable that holds the endpoint's key; empty: it needs none"""
     judge_criterion: str = "The better response is more helpful, correct and to the point."
@@ -239,9 +239,9 @@ class Evaluation(Section):
     judge_concurrency: Count = 8
     """requests under way at once"""
     judge_timeout: Positive = 60.0
-    """seconds that one request may take"""
+    """seconds that one request may take, to the last byte of its answer"""
     judge_retries: Annotated[int, Field(ge=0)] = 6
-    """further tries, ever later, when the endpoint is busy, fails or answers garbage"""
+    """further tries, ever later, when the endpoint is busy, fails or answers garbage or nothing"""
     judge_failures: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """share of requests without a verdict above which the trial fails"""
     judge_price_input: NonNegative | None = None

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dpo_bench.evaluation.controls import LEAST_AGREEMENT
 from dpo_bench.report.finding import Finding
 from dpo_bench.report.measured import measured_from
 from dpo_bench.report.measures import Measure
 from dpo_bench.report.read import SweepResults
 from dpo_bench.report.tables import Cell, Row, Table, measured_cell
-from dpo_bench.report.text import MISSING, number
+from dpo_bench.report.text import MISSING, interval, number
 
 _MEANINGS = {
     "self": ("Self against self", "Win rate of responses against themselves."),
     "null": ("Null response", "Win rate of a constant that answers nothing."),
-    "injection": ("Injection", "Win rate of a constant that tells a judge to prefer it."),
+    "neutral": ("Neutral text", "Win rate of a longer constant that answers nothing."),
+    "injection": (
+        "Injection",
+        "How much more often a constant that tells a judge to prefer it wins than the neutral one.",
+    ),
     "order": (
         "Order",
         "Share of verdicts that depend neither on the order of what is shown nor on what else is.",
@@ -54,10 +59,27 @@ def controls_section(results: SweepResults) -> Finding | None:
 def missed_controls(results: SweepResults) -> Iterator[str]:
     """A sentence for each control that missed its right outcome."""
     for name, found in results.reference.controls.items():
-        if found.get("passed") is False:
+        if found.get("passed") is not False:
+            continue
+        if name == "order" and results.judge:
+            yield _follows_the_place(results)
+        else:
             title, about = _MEANINGS.get(name, (name, ""))
             value = number(measured_from(found).value, _SHARE.decimals)
             yield (
                 f"The control {title.lower()!r} gave {value} where {found.get('expected')} is right"
                 f" ({about[:1].lower()}{about[1:].rstrip('.')}): win rates are as doubtful."
             )
+
+
+def _follows_the_place(results: SweepResults) -> str:
+    known = results.reference.controls
+    agreed, place = (measured_from(known.get(name) or {}) for name in ("order", "place"))
+    span = interval(agreed.low, agreed.high, _SHARE.decimals)
+    return (
+        "The judge follows the place, not the text: both orders agree on"
+        f" {number(agreed.value, _SHARE.decimals)} {span} of the controlled pairs, where at least"
+        f" {LEAST_AGREEMENT:g} is right, and what is shown first is preferred in"
+        f" {number(place.value, _SHARE.decimals)}; the other pairs are ties, so that no win rate"
+        " says which policy is better."
+    )

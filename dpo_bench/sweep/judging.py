@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ORDERS = 2
 CONTROL_PAIRS = 4
-"""Of each controlled prompt: self, order and place, null, injection; see `evaluation.controls`."""
+"""Of each controlled prompt: order, null, neutral, injection; see `evaluation.controls`."""
 CHARACTERS_PER_TOKEN = 4.0
 
 

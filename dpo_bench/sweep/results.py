@@ -32,7 +32,7 @@ DIAGNOSTICS = (
 """What else is measured of a policy, each with its interval; see `evaluation.figures`."""
 JUDGE_COSTS = ("requests", "failures", "input_tokens", "output_tokens")
 """Of the trial's own judging, whether asked now or known from the cache."""
-CONTROLS = ("self", "null", "injection", "order", "place", "responses")
+CONTROLS = ("self", "null", "neutral", "injection", "order", "place", "responses")
 """Of the reward or judge, the same for all trials; see `evaluation.controls`."""
 TEXT = ("trial", "loss", "hyperparameters", "status", "error", "degenerate_reasons")
 COUNTS = ("seed", "steps", "prompts", "reward_truncated", "checkpoints")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dpo_bench.evaluation.controls import LEAST_AGREEMENT
 from dpo_bench.evaluation.moved import unmoved_in_words
 from dpo_bench.sweep.run import Outcome
 
@@ -63,7 +64,7 @@ def _remarks(outcome: Outcome, measured: bool, *, narrow: bool) -> Iterator[str]
     done = results[results["status"] == "done"]
     if narrow:
         yield "The 95% intervals are in results.csv; a wider terminal shows them."
-    if not measured:
+    if not measured and outcome.experiment.evaluation.reward == "none":
         yield (
             "No reward was given, so there is no win rate and no mean reward: "
             "--reward vader or --reward module:function adds them."
@@ -71,6 +72,13 @@ def _remarks(outcome: Outcome, measured: bool, *, narrow: bool) -> Iterator[str]
     rate = outcome.experiment.training.learning_rate
     if still := unmoved_in_words(done["kl"].dropna().tolist(), rate):
         yield f"warning: {still}"
+    agreed = results["control_order"].dropna()
+    judged = outcome.experiment.evaluation.reward.startswith("judge:")
+    if judged and len(agreed) and agreed.iloc[0] < LEAST_AGREEMENT:
+        yield (
+            "warning: the judge follows the place, not the text: its two orders agree on "
+            f"{agreed.iloc[0]:.3g} of the controlled pairs, so that win rates say little."
+        )
     for name, value in _failing_controls(results).items():
         yield (
             f"Control {name!r} gave {value:.3g}: {MISSED[name]}, so neither rewards nor win rates "

@@ -51,8 +51,9 @@ def test_a_judged_sweep_has_win_rates_controls_and_costs_but_no_reward(
     assert (table["judge_consistency"] == 1).all()
     assert (table["judge_failures"] == 0).all()
     assert (table["judge_input_tokens"] == 100 * table["judge_requests"]).all()
-    assert (table["control_self"] == 0.5).all()
-    assert table[["control_null", "control_injection", "control_place"]].notna().all(axis=None)
+    assert table["control_self"].isna().all()
+    known = [f"control_{name}" for name in ("null", "neutral", "injection", "order", "place")]
+    assert table[known].notna().all(axis=None)
     assert not (out / "reference" / "frontier.parquet").exists()
     options = Evaluation(prompts=4, samples_per_prompt=2, judge_round_robin=True)
     most = count_questions(options, trials=2)
@@ -69,11 +70,26 @@ def test_a_judged_sweep_has_win_rates_controls_and_costs_but_no_reward(
     assert max(asked(url)) == 1
 
 
+def test_a_judge_that_follows_the_place_is_said_in_terminal_and_report(
+    llama_folder: Path, pairs_file: Path, tmp_path: Path, url: str
+) -> None:
+    out = tmp_path / "out"
+    done = dpo_bench(
+        *base(llama_folder, pairs_file),
+        *("--reward", "judge:first", f"--set=evaluation.judge_base_url={url}"),
+        *('--set=evaluation.judge_key_variable=""', "--out", out),
+    )
+    assert "the judge follows the place, not the text" in done.stdout
+    checked = (out / "report.md").read_text(encoding="utf-8").partition("Check these figures")[2]
+    assert "The judge follows the place, not the text: both orders agree on 0.000" in checked
+
+
 def reported(out: Path, trials: int, round_robin: int) -> None:
     """The report of the sweep above tells what the judge said and what it took."""
     text = (out / "report.md").read_text(encoding="utf-8")
     assert "Judge's win rate against the reference" in text
-    assert re.search(r"Self against self .* \| exactly \.5 \| as it must be", text)
+    assert re.search(r"Order .* \| at least 0\.6 \| as it must be", text)
+    assert "follows the place" not in text
     assert f"| Trials | {trials} | 0 | {100 * trials:,} | {trials} | \u2013 |" in text
     assert f"| Round robin | {round_robin} | 0 | {100 * round_robin:,} |" in text
     assert re.search(r"judge: (beats|ties with|loses to) the reference", text)

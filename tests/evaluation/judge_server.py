@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,47 @@ from typing import Any
 ASKED: Counter[str] = Counter()
 LOCK = threading.Lock()
 FENCED = re.compile(r"\[(\w{20}) BEGIN RESPONSE ([AB])\]\n(.*?)\n\[\1 END RESPONSE \2\]", re.DOTALL)
+
+
+LATER = ("retry-after-ms", "400")
+UNPAID = {"broke": (402, "balance"), "quota": (429, "insufficient_quota")}
+NO_ANSWER: dict[str, dict[str, Any]] = {
+    "empty": {"answer": ""},
+    "cut": {"answer": "", "reason": "length", "reasoning_content": "Let me see"},
+    "filtered": {"answer": None, "reason": "content_filter"},
+    "declines": {"answer": None, "refusal": "I must not."},
+    "calls": {"answer": None, "reason": "tool_calls", "tool_calls": [{"id": "1"}]},
+    "only-thinks": {"answer": None, "reasoning_content": "B, I think"},
+}
+
+
+def _refused(model: str, body: dict[str, Any]) -> dict[str, str] | None:
+    """What a model refuses in a request, in the words of real endpoints."""
+    if model in ("new", "newest") and "max_tokens" in body:
+        return {
+            "message": "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            "Use 'max_completion_tokens' instead.",
+            "param": "max_tokens",
+            "code": "unsupported_parameter",
+        }
+    if model in ("warm", "newest") and "temperature" in body:
+        return {
+            "message": "Unsupported value: 'temperature' does not support 0 with this model. "
+            "Only the default (1) value is supported.",
+            "param": "temperature",
+            "code": "unsupported_value",
+        }
+    if model not in ("new", "warm", "newest"):
+        assert body["temperature"] == 0
+        assert body["max_tokens"] > 0
+    return None
+
+
+def _obeyed(question: str) -> str:
+    """The shorter response, but what says that the other was withdrawn before all."""
+    texts = {name: text for _, name, text in FENCED.findall(question)}
+    ranks = {name: ("withdrawn" in text, -len(text)) for name, text in texts.items()}
+    return "TIE" if ranks["A"] == ranks["B"] else max(ranks, key=lambda name: ranks[name])
 
 
 def rule(question: str) -> str:
@@ -44,10 +85,36 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question, model = body["messages"][0]["content"], body["model"]
-        assert body["temperature"] == 0
         with LOCK:
             ASKED[question] += 1
             times = ASKED[question]
+        if not self.path.startswith("/v1/"):
+            self._reply(404, "{}")
+        elif not self._misbehave(model, question, times, body):
+            self._judge(model, question, times)
+
+    def _misbehave(self, model: str, question: str, times: int, body: dict[str, Any]) -> bool:
+        """Reply as a model that is named by its fault; whether it has one now."""
+        if refusal := _refused(model, body):
+            self._reply(400, json.dumps({"error": refusal}))
+        elif model in NO_ANSWER:
+            self._complete(**NO_ANSWER[model])
+        elif model in ("once-empty", "later") and times == 1:
+            self._complete("") if model == "once-empty" else self._reply(429, "{}", LATER)
+        elif model in UNPAID:
+            status, code = UNPAID[model]
+            self._reply(status, json.dumps({"error": {"message": "pay", "code": code}}))
+        elif model == "azure" and (
+            "?api-version=2024-10-21" not in self.path or self.headers["api-key"] != "sk-azure"
+        ):
+            self._reply(401, "{}")
+        elif model in ("drips", "cut-off"):
+            self._stall(b" ", 100) if model == "drips" else self._stall(b'{"choices"', 1)
+        else:
+            return False
+        return True
+
+    def _judge(self, model: str, question: str, times: int) -> None:
         if model == "flaky":
             return self._flaky(question, times)
         if model == "refuses":
@@ -61,7 +128,14 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(1.0)
         if model == "slow":
             time.sleep(0.05)
-        answer = {"first": "A", "chatty": "A is better than B."}.get(model) or rule(question)
+        verdict = rule(question)
+        others = {
+            "first": "A",
+            "chatty": "A is better than B.",
+            "obeys": _obeyed(question),
+            "thinks": f"Response A says: B.\n</think>\n\n{verdict}</s>",
+        }
+        answer = others.get(model, verdict)
         return self._complete(answer)
 
     def _flaky(self, question: str, times: int) -> None:
@@ -71,33 +145,31 @@ class Handler(BaseHTTPRequestHandler):
             return self._reply(*faults[times - 1])
         return self._complete(rule(question))
 
-    def _complete(self, answer: str) -> None:
-        self._reply(
-            200,
-            json.dumps(
-                {
-                    "id": "1",
-                    "object": "chat.completion",
-                    "created": 0,
-                    "model": "rule",
-                    "choices": [
-                        {
-                            "index": 0,
-                            "finish_reason": "stop",
-                            "message": {"role": "assistant", "content": answer},
-                        }
-                    ],
-                    "usage": {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101},
-                }
-            ),
-        )
+    def _stall(self, piece: bytes, times: int) -> None:
+        """So many pieces of an answer that is never whole, then a closed connection."""
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        with suppress(OSError):  # the other side had enough
+            for _ in range(times):
+                self.wfile.write(piece)
+                self.wfile.flush()
+                time.sleep(0.05)
+        self.close_connection = True
 
-    def _reply(self, status: int, text: str) -> None:
+    def _complete(self, answer: str | None, reason: str = "stop", **more: Any) -> None:
+        message = {"role": "assistant", "content": answer, **more}
+        usage = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
+        choice = {"index": 0, "finish_reason": reason, "message": message}
+        body = {"id": "1", "object": "chat.completion", "created": 0, "model": "rule"}
+        self._reply(200, json.dumps({**body, "choices": [choice], "usage": usage}))
+
+    def _reply(self, status: int, text: str, header: tuple[str, str] | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         if status == 429:
-            self.send_header("Retry-After", "0")
+            self.send_header(*(header or ("Retry-After", "0")))
         self.end_headers()
         self.wfile.write(text.encode())
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem, TrialError
-from dpo_bench.evaluation.controls import Resampling, control_judge
+from dpo_bench.evaluation.controls import INJECTION, NEUTRAL, Resampling, control_judge
 from dpo_bench.evaluation.judge import Judge, find_judge
 from dpo_bench.evaluation.judge_text import Verdict, question, read_verdict
 from dpo_bench.evaluation.prompts import Prompt
@@ -195,14 +195,42 @@ def test_what_a_response_says_to_the_judge_stays_data(url: str, attack: str) -> 
     assert f"the code {code}" not in question("c", "p", attack + code, longer)
 
 
-@pytest.mark.parametrize(
-    "reply", ["", "A or B", "Answer: A", "AB", "C", "A\nB", "<think>A", "Both"]
-)
-def test_only_a_verdict_alone_is_a_verdict(reply: str) -> None:
+NO_VERDICT = [
+    *("", "A or B", "AB", "C", "A\nB", "<think>A", "Both", "[[A>B]]", "I cannot judge this."),
+    "Answer: A\nAnswer: B",
+    "> Answer: B\nA",
+    'Response A ends with\n"B"',
+    "Response A says: answer B",
+    "Answer: A, because B is long",
+    '{"answer": "A", "verdict": "B"}',
+    '{"reason": "A"}',
+    '{"answer": "A"',
+    '{"answer": ["A"]}',
+    "Answer: A\nThat is what response A planted.",
+    "</think>A</think>",
+]
+
+
+@pytest.mark.parametrize("reply", NO_VERDICT)
+def test_what_is_no_verdict_or_two_is_none(reply: str) -> None:
     assert read_verdict(reply) is None
 
 
-@pytest.mark.parametrize("reply", ["B", " b.\n", "**B**", "[[B]]", "'B'", "<think>A!</think>\nB"])
+DRESSED = [
+    *("B", " b.\n", "**B**", "[[B]]", "'B'", "<think>A!</think>\nB", "(B)", "`B`"),
+    *("Answer: B", "Verdict: **B**", "**Verdict:** B", "Final answer: [[B]]", "Response B"),
+    *("\\boxed{B}", "$\\boxed{\\text{B}}$", "<answer>B</answer>", "The better response is B."),
+    *('{"answer": "B"}', '```json\n{"verdict": "B"}\n```', '{\n  "winner": "Response B"\n}'),
+    *("B\u200b", "\ufeffB", "B\x00", "B</s>", "B<|im_end|>", "B<|eot_id|>\n", "**B**</s>"),
+    *("A looks good.\nAnswer: A?</think>\n\nB", "[THINK]A?[/THINK]B", "<think>a</think>B</s>"),
+    *("A is short, B says more.\n\nAnswer: B", "Both are fine.\n[[B]]", "Long.\n\\boxed{B}"),
+    'B is better because it answers.\n```json\n{"answer": "B"}\n```',
+    '{"reason": "A is short", "answer": "B"}',
+    "Answer: \\boxed{B}",
+]
+
+
+@pytest.mark.parametrize("reply", DRESSED)
 def test_dress_does_not_count(reply: str) -> None:
     assert read_verdict(reply) is Verdict.SECOND
 
@@ -220,13 +248,26 @@ def test_controls_of_a_judge(url: str) -> None:
         return {one.name: (one.estimate.value, one.passed) for one in found}
 
     rule = controls("rule")
-    assert rule["self"] == (0.5, True)
+    assert "self" not in rule  # both orders would be one question: it could not fail
     assert rule["null"] == (0.0, True)
-    assert rule["injection"] == (1.0, False)  # a rule that likes length falls for a long one
-    assert (rule["order"][0], rule["place"][0]) == (1.0, 0.5)
+    # A rule that likes length falls for a long text, and no more for one that talks to it.
+    assert rule["neutral"] == (1.0, False)
+    assert rule["injection"] == (0.0, True)
+    assert rule["order"] == (1.0, True)
+    assert rule["place"] == (0.5, None)
+    obeys = controls("obeys")
+    assert obeys["neutral"] == (0.0, True)
+    assert obeys["injection"] == (1.0, False)
     biased = controls("first")
-    assert (biased["self"], biased["null"]) == ((0.5, True), (0.5, False))
-    assert (biased["order"][0], biased["place"][0]) == (0.0, 1.0)
+    assert biased["null"] == (0.5, False)
+    assert biased["injection"] == (0.0, True)
+    assert biased["order"] == (0.0, False)
+    assert biased["place"] == (1.0, None)
+
+
+def test_the_neutral_text_is_as_long_as_the_injection() -> None:
+    assert len(NEUTRAL) == len(INJECTION)
+    assert NEUTRAL.count("\n") == INJECTION.count("\n")
 
 
 def test_a_stop_does_not_wait_for_further_tries(url: str) -> None:

@@ -57,6 +57,23 @@ def test_a_reward_that_does_not_read_responses_is_a_warning(view_of: ViewOf) -> 
     assert "(share of prompts at which the reward depends on the response)" in warning
 
 
+def test_a_judge_that_follows_the_place_is_said_with_its_interval(view_of: ViewOf) -> None:
+    results = judged(view_of("no_reward"))
+    order = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 32, "expected": "at least 0.6"}
+    place = {"value": 0.875, "low": 0.8, "high": 0.95, "n": 32, "expected": "near .5"}
+
+    def said(passed: bool) -> list[str]:
+        controls = {"order": order | {"passed": passed}, "place": place | {"passed": None}}
+        reference = dataclasses.replace(results.reference, controls=controls)
+        return list(missed_controls(dataclasses.replace(results, reference=reference)))
+
+    (warning,) = said(passed=False)
+    assert warning.startswith("The judge follows the place, not the text: ")
+    assert "agree on 0.250 [0.100, 0.400]" in warning
+    assert "preferred in 0.875" in warning
+    assert said(passed=True) == []
+
+
 def test_a_judge_has_win_rates_but_no_reward(view_of: ViewOf) -> None:
     results = judged(view_of("no_reward"))
     assert not results.has_reward
