@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from dpo_bench.errors import DpoBenchError
 from dpo_bench.evaluation.judge import find_judge
 from dpo_bench.experiment.config import Evaluation
 from tests.cli.command import dpo_bench, results
@@ -50,12 +53,50 @@ def save_one_word_model(folder: Path, word: str) -> None:
     model.save_pretrained(folder)
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+def save_thinking_model(folder: Path, said: list[str]) -> None:
+    """A real GPT-2 that says these words one after another once its template has opened a thought.
+
+    Every token's embedding is a direction of its own, which its head turns into the next token's.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    save_tokenizer(folder, [" ".join(pair.values()) for pair in PAIRS])
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens(["<think>", "</think>"])  # no special tokens, as in Qwen 3
+    opened = "<|im_start|>assistant\n{% endif %}"
+    assert opened in tokenizer.chat_template
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        opened, opened.replace("{%", "<think>\n{%")
+    )
+    tokenizer.save_pretrained(folder)
+    size = len(tokenizer)
+    chain = [tokenizer(word)["input_ids"] for word in ("\n", *said, "<|im_end|>")]
+    assert all(len(ids) == 1 for ids in chain)
+    config = GPT2Config(
+        vocab_size=size,
+        n_embd=size + size % 2,
+        n_layer=1,
+        n_head=2,
+        n_positions=2048,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        for weight in (*model.transformer.h.parameters(), *model.transformer.wpe.parameters()):
+            weight.zero_()
+        model.transformer.wte.weight.copy_(torch.eye(size, config.n_embd))
+        model.lm_head.weight.zero_()
+        for (now,), (following,) in itertools.pairwise(chain):
+            model.lm_head.weight[following, now] = 10.0
+    model.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, str]]:
     """Base URL and model of a running `transformers serve`."""
-    folder = tmp_path_factory.mktemp("served") / "model"
-    folder.mkdir()
-    save_one_word_model(folder, "A")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,6 +124,36 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A server of a model that says one word."""
+    folder = tmp_path_factory.mktemp("served") / "model"
+    folder.mkdir()
+    save_one_word_model(folder, "A")
+    with serving(folder) as address:
+        yield address
+
+
+@pytest.mark.slow
+def test_a_model_that_thinks_behind_transformers_serve_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its template opens the thought, so that its answers only close it."""
+    monkeypatch.setenv("DPO_BENCH_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_thinking_model(folder, ["T", "B", "</think>", "A"])
+    with serving(folder) as (url, model):
+        options = Evaluation(judge_base_url=url, judge_key_variable="", judge_max_tokens=16)
+        found = find_judge(model, options).compare(["p"], ["yes"], ["no"])
+        assert (found.cost.requests, found.cost.failures) == (2, 0)
+        assert found.places.tolist() == [1]
+        # With less room than its thought takes there is no verdict, and the remedy is named.
+        short = Evaluation(judge_base_url=url, judge_key_variable="", judge_max_tokens=2)
+        with pytest.raises(DpoBenchError, match="judge_max_tokens"):
+            find_judge(model, short).compare(["p"], ["yes"], ["no"])
 
 
 @pytest.mark.slow
