@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import os
+import multiprocessing
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 
-from benchmarks.architectures.checks import Outcome, check
-from benchmarks.architectures.models import LONGEST, VARIANTS, save_model, write_pairs
+from benchmarks.architectures.attempts import MATRIX, attempt, every_kind, matrix, prepare, zoo
+from benchmarks.architectures.checks import Outcome
+from dpo_bench.sweep.machines import available_cpus
 
 RIGHT = (
     "Right: reference log-probs within 1e-4 nats a text of plain code (one text a forward pass, "
@@ -25,11 +23,6 @@ RIGHT = (
     "own and its KL within 1e-4, an interrupted run equal bit by bit, one end token a response. "
     "The largest differences are below."
 )
-MATRIX = (
-    *("llama", "qwen3", "gemma3_text", "phi3", "mistral", "gpt2", "opt", "gpt_neox", "bloom"),
-    *("mamba", "lfm2", "rwkv"),
-)
-"""Architectures that are tried in every combination."""
 
 
 def main() -> None:
@@ -39,62 +32,22 @@ def main() -> None:
     parser.add_argument("--matrix", action="store_true", help="plain and chat, tied, LoRA")
     parser.add_argument("--out", type=Path, default=Path("reports/architectures"))
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
     started = time.monotonic()
     names = [name.strip() for name in options.only.split(",") if name.strip()]
     tried = matrix(names or MATRIX) if options.matrix else zoo(names or every_kind())
     outcomes = []
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["DPO_BENCH_CACHE"] = cache
-        for outcome in tried:
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        ProcessPoolExecutor(
+            available_cpus(), multiprocessing.get_context("spawn"), prepare, (cache,)
+        ) as pool,
+    ):
+        for outcome in pool.map(attempt, tried):
             outcomes.append(outcome)
             said = outcome.refused or outcome.crashed or f"{outcome.log_probs}, {outcome.sampling}"
             print(f"{outcome.name}: {outcome.verdict}: {said}", flush=True)
     minutes = (time.monotonic() - started) / 60
     write(options.out, "matrix" if options.matrix else "architectures", outcomes, minutes)
-
-
-def every_kind() -> list[str]:
-    """Every ``model_type`` of which transformers knows a causal language model, and variants."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    return [*sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), *VARIANTS]
-
-
-def zoo(names: list[str]) -> Iterator[Outcome]:
-    """Each architecture once, on plain pairs, all weights trained."""
-    for name in names:
-        yield attempt(name, name, chat=False, lora=False)
-
-
-def matrix(names: tuple[str, ...] | list[str]) -> Iterator[Outcome]:
-    """Some architectures on plain and chat data, tied and untied, whole and by an adapter."""
-    for name in names:
-        for chat in (False, True):
-            for tied in (False, True):
-                for lora in (False, True):
-                    parts = (
-                        "chat" if chat else "plain",
-                        "tied" if tied else "untied",
-                        "LoRA" if lora else "full",
-                    )
-                    label = f"{name}, {', '.join(parts)}"
-                    yield attempt(label, name, chat=chat, lora=lora, tie_word_embeddings=tied)
-
-
-def attempt(label: str, kind: str, *, chat: bool, lora: bool, **more: Any) -> Outcome:
-    """Make one model and check it; what cannot be made tiny is said."""
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        try:
-            save_model(work / "model", kind, **more)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            return Outcome(label, refused=f"not made here ({reason})")
-        write_pairs(work / "pairs.jsonl", chat=chat, longest=LONGEST)
-        return check(label, work / "model", work / "pairs.jsonl", work, lora=lora)
 
 
 def write(folder: Path, name: str, outcomes: list[Outcome], minutes: float) -> None:
@@ -118,7 +71,7 @@ def page(name: str, outcomes: list[Outcome], minutes: float) -> str:
         f"{len(made)} tiny models: "
         + ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         + f". torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"{minutes:.0f} minutes on one core.",
+        f"{minutes:.0f} minutes.",
         "",
         RIGHT,
         "",
