@@ -159,8 +159,10 @@ def save_model(folder: Path, kind: str, seed: int = 0, **more: Any) -> None:
 
     vocabulary = save_tokenizer(folder)
     build: Any = AutoModelForCausalLM
+    config = configuration(kind, vocabulary, **more)
+    small = getattr(config, "initializer_range", 1.0) < SIZES["initializer_range"]
     with torch.device("meta"):
-        size = build.from_config(configuration(kind, vocabulary, **more)).num_parameters()
+        size = build.from_config(config).num_parameters()
     if size > MOST_PARAMETERS:
         raise ValueError(f"{size:,} parameters: its sizes have names of their own")
     with torch.random.fork_rng():
@@ -168,7 +170,7 @@ def save_model(folder: Path, kind: str, seed: int = 0, **more: Any) -> None:
         model = build.from_config(configuration(kind, vocabulary, **more))
         with torch.no_grad():
             for weight in model.parameters():
-                if weight.ndim > 1 and 0 < (size := float(weight.std())) < 0.1:
+                if not small and weight.ndim > 1 and 0 < (size := float(weight.std())) < 0.1:
                     weight.mul_(0.15 / size)
         # It must run by itself.
         model.eval()(input_ids=torch.tensor([[5, 6, 7, 8, 9]]), use_cache=False)

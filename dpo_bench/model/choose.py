@@ -306,8 +306,10 @@ def _probe_ids(model: Any) -> Tensor:
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:
     """Equal but for rounding, relative to the largest value."""
-    # Models in fp64 round some of what they do to fp32 all the same, such as eager attention.
-    tolerance = 1e-6 if theirs.dtype == torch.float64 else 1e-4
+    # Models in fp64 round some of what they do to fp32 all the same, such as eager attention. In
+    # fp32, rounding was at most 2e-6 for SmolLM2-135M at 400 tokens, and a convolution with weights
+    # of .02 that runs on across packed texts was at 1e-4.
+    tolerance = 1e-6 if theirs.dtype == torch.float64 else 2e-5
     finite = theirs.isfinite()
     if not torch.equal(ours.isfinite(), finite):
         return False

@@ -45,3 +45,11 @@ def test_positions_scaled_by_the_longest_text_are_refused(
     outcome = tried(tmp_path, kind, chat=False, lora=False)
     assert outcome.verdict == "refused"
     assert "scaled by the longest text of a batch" in outcome.refused
+
+
+def test_a_small_convolution_across_packed_texts_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPO_BENCH_CACHE", str(tmp_path / "cache"))
+    outcome = tried(tmp_path, "lfm2 weak convolutions", chat=False, lora=False)
+    assert (outcome.verdict, outcome.log_probs) == ("right", "hidden"), outcome
