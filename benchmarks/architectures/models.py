@@ -139,10 +139,12 @@ def configuration(kind: str, vocabulary: int, **more: Any) -> Any:
         return {name: value for name, value in wanted.items() if name in parameters}
 
     config = build(**known(build))
-    text = config.get_text_config()
-    if text is not config:
-        name = next(name for name in config.sub_configs if getattr(config, name, None) is text)
-        config = build(**{name: known(type(text))})
+    if config.get_text_config() is not config:
+        # A model of several kinds of input: each part has a configuration of its own.
+        parts = {name: getattr(config, name, None) for name in config.sub_configs}
+        config = build(
+            **{name: known(type(part)) for name, part in parts.items() if part is not None}
+        )
     return config
 
 
