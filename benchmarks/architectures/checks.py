@@ -148,7 +148,7 @@ def check(
             bench = Bench(experiment, find_sources(experiment))
             _measure(outcome, bench, model, work)
     except DpoBenchError as error:
-        outcome.refused = " ".join(str(error).split())
+        outcome.refused = " ".join(str(error).split()).replace(str(model), model.name)
     except Exception as error:
         outcome.crashed = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     outcome.notes = [text for text in outcome.notes if type_of_path(text)]
