@@ -12,7 +12,13 @@ import torch
 from scipy import stats
 
 from dpo_bench.model.choose import choose_path
-from dpo_bench.model.sampling import SamplingPlan, draw, sample_responses, uniforms
+from dpo_bench.model.sampling import (
+    SamplingPlan,
+    draw,
+    growing_rows,
+    sample_responses,
+    uniforms,
+)
 
 PLAN = SamplingPlan(
     samples=3,
@@ -105,3 +111,19 @@ def test_numbers_at_the_ends_pick_tokens_with_probability() -> None:
     assert draw(logits, torch.tensor([0.0], dtype=torch.float64)).item() == 0
     almost_one = torch.tensor([np.nextafter(1.0, 0.0)])
     assert draw(logits, almost_one).item() == 2
+
+
+def test_in_bf16_tokens_are_drawn_from_the_logits_that_score_them(model: Any) -> None:
+    """The head works in fp32: its logits are no bf16 numbers, and those of a scored text."""
+    path = choose_path(model, "bf16")
+    prompt = [5, 6, 7, 11]
+    with torch.inference_mode():
+        drawn_from = path.logits(growing_rows(path, [prompt], path.sampler).states())
+        scored = path.logits(path.states(path.response_batch([prompt], [[9]])))
+        with path.autocast():
+            whole = model(input_ids=torch.tensor([prompt])).logits[:, -1].float()
+    assert drawn_from.dtype == torch.float32
+    assert not torch.equal(drawn_from, drawn_from.bfloat16().float())
+    assert torch.equal(whole, whole.bfloat16().float()), "the model by itself rounds them"
+    rounding = (whole - scored).abs().max()
+    assert (drawn_from - scored).abs().max() < rounding
