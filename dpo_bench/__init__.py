@@ -1,7 +1,7 @@
 """Benchmark preference losses: which one, at which strength, on your model and your data?"""
 
 from dpo_bench.contract import PairLogps, get_loss, list_losses, load_plugins, register
-from dpo_bench.mount import mount_neighbour
+from dpo_bench.plugins import mount_neighbour
 
 __version__ = "0.1.0"
 

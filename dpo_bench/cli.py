@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Loudness
-from dpo_bench.sweep.executor import ExecutorName
+from dpo_bench.sweep.executors.base import ExecutorName
 
 app = typer.Typer(
     name="dpo-bench",
@@ -132,7 +132,7 @@ def sweep(
     Without FILE it runs the quickstart. The same command again resumes: nothing that is finished
     is computed twice.
     """
-    from dpo_bench.experiment.flags import Flags, resolve
+    from dpo_bench.experiment.overrides import Flags, resolve
 
     _load_plugins(plugins)
     flags = Flags(
@@ -177,7 +177,7 @@ def train(
 ) -> None:
     """Train and evaluate one trial and keep its policy."""
     from dpo_bench.contract import get_loss
-    from dpo_bench.experiment.flags import Flags, resolve, slug
+    from dpo_bench.experiment.overrides import Flags, resolve, slug
 
     _load_plugins(plugins)
     found = get_loss(loss)
@@ -222,7 +222,7 @@ def evaluate(
     Without --file, --reference and --preferences say what it is measured against and on; without
     these it is measured in the quickstart's world.
     """
-    from dpo_bench.experiment.flags import Flags, resolve_evaluation
+    from dpo_bench.experiment.overrides import Flags, resolve_evaluation
     from dpo_bench.sweep.display import make_display
     from dpo_bench.sweep.single import evaluate_policy
 
@@ -296,23 +296,23 @@ def losses(
     plugins: Plugins = None,
 ) -> None:
     """List the registry, explain one loss, or plot some."""
-    from dpo_bench import catalogue
+    from dpo_bench.catalogue import cards
 
     _load_plugins(plugins)
     if plot:
         _plot(names or [], beta, out)
     elif as_json:
-        cards = catalogue.catalogue(names) if names else catalogue.matching(filter_text)
-        typer.echo(json.dumps(cards, indent=2, ensure_ascii=False))
+        found = cards.catalogue(names) if names else cards.matching(filter_text)
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     elif names:
         for name in names:
-            _console().print(catalogue.render_card(name))
+            _console().print(cards.render_card(name))
     else:
-        _console().print(catalogue.render_table(filter_text))
+        _console().print(cards.render_table(filter_text))
 
 
 def _plot(names: list[str], beta: float | None, out: Path | None) -> None:
-    from dpo_bench.loss_plots import curves, save_plot, terminal_plot
+    from dpo_bench.catalogue.plot import curves, save_plot, terminal_plot
 
     if not names:
         raise ConfigurationError("losses --plot: name one or several losses.")
@@ -342,8 +342,8 @@ def reproduce(
     ] = None,
 ) -> None:
     """Published results beside what the registry's losses give."""
-    from dpo_bench.papers.command import Wanted
-    from dpo_bench.papers.command import reproduce as run
+    from dpo_bench.reproduce.command import Wanted
+    from dpo_bench.reproduce.command import reproduce as run
 
     command = shlex.join(["dpo-bench", *sys.argv[1:]])
     if not run(Wanted(name, exact, as_json, out, tuple(runs or ()), command), _console()):

@@ -1,4 +1,4 @@
-"""Durable files: written under a temporary name, synced, renamed; never changed in place.
+"""Durable files and tables: written under a temporary name, synced, renamed; never changed.
 
 A reader sees a file or folder whole or not at all, also after a power cut or ``kill -9``.
 """
@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from dpo_bench.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CACHE_VARIABLE = "DPO_BENCH_CACHE"
 
@@ -102,3 +108,43 @@ def published_folder(final: Path) -> Iterator[Path]:
         sync(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a table atomically, each page with its checksum."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.Table.from_pandas(table, preserve_index=False), sink, write_page_checksum=True
+    )
+    write_atomic(path, sink.getvalue())
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read a table and verify its checksums.
+
+    Raises:
+        EnvironmentProblem: the file is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, page_checksum_verification=True).to_pandas()  # type: ignore[no-any-return]
+    except (OSError, pa.ArrowException) as error:
+        raise EnvironmentProblem(f"{path} is missing or damaged: {error}") from error
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV; text that a spreadsheet would run as a formula gets a leading quote."""
+    safe = table.copy()
+    for column in safe.select_dtypes(exclude="number").columns:
+        safe[column] = safe[column].map(_inert)
+    write_atomic(path, safe.to_csv(index=False, lineterminator="\n"))
+
+
+def _inert(value: object) -> object:
+    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if risky else value

@@ -11,7 +11,7 @@ from torch import Tensor, allclose, linspace, zeros_like
 from torch.nn.functional import logsigmoid
 
 from dpo_bench.contract import Loss, PairLogps, Range, register_modifier
-from dpo_bench.contract.example_pairs import ordinary_pairs
+from dpo_bench.testing.example_pairs import ordinary_pairs
 
 from ._numerics import beyond_limit, expm1_or_tangent
 

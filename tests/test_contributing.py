@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dpo_bench import list_losses, load_plugins
-from dpo_bench.testing import check_loss
+from dpo_bench.testing.check import check_loss
 from tests.registry import restored_registry
 
 CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"

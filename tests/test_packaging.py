@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SHIPPED = [
     path.relative_to(ROOT).as_posix()
-    for path in sorted((ROOT / "dpo_bench/data/world/shipped").rglob("*"))
+    for path in sorted((ROOT / "dpo_bench/worlds/shipped").rglob("*"))
     if path.is_file()
 ]
 SETUPTOOLS = CONFIGURATION["tool"]["setuptools"]

@@ -18,13 +18,13 @@ from torch.nn.functional import logsigmoid
 from dpo_bench.contract import get_loss
 from dpo_bench.data.batches import step_order
 from dpo_bench.errors import DpoBenchError
-from dpo_bench.evaluation.reference import sampling_plan
+from dpo_bench.evaluation.reference_evaluation import sampling_plan
 from dpo_bench.experiment.read import validate
-from dpo_bench.model.logps import token_logps
+from dpo_bench.model.logprobs import token_logps
 from dpo_bench.model.sampling import uniforms
 from dpo_bench.notes import Note, heard
 from dpo_bench.progress import Control
-from dpo_bench.sweep.bench import Bench
+from dpo_bench.sweep.context import Bench
 from dpo_bench.sweep.sources import find_sources
 from dpo_bench.training.trainer import StoppedError, Trainer
 from dpo_bench.training.weights import trained_weights
@@ -188,7 +188,7 @@ def plain_model(folder: Path) -> Any:
     """A model as transformers loads it, in fp32."""
     from transformers import AutoModelForCausalLM
 
-    from dpo_bench.model.load import silent_transformers
+    from dpo_bench.model.loading import silent_transformers
 
     build: Any = AutoModelForCausalLM
     with silent_transformers():

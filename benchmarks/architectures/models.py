@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpo_bench.model.load import silent_transformers
+from dpo_bench.model.loading import silent_transformers
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

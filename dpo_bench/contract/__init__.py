@@ -2,7 +2,6 @@
 
 from dpo_bench.contract.composition import Modifier, list_modifiers, register_modifier
 from dpo_bench.contract.loss import Loss, Objective, Positive, Range
-from dpo_bench.contract.needs import NEEDS, Need
 from dpo_bench.contract.record import PairLogps
 from dpo_bench.contract.registry import (
     UnknownLossError,
@@ -12,6 +11,7 @@ from dpo_bench.contract.registry import (
     register,
     source_digest,
 )
+from dpo_bench.contract.requirements import NEEDS, Need
 
 __all__ = [
     "NEEDS",

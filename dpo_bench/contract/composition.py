@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.contract.loss import Loss, LossFunction, Range, read_hyperparameters
-from dpo_bench.contract.needs import require_known
+from dpo_bench.contract.requirements import require_known
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
 

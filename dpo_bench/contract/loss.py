@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
-from dpo_bench.contract.needs import completed
 from dpo_bench.contract.record import PairLogps
+from dpo_bench.contract.requirements import completed
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
 

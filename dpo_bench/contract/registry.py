@@ -16,10 +16,10 @@ from pathlib import Path
 from dpo_bench.contract import composition
 from dpo_bench.contract.composition import compose, list_modifiers
 from dpo_bench.contract.loss import Loss, LossFunction, Normalisation, read_hyperparameters
-from dpo_bench.contract.needs import NEEDS, require_known
+from dpo_bench.contract.requirements import NEEDS, require_known
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.mount import mount_folder
+from dpo_bench.plugins import mount_folder
 
 _losses: dict[str, Loss] = {}
 _aliases: dict[str, str] = {}
@@ -95,7 +95,7 @@ def _require_consistent(loss: Loss) -> None:
             f"{loss.name} needs what only the whole batch tells: say batch_coupled=True."
         )
     if loss.departs_from:
-        from dpo_bench.contract.checks import CHECKS
+        from dpo_bench.testing.checks import CHECKS
 
         for name in loss.departs_from:
             if name not in CHECKS:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpo_bench.data.tokenised import TokenisedPairs
+from dpo_bench.data.tokenized import TokenisedPairs
 
 Ids = Sequence[int] | NDArray[np.int32]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dpo_bench.data.tokenised import Tokens
+from dpo_bench.data.tokenized import Tokens
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Progress, quiet
 

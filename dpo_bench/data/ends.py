@@ -10,7 +10,7 @@ import numpy as np
 
 from dpo_bench.data.chat import ChatTemplate
 from dpo_bench.data.problems import Reason, RowProblem
-from dpo_bench.data.tokenised import Tokens
+from dpo_bench.data.tokenized import Tokens
 from dpo_bench.errors import ConfigurationError
 
 

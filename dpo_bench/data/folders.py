@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dpo_bench.data.files import READERS, is_data_file, read_file
 from dpo_bench.data.opening import stem_of
 from dpo_bench.data.rows import Rows
 from dpo_bench.data.splits import HELDOUT, find_split
+from dpo_bench.data.table_files import READERS, is_data_file, read_file
 from dpo_bench.errors import DataError
 
 CONFIGURATIONS = re.compile(

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dpo_bench.data.problems import OVER_LIMIT, Reason, RowProblem
-from dpo_bench.data.tokenised import Tokens
+from dpo_bench.data.tokenized import Tokens
 from dpo_bench.experiment.config import Data
 
 

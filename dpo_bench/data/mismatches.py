@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpo_bench.data.tokenised import TokenisedPairs, Tokens
+from dpo_bench.data.tokenized import TokenisedPairs, Tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpo_bench.data.batches import Ids, to_device
-from dpo_bench.data.tokenised import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenisedPairs
 
 Index = NDArray[np.int64]
 BUCKET_FILL = 0.75

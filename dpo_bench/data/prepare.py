@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.data.split import load_split_pairs, prompt_key
-from dpo_bench.data.tokenise import tokenise
+from dpo_bench.data.tokenize import tokenise
 from dpo_bench.data.wrapping import could_be_wrapped
 from dpo_bench.experiment.config import Data
 from dpo_bench.progress import Progress, quiet
@@ -17,7 +17,7 @@ from dpo_bench.storage import digest
 
 if TYPE_CHECKING:
     from dpo_bench.data.pairs import LoadedPairs
-    from dpo_bench.data.tokenised import TokenisedPairs
+    from dpo_bench.data.tokenized import TokenisedPairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dpo_bench.data.files import is_data_file, read_file
 from dpo_bench.data.folders import folder_splits, has_heldout, read_folder
 from dpo_bench.data.hub import hub_splits, read_hub
 from dpo_bench.data.rows import Rows
 from dpo_bench.data.splits import HELDOUT
+from dpo_bench.data.table_files import is_data_file, read_file
 from dpo_bench.errors import DataError, EnvironmentProblem
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dpo_bench.evaluation.statistics import Array, Estimate, bootstrap, cluster_means
+from dpo_bench.analysis.bootstrap import Array, Estimate, bootstrap, cluster_means
 
 if TYPE_CHECKING:
     from dpo_bench.contract import Loss

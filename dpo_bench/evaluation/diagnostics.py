@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpo_bench.evaluation.statistics import Array
+from dpo_bench.analysis.bootstrap import Array
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,24 +11,24 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dpo_bench.analysis.bootstrap import Estimate, resample_weights
+from dpo_bench.analysis.frontier import Frontier
 from dpo_bench.data.batches import consecutive_passes
-from dpo_bench.evaluation.contest import make_contest
+from dpo_bench.evaluation.compute import Figures
 from dpo_bench.evaluation.diagnostics import repetitions
-from dpo_bench.evaluation.figures import Figures
-from dpo_bench.evaluation.frontier import Frontier
-from dpo_bench.evaluation.reference import ReferenceEvaluation, sampling_plan
+from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, sampling_plan
 from dpo_bench.evaluation.responses import draw_responses, sequence_kl
-from dpo_bench.evaluation.statistics import Estimate, resample_weights
-from dpo_bench.model.logps import LogpPath, sum_by_row, token_logps
+from dpo_bench.model.logprobs import LogpPath, sum_by_row, token_logps
 from dpo_bench.progress import Progress, quiet
+from dpo_bench.rewards.judge import Judge
+from dpo_bench.rewards.scoring import Contest, JudgeContest, NoContest, RewardContest
 
 if TYPE_CHECKING:
-    from dpo_bench.evaluation.judge import Judge
     from dpo_bench.evaluation.prompts import EvaluationPrompts
-    from dpo_bench.evaluation.rewards import Reward
     from dpo_bench.experiment.config import Evaluation
     from dpo_bench.model.reference_cache import ReferenceLogps
     from dpo_bench.model.sampling import Response
+    from dpo_bench.rewards.base import Prompt, Reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,22 @@ class Evaluator:
         table["rejected_logratio"] = (rejected - self.heldout_reference.rejected.double()).numpy()
         table.insert(1, "margin", table["chosen_logratio"] - table["rejected_logratio"])
         return table
+
+
+def make_contest(
+    scorer: Reward | Judge | None,
+    prompts: Sequence[Prompt],
+    reference: ReferenceEvaluation,
+    opponents_each: int,
+) -> Contest:
+    """The contest that a scorer holds against an evaluated reference."""
+    if scorer is None:
+        return NoContest()
+    if isinstance(scorer, Judge):
+        return JudgeContest(scorer, prompts, reference.responses, reference.chosen, opponents_each)
+    if reference.rewards is None or reference.chosen_rewards is None:
+        raise ValueError("the reference was evaluated without this reward")
+    return RewardContest(scorer, prompts, reference.rewards, reference.chosen_rewards)
 
 
 def per_prompt(samples: pd.DataFrame) -> pd.DataFrame:

@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from dpo_bench.rewards.base import Prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dpo_bench.data.tokenised import TokenisedPairs
-
-
-class Prompt(NamedTuple):
-    """A prompt in the forms in which policy, rewards and judges read it.
-
-    Attributes:
-        text: what the policy reads: a chat's as its chat template writes it.
-        messages: a chat's messages; of a plain text one message of the user.
-        is_chat: whether the data gave messages.
-    """
-
-    text: str
-    messages: Sequence[Any]
-    is_chat: bool = False
-
-    @classmethod
-    def of(cls, text: str, messages: Sequence[Any] | None = None) -> Prompt:
-        """A prompt from its text and, of a chat, its messages."""
-        if messages is None:
-            return cls(text, [{"role": "user", "content": text}])
-        return cls(text, messages, is_chat=True)
-
-    @property
-    def transcript(self) -> str:
-        """Readable text without the policy's special tokens: who knows no template reads this.
-
-        A plain prompt as it is; of a single question its content; else each turn with its role.
-        """
-        if not self.is_chat:
-            return self.text
-        if len(self.messages) == 1:
-            return str(self.messages[0].get("content") or "")
-        turns = [
-            f"{message['role'].capitalize()}: {message.get('content') or ''}".rstrip()
-            for message in self.messages
-        ]
-        return "\n\n".join(turns)
+    from dpo_bench.data.tokenized import TokenisedPairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dpo_bench.data.batches import consecutive_passes
-from dpo_bench.model.logps import LogpPath, score, sum_by_row
-from dpo_bench.model.paths import common_path
+from dpo_bench.model.logprob_backends import common_path
+from dpo_bench.model.logprobs import LogpPath, score, sum_by_row
 from dpo_bench.model.sampling import Response, SamplingPlan, sample_responses
 from dpo_bench.progress import Progress, quiet
 

@@ -15,7 +15,7 @@ import torch
 from dpo_bench.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
-    from dpo_bench.model.paths import LogpPath
+    from dpo_bench.model.logprob_backends import LogpPath
 
 log = logging.getLogger(__name__)
 

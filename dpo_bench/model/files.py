@@ -47,6 +47,24 @@ SETTLED_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model on this machine.
+
+    Attributes:
+        path: a folder in transformers' format: configuration, weights and tokenizer.
+        digest: SHA-256 (hex) of the content of these files; no paths, no times.
+        label: what to call it in a report.
+        address: what the user can load it by again: as given, a path made absolute; never a folder
+            of the cache.
+    """
+
+    path: Path
+    digest: str
+    label: str
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFiles:
     """The files of a folder that a model is loaded from.
 

@@ -73,7 +73,7 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
     import torch
     import transformers
 
-    from dpo_bench.model.load import silent_transformers
+    from dpo_bench.model.loading import silent_transformers
 
     factory: Any = transformers.AutoModelForCausalLM
     progress(PHASE, 0, STEPS)
@@ -104,7 +104,7 @@ def _tokenizer(file: Path) -> Any:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    from dpo_bench.model.load import forget_how_it_was_loaded
+    from dpo_bench.model.loading import forget_how_it_was_loaded
 
     tokenizer: Any = AutoTokenizer.from_pretrained(
         file.parent, gguf_file=file.name, local_files_only=True

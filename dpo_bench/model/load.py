@@ -5,20 +5,15 @@ fp32 master weights, no dropout, no cache of keys and values, everything from th
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
-from dpo_bench.model.files import model_files, read_json
-
-if TYPE_CHECKING:
-    from dpo_bench.model.source import ModelFolder
+from dpo_bench.model.files import ModelFolder, model_files, read_json
+from dpo_bench.model.loading import forget_how_it_was_loaded, silent_transformers
 
 log = logging.getLogger(__name__)
 
@@ -132,26 +127,6 @@ def load_tokenizer(folder: ModelFolder | Path, *, trust_remote_code: bool = Fals
         raise _explained(path, error) from error
     forget_how_it_was_loaded(tokenizer)
     return tokenizer
-
-
-def forget_how_it_was_loaded(tokenizer: Any) -> None:
-    """Keep an option of loading out of what saving the tokenizer writes."""
-    tokenizer.init_kwargs.pop("local_files_only", None)
-
-
-@contextlib.contextmanager
-def silent_transformers() -> Iterator[None]:
-    """No bars and no advice from transformers: what matters is checked and raised."""
-    voice: Any = importlib.import_module("transformers.utils.logging")
-    verbosity, bars = voice.get_verbosity(), voice.is_progress_bar_enabled()
-    voice.set_verbosity_error()
-    voice.disable_progress_bar()
-    try:
-        yield
-    finally:
-        voice.set_verbosity(verbosity)
-        if bars:
-            voice.enable_progress_bar()
 
 
 def _path(folder: ModelFolder | Path) -> Path:

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.errors import EnvironmentProblem
-from dpo_bench.model.adapter import require_peft
 from dpo_bench.model.files import (
     ADAPTER_CONFIGURATION,
     ADAPTER_WEIGHTS,
     remembered_digest,
     tokenizer_files,
 )
+from dpo_bench.model.lora import require_peft
 from dpo_bench.storage import cache_root, digest, published_folder
 
 if TYPE_CHECKING:
-    from dpo_bench.model.source import ModelFolder
+    from dpo_bench.model.files import ModelFolder
 
 MERGER = 1
 """Raised when the same adapter would be merged to something else."""
@@ -58,7 +58,8 @@ def merged_folder(adapter: Path, base: ModelFolder, *, trust_remote_code: bool =
 
 
 def _merge(adapter: Path, base: Path, folder: Path, trust_remote_code: bool) -> None:
-    from dpo_bench.model.load import load_model, load_tokenizer, silent_transformers
+    from dpo_bench.model.load import load_model, load_tokenizer
+    from dpo_bench.model.loading import silent_transformers
 
     peft: Any = importlib.import_module("peft")
     model = load_model(base, trust_remote_code=trust_remote_code)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.errors import EnvironmentProblem
-from dpo_bench.model.logps import LogpPath, response_logps, sum_by_row, token_logps
-from dpo_bench.model.statistics import sum_shared
+from dpo_bench.model.logprobs import LogpPath, response_logps, sum_by_row, token_logps
+from dpo_bench.model.token_statistics import sum_shared
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest, write_atomic
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dpo_bench.data.mismatches import Mismatches
-    from dpo_bench.data.tokenised import TokenisedPairs
+    from dpo_bench.data.tokenized import TokenisedPairs
 
     Values = NDArray[np.float32]
     Arrays = dict[str, Values]

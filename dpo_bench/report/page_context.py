@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dpo_bench.report.appendix import appendix, citation
+from dpo_bench.analysis.loss_curves import trial_label
+from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Measure, explored, ranking
 from dpo_bench.report.families import loss_cards
-from dpo_bench.report.measures import KL, REWARD, WIN_RATE, Measure, explored, ranking
 from dpo_bench.report.page_samples import embedded_samples
 from dpo_bench.report.samples import BEST
-from dpo_bench.report.series import trial_label
-from dpo_bench.report.text import number
+from dpo_bench.report.sections.appendix import appendix, citation
 from dpo_bench.report.view import ReportView
+from dpo_bench.wording import number
 
 _CONTENTS = (
     ("explore", "Figures"),

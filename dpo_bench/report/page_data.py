@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dpo_bench.report.compare import Level, MatchedComparison, PairAtLevel
+from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
+from dpo_bench.analysis.kl_axis import ticks
+from dpo_bench.analysis.loss_curves import Series, largest_kl, trial_label
+from dpo_bench.analysis.measured import Measured, finite
+from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, Measure, explored, headline
+from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.families import loss_card
 from dpo_bench.report.matched_table import needed_to_separate, spread_apart
-from dpo_bench.report.measured import Measured, finite
-from dpo_bench.report.measures import CHOSEN, KL, REJECTED, Measure, explored, headline
 from dpo_bench.report.page_samples import selections
-from dpo_bench.report.read import SweepResults, Trial
-from dpo_bench.report.scale import ticks
-from dpo_bench.report.series import Series, largest_kl, trial_label
-from dpo_bench.report.setup import spelled
-from dpo_bench.report.text import one_line, plain_number, rounded, visible
+from dpo_bench.report.sections.setup import spelled
+from dpo_bench.report.theme import style
 from dpo_bench.report.training_curves import training_data
 from dpo_bench.report.view import ReportView
+from dpo_bench.wording import one_line, plain_number, rounded, visible
 
 _CROWD = 12
 """series from which intervals are first hidden: more of them cannot be told apart"""
@@ -73,10 +74,10 @@ def _series(series: Series) -> dict[str, Any]:
     return {
         "label": one_line(series.label),
         "family": loss_card(series.loss).family,
-        "colour": series.style.colour,
-        "symbol": series.style.marker.plotly,
-        "path": series.style.marker.path,
-        "dash": series.style.dash[0],
+        "colour": style(series.index).colour,
+        "symbol": style(series.index).marker.plotly,
+        "path": style(series.index).marker.path,
+        "dash": style(series.index).dash[0],
         "strength": one_line(series.strength_name),
     }
 

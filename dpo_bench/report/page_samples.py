@@ -18,13 +18,13 @@ from typing import Any
 
 import pandas as pd
 
-from dpo_bench.report.matched_policies import MatchedPolicies
-from dpo_bench.report.measured import finite
-from dpo_bench.report.measures import ranking
-from dpo_bench.report.read import SweepResults, Trial
+from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.matched_policies import MatchedPolicies
+from dpo_bench.analysis.measured import finite
+from dpo_bench.analysis.metrics import ranking
+from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.samples import ALL, BEST, MATCHED, best_title, spread
-from dpo_bench.report.series import Series
-from dpo_bench.report.text import clipped, rounded, visible
+from dpo_bench.wording import clipped, rounded, visible
 
 ALL_PROMPTS = 1 << 30
 LADDER = (

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from dpo_bench.report.matched_policies import MatchedPolicies
-from dpo_bench.report.measures import KL, REWARD, ranking
-from dpo_bench.report.read import SweepResults, Trial
-from dpo_bench.report.series import Series, trial_label
-from dpo_bench.report.text import clipped, counted, number, visible
+from dpo_bench.analysis.loss_curves import Series, trial_label
+from dpo_bench.analysis.matched_policies import MatchedPolicies
+from dpo_bench.analysis.metrics import KL, REWARD, ranking
+from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.verdicts import verdict_facts
+from dpo_bench.wording import clipped, counted, number, visible
 
 LIMITS = ((12, 2000), (8, 1200), (6, 800), (4, 600), (2, 400), (1, 300))
 """Numbers of prompts and of characters per response, tried in turn until the budget holds."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from dpo_bench.report.series import Series
-from dpo_bench.report.text import rounded
+from dpo_bench.analysis.loss_curves import Series
 from dpo_bench.report.theme import rank_shade
+from dpo_bench.wording import rounded
 
 COLUMNS = (
     ("margin", "Margin (nats)"),

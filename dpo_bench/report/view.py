@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dpo_bench.report.compare import MatchedComparison, compare_series
-from dpo_bench.report.controls import controls_section
-from dpo_bench.report.finding import Finding
-from dpo_bench.report.findings import Findings, find
-from dpo_bench.report.further import further_findings
-from dpo_bench.report.gaps import GapsAtLevel, frontier_gaps, gap_section
-from dpo_bench.report.judging import judging_section
-from dpo_bench.report.loss_curves import CurvesOnPrompts, read_curves
-from dpo_bench.report.matched_policies import MatchedPolicies, matched_policies
+from dpo_bench.analysis.compare import MatchedComparison, compare_series
+from dpo_bench.analysis.loss_curves import Series, group_series, trial_label
+from dpo_bench.analysis.matched_policies import MatchedPolicies, matched_policies
+from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
+from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
-from dpo_bench.report.methods import Note, method_notes
-from dpo_bench.report.read import SweepResults
 from dpo_bench.report.samples import SampleBrowser, sample_browser
-from dpo_bench.report.series import Series, group_series, trial_label
-from dpo_bench.report.setup import Setup, describe_setup
-from dpo_bench.report.tables import HeatMap, Table, heat_maps, results_table, seed_table
+from dpo_bench.report.sections.further import further_findings
+from dpo_bench.report.sections.judging import judging_section
+from dpo_bench.report.sections.methods import Note, method_notes
+from dpo_bench.report.sections.regret import GapsAtLevel, frontier_gaps, gap_section
+from dpo_bench.report.sections.sanity_checks import controls_section
+from dpo_bench.report.sections.section import Finding
+from dpo_bench.report.sections.setup import Setup, describe_setup
+from dpo_bench.report.sections.summary import Findings, find
+from dpo_bench.report.table_values import HeatMap, Table, heat_maps, results_table, seed_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,25 +9,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata, resources
 from pathlib import Path
 
+from dpo_bench.analysis.json_files import read_json
+from dpo_bench.analysis.merge import merge_sweeps
+from dpo_bench.analysis.results import EXPERIMENT, RESULTS, SweepResults, read_sweep
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.report.figure_data import figure_table, matched_values
-from dpo_bench.report.figures import (
+from dpo_bench.report.figures.data import figure_table, matched_values
+from dpo_bench.report.figures.draw import (
     FORMATS,
     NAMES,
     draw_figures,
     draw_paper_figures,
     figure_names,
 )
-from dpo_bench.report.files import read_json
 from dpo_bench.report.latex import render_latex
 from dpo_bench.report.markdown import render_markdown
-from dpo_bench.report.merge import merge_sweeps
 from dpo_bench.report.page import render_page
-from dpo_bench.report.read import EXPERIMENT, RESULTS, SweepResults, read_sweep
 from dpo_bench.report.view import ReportView, build_view
-from dpo_bench.storage import digest, file_digest, write_atomic
-from dpo_bench.tables import write_csv, write_parquet
+from dpo_bench.storage import digest, file_digest, write_atomic, write_csv, write_parquet
 
 PAGE, TEXT, FIGURES, PAPER = "report.html", "report.md", "figures", "paper"
 MATCHED = "matched.csv"

@@ -16,9 +16,9 @@ import numpy as np
 from dpo_bench.data.chat import ChatTemplate
 from dpo_bench.data.ends import Ends
 from dpo_bench.data.prepare import prepare_pairs
-from dpo_bench.data.tokenised import TokenisedPairs
+from dpo_bench.data.tokenized import TokenisedPairs
 from dpo_bench.evaluation.prompts import EvaluationPrompts, choose_prompts
-from dpo_bench.experiment.plan import RECIPE
+from dpo_bench.experiment.identity import RECIPE
 from dpo_bench.model.compatibility import require_same_tokens
 from dpo_bench.model.files import listed_ends
 from dpo_bench.model.load import load_tokenizer

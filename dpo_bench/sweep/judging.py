@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from math import comb
 from typing import TYPE_CHECKING
 
-from dpo_bench.evaluation.judge import dollars
-from dpo_bench.evaluation.judge_text import question
+from dpo_bench.rewards.judge import dollars
+from dpo_bench.rewards.judge_text import question
 
 if TYPE_CHECKING:
     from dpo_bench.experiment.config import Evaluation
 
 ORDERS = 2
 CONTROL_PAIRS = 4
-"""Of each controlled prompt: order, null, neutral, injection; see `evaluation.controls`."""
+"""Of each controlled prompt: order, null, neutral, injection; see `rewards.sanity_checks`."""
 CHARACTERS_PER_TOKEN = 4.0
 
 

@@ -11,7 +11,7 @@ import transformers.modeling_utils
 import transformers.models.auto.modeling_auto
 import transformers.tokenization_utils_tokenizers
 
-import dpo_bench.sweep.bench
+import dpo_bench.sweep.context
 
 __all__ = ["dpo_bench", "transformers"]
 

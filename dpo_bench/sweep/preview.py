@@ -16,7 +16,6 @@ from rich.table import Table
 
 from dpo_bench.contract import get_loss
 from dpo_bench.data.prepare import read_preferences
-from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.experiment import Experiment, Trial, plan_trials
 from dpo_bench.experiment.defaults import settled
 from dpo_bench.model.compatibility import require_ids, require_positions
@@ -24,13 +23,14 @@ from dpo_bench.model.load import device_of, skeleton
 from dpo_bench.model.source import is_remote
 from dpo_bench.notes import heard
 from dpo_bench.progress import Loudness
+from dpo_bench.rewards.find import find_reward
 from dpo_bench.sweep.display import make_display
 from dpo_bench.sweep.estimate import Size, estimate, evaluations, in_words, matrix_speed
+from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_workers, this_machine
 from dpo_bench.sweep.inputs import Inputs, describe, prepare_inputs
 from dpo_bench.sweep.judging import count_questions, describe_cost, describe_questions
-from dpo_bench.sweep.machines import bytes_per_worker, choose_workers, this_machine
 from dpo_bench.sweep.sources import Sources, find_sources, preferences_source
-from dpo_bench.training.needs import require_margins
+from dpo_bench.training.input_builders import require_margins
 from dpo_bench.training.trainer import number_of_steps
 
 if TYPE_CHECKING:

@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dpo_bench.storage import canonical_json
+from dpo_bench.storage import canonical_json, read_parquet, write_csv, write_parquet
 from dpo_bench.sweep.store import Manifest, Store
-from dpo_bench.tables import read_parquet, write_csv, write_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,11 +28,11 @@ DIAGNOSTICS = (
     *("kl_per_token", "kl_reverse", "length_drift", "token_entropy", "repetition", "distinct_2"),
     *("misordered", "displaced", "brier", "calibration_error", "judge_consistency"),
 )
-"""What else is measured of a policy, each with its interval; see `evaluation.figures`."""
+"""What else is measured of a policy, each with its interval; see `evaluation.compute`."""
 JUDGE_COSTS = ("requests", "failures", "input_tokens", "output_tokens")
 """Of the trial's own judging, whether asked now or known from the cache."""
 CONTROLS = ("self", "null", "neutral", "injection", "order", "place", "responses")
-"""Of the reward or judge, the same for all trials; see `evaluation.controls`."""
+"""Of the reward or judge, the same for all trials; see `rewards.sanity_checks`."""
 TEXT = ("trial", "loss", "hyperparameters", "status", "error", "degenerate_reasons")
 COUNTS = ("seed", "steps", "prompts", "reward_truncated", "checkpoints")
 COLUMNS = (

@@ -15,11 +15,12 @@ from dpo_bench.notes import Note, heard
 from dpo_bench.processor import processor
 from dpo_bench.storage import published_folder
 from dpo_bench.sweep.display import Display
-from dpo_bench.sweep.executor import Executor, ExecutorName, WorkerDiedError, make_executor
-from dpo_bench.sweep.machines import bytes_per_worker, choose_threads, choose_workers
-from dpo_bench.sweep.opponents import write_opponents
+from dpo_bench.sweep.executors import make_executor
+from dpo_bench.sweep.executors.base import Executor, ExecutorName, WorkerDiedError
+from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_threads, choose_workers
 from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.results import write_results
+from dpo_bench.sweep.round_robin import write_opponents
 from dpo_bench.sweep.sources import Sources, find_sources
 from dpo_bench.sweep.store import Store, link_files, seal
 from dpo_bench.sweep.trials import manifest_of
@@ -128,8 +129,8 @@ def _write_opponents(
     experiment: Experiment, store: Store, identities: Sequence[str], display: Display
 ) -> None:
     """Everyone against everyone: by stored rewards; by a judge, which costs, only on request."""
-    from dpo_bench.evaluation.judge import Judge
-    from dpo_bench.evaluation.rewards import find_reward
+    from dpo_bench.rewards.find import find_reward
+    from dpo_bench.rewards.judge import Judge
 
     options = experiment.evaluation
     judge = find_reward(options) if options.judge_round_robin else None

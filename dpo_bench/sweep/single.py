@@ -9,14 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dpo_bench.evaluation.statistics import Estimate
+from dpo_bench.analysis.bootstrap import Estimate
 from dpo_bench.experiment import Experiment
 from dpo_bench.notes import heard
-from dpo_bench.storage import write_json
-from dpo_bench.sweep.bench import Bench
+from dpo_bench.storage import write_json, write_parquet
+from dpo_bench.sweep.context import Bench
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.sources import find_sources
-from dpo_bench.tables import write_parquet
 
 UNITS = {
     "kl": "nats",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dpo_bench.evaluation.rewards import find_reward
 from dpo_bench.experiment import Content, Experiment
-from dpo_bench.model.files import model_files, weight_count
-from dpo_bench.model.source import WORLD, ModelFolder, resolve_model
+from dpo_bench.model.files import ModelFolder, model_files, weight_count
+from dpo_bench.model.source import WORLD, resolve_model
 from dpo_bench.progress import Progress, quiet
+from dpo_bench.rewards.find import find_reward
 
 if TYPE_CHECKING:
     from dpo_bench.data.prepare import Preferences
@@ -52,8 +52,8 @@ def find_sources(experiment: Experiment, progress: Progress = quiet) -> Sources:
         EnvironmentProblem: a model, data set or package that cannot be had on this machine.
     """
     from dpo_bench.data.prepare import read_preferences
-    from dpo_bench.model.adapter import require_peft
     from dpo_bench.model.load import device_of, precision_of
+    from dpo_bench.model.lora import require_peft
 
     trust = experiment.trust_remote_code
     if experiment.training.lora is not None:
@@ -93,7 +93,7 @@ def preferences_source(experiment: Experiment, progress: Progress = quiet) -> st
     """Path or hub id of the preference data; a world's is the folder that has it."""
     if not experiment.preferences.startswith(WORLD):
         return experiment.preferences
-    from dpo_bench.data.world import world_preferences
+    from dpo_bench.worlds import world_preferences
 
     name = experiment.preferences.removeprefix(WORLD)
     return str(world_preferences(name, experiment.world, progress))

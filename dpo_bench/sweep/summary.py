@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dpo_bench.evaluation.controls import LEAST_AGREEMENT
-from dpo_bench.evaluation.moved import unmoved_in_words
+from dpo_bench.analysis.moved import unmoved_in_words
+from dpo_bench.rewards.sanity_checks import LEAST_AGREEMENT
 from dpo_bench.sweep.run import Outcome
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _remarks(outcome: Outcome, measured: bool, *, narrow: bool) -> Iterator[str]
 
 
 def _failing_controls(results: pd.DataFrame) -> dict[str, float]:
-    """Controls with a right outcome that missed it; see `evaluation.controls`."""
+    """Controls with a right outcome that missed it; see `rewards.sanity_checks`."""
     passed: dict[str, Callable[[float], bool]] = {"self": lambda value: value == 0.5}
     if results["reward"].notna().any():  # a judge's orders may disagree: then it is a tie
         passed["order"] = lambda value: value == 1.0

@@ -13,16 +13,15 @@ from dpo_bench.contract import get_loss
 from dpo_bench.errors import DivergedError, DpoBenchError
 from dpo_bench.evaluation.calibration import implicit_scale
 from dpo_bench.progress import Control
-from dpo_bench.storage import write_json
-from dpo_bench.sweep.along import AlongTraining
+from dpo_bench.storage import write_json, write_parquet
+from dpo_bench.sweep.checkpoints import AlongTraining
 from dpo_bench.sweep.store import Manifest, Store, seal
-from dpo_bench.tables import write_parquet
 from dpo_bench.training.trainer import AfterStep, StoppedError, Trainer, TrainingResult
 
 if TYPE_CHECKING:
     from dpo_bench.evaluation.policy import PolicyEvaluation
     from dpo_bench.experiment import Trial
-    from dpo_bench.sweep.bench import Bench
+    from dpo_bench.sweep.context import Bench
 
 
 def run_trial(

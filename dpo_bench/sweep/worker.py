@@ -21,7 +21,7 @@ from dpo_bench.storage import CACHE_VARIABLE, cache_root
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment, Trial
-    from dpo_bench.sweep.bench import Bench
+    from dpo_bench.sweep.context import Bench
     from dpo_bench.sweep.sources import Sources
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def _prepare(job: Job, voice: _Voice) -> Bench | None:
     import torch
 
     from dpo_bench.contract import load_plugins
-    from dpo_bench.sweep.bench import Bench
+    from dpo_bench.sweep.context import Bench
 
     try:
         torch.set_num_threads(job.threads)

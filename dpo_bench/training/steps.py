@@ -12,8 +12,8 @@ from dpo_bench.contract import Objective, PairLogps
 from dpo_bench.data.batches import split_passes
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.training.distributed import Ranks
-from dpo_bench.training.measure import Measurer, joined, present
-from dpo_bench.training.metrics import pair_sums
+from dpo_bench.training.inputs import Measurer, joined, present
+from dpo_bench.training.step_metrics import pair_sums
 
 Parts = Sequence[Sequence[int]]
 Tell = Callable[[Tensor, PairLogps], Tensor]

@@ -15,12 +15,14 @@ from torch import Tensor
 from dpo_bench.contract import Loss, Objective, PairLogps
 from dpo_bench.data.batches import step_order
 from dpo_bench.errors import DivergedError
-from dpo_bench.model.logps import LogpPath
+from dpo_bench.model.logprobs import LogpPath
 from dpo_bench.progress import Control
 from dpo_bench.training.checkpoint import Checkpoint
 from dpo_bench.training.distributed import Ranks
-from dpo_bench.training.measure import Measurer
-from dpo_bench.training.metrics import (
+from dpo_bench.training.inputs import Measurer
+from dpo_bench.training.optimizer import build_optimiser, learning_rate
+from dpo_bench.training.reference_model import CachedReference, SyncedReference
+from dpo_bench.training.step_metrics import (
     CONTINUED,
     METRICS,
     PAIR_METRICS,
@@ -28,15 +30,13 @@ from dpo_bench.training.metrics import (
     MetricLog,
     pair_sums,
 )
-from dpo_bench.training.optimiser import build_optimiser, learning_rate
-from dpo_bench.training.reference import CachedReference, SyncedReference
 from dpo_bench.training.steps import StepGradient
 from dpo_bench.training.weights import restore_weights, trained_weights
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dpo_bench.data.tokenised import TokenisedPairs
+    from dpo_bench.data.tokenized import TokenisedPairs
     from dpo_bench.experiment.config import Training
 
 PairLoss = Callable[[PairLogps], Tensor]

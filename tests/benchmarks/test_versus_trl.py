@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.contenders import Ours, Peer, PeerAtItsBest, peak_memory
-from tests.benchmarks.fusion import bench_of, fused, one_after_another
-from tests.benchmarks.machine import Bystanders
-from tests.benchmarks.report import load, write_report
-from tests.benchmarks.workloads import WORKLOADS, Prepared, prepare, quick
+from benchmarks.versus_trl.contenders import Ours, Peer, PeerAtItsBest, peak_memory
+from benchmarks.versus_trl.fusion import bench_of, fused, one_after_another
+from benchmarks.versus_trl.machine import Bystanders
+from benchmarks.versus_trl.report import load, write_report
+from benchmarks.versus_trl.workloads import WORKLOADS, Prepared, prepare, quick
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +135,7 @@ def test_the_peak_is_the_process_s_own() -> None:
     ballast = bytearray(400 * 2**20)
     ballast[:: 2**12] = bytes([1]) * len(ballast[:: 2**12])
     assert peak_memory() > len(ballast)
-    code = "from tests.benchmarks.contenders import peak_memory; print(peak_memory())"
+    code = "from benchmarks.versus_trl.contenders import peak_memory; print(peak_memory())"
 
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from dpo_bench.__main__ import main
-from dpo_bench.tables import read_parquet
+from dpo_bench.storage import read_parquet
 
 COMMAND = [sys.executable, "-m", "dpo_bench"]
 QUICK = [

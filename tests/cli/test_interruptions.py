@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dpo_bench.tables import read_parquet
+from dpo_bench.storage import read_parquet
 from tests.cli.command import COMMAND, QUICK, dpo_bench, dpo_bench_here, results
 
 STEPS = 400

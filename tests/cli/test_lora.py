@@ -74,7 +74,7 @@ def test_full_training_imports_no_peft(llama_folder: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "from dpo_bench.model.load import load_model\n"
-        "import dpo_bench.sweep.trials, dpo_bench.sweep.bench, dpo_bench.report\n"
+        "import dpo_bench.sweep.trials, dpo_bench.sweep.context, dpo_bench.report\n"
         f"load_model(Path({str(llama_folder)!r}))\n"
         "sys.argv = ['dpo-bench', 'sweep', '--dry-run', '--set=training.lora.rank=4']\n"
         "from dpo_bench.__main__ import main\n"

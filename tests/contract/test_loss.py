@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from dpo_bench import PairLogps, get_loss
 from dpo_bench.contract import Range
-from dpo_bench.contract.example_pairs import ordinary_pairs
 from dpo_bench.contract.loss import read_hyperparameters
 from dpo_bench.errors import ConfigurationError
+from dpo_bench.testing.example_pairs import ordinary_pairs
 
 
 def test_loss_without_hyperparameters_takes_its_defaults() -> None:

@@ -15,7 +15,7 @@ from dpo_bench.data.batches import (
     split_passes,
     step_order,
 )
-from dpo_bench.data.tokenised import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenisedPairs
 
 SIZES = st.tuples(
     st.integers(1, 20), st.integers(1, 45), st.integers(0, 12), st.integers(-5, 2**70)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpo_bench.data.mismatches import Mismatches
-from dpo_bench.data.tokenised import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenisedPairs
 
 
 def pairs_with_prompts(*prompts: int) -> TokenisedPairs:

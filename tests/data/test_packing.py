@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dpo_bench.data.batches import pad_batch, pad_responses
 from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
-from dpo_bench.data.tokenised import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenisedPairs
 
 TOKENS = st.lists(st.integers(1, 99), min_size=1, max_size=6)
 PAIRS = st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=6)

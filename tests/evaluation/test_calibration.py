@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.calibration import __main__ as command
-from tests.calibration.cases import (
+from benchmarks.calibration import __main__ as command
+from benchmarks.calibration.cases import (
     all_cases,
     area,
     length_control,
@@ -18,8 +18,8 @@ from tests.calibration.cases import (
     strengths,
     win_rate,
 )
-from tests.calibration.frontier_cases import bias
-from tests.calibration.rows import Row, coverage, false_separations
+from benchmarks.calibration.frontier_cases import bias
+from benchmarks.calibration.rows import Row, coverage, false_separations
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dpo_bench.analysis.bootstrap import resample_weights
 from dpo_bench.contract import get_loss
 from dpo_bench.evaluation.calibration import (
     calibration,
@@ -14,7 +15,6 @@ from dpo_bench.evaluation.calibration import (
     win_probabilities,
 )
 from dpo_bench.evaluation.diagnostics import decay, degenerate, distinct_by_prompt, repetition
-from dpo_bench.evaluation.statistics import resample_weights
 from dpo_bench.experiment import Trial
 from dpo_bench.model.sampling import Response
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dpo_bench.experiment import Experiment
-from dpo_bench.sweep.bench import Bench
+from dpo_bench.sweep.context import Bench
 from dpo_bench.sweep.sources import find_sources
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dpo_bench.catalogue import shipped_losses
+from dpo_bench.catalogue.cards import shipped_losses
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment import Experiment, apply_setting, find_file, read_file, shipped, validate
 from dpo_bench.experiment.read import documented_keys

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpo_bench import PairLogps, get_loss
-from dpo_bench.catalogue import shipped_losses
+from dpo_bench.catalogue.cards import shipped_losses
 from dpo_bench.contract import Loss, UnknownLossError, list_modifiers, source_digest
-from dpo_bench.contract.example_pairs import extreme_pairs, ordinary_pairs, supplied
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.testing import check_loss
+from dpo_bench.testing.check import check_loss
+from dpo_bench.testing.example_pairs import extreme_pairs, ordinary_pairs, supplied
 from tests.losses.formulas import Pair, log_sigmoid, pairs_of
 from tests.losses.pairs import gradients
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from dpo_bench import PairLogps, get_loss
-from dpo_bench.catalogue import shipped_losses
+from dpo_bench.catalogue.cards import shipped_losses
 from dpo_bench.contract import Loss
-from dpo_bench.contract.example_pairs import extreme_pairs, supplied
+from dpo_bench.testing.example_pairs import extreme_pairs, supplied
 from tests.losses import formulas
 from tests.losses.formulas import FORMULAS, OF_THE_BATCH, Pair, log_sigmoid, pairs_of
 from tests.losses.test_values import settings

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from dpo_bench import get_loss
-from dpo_bench.catalogue import shipped_losses
-from dpo_bench.testing import check_loss
+from dpo_bench.catalogue.cards import shipped_losses
+from dpo_bench.testing.check import check_loss
 from tests.losses.formulas import AT_REFERENCE, FORMULAS
 
 

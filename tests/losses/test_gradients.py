@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, sigmoid
 
 from dpo_bench import PairLogps, get_loss
-from dpo_bench.catalogue import shipped_losses
-from dpo_bench.contract.example_pairs import ordinary_pairs, supplied
+from dpo_bench.catalogue.cards import shipped_losses
+from dpo_bench.testing.example_pairs import ordinary_pairs, supplied
 from tests.losses.pairs import gradients, margins
 
 OfMargin = Callable[[Tensor], Tensor]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpo_bench import PairLogps, get_loss
-from dpo_bench.contract.example_pairs import extreme_pairs, ordinary_pairs, supplied
 from dpo_bench.errors import ConfigurationError
+from dpo_bench.testing.example_pairs import extreme_pairs, ordinary_pairs, supplied
 from tests.losses.pairs import margins
 
 BOTH = pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dpo_bench import PairLogps, get_loss
-from dpo_bench.catalogue import shipped_losses
-from dpo_bench.contract.example_pairs import extreme_pairs, ordinary_pairs, supplied
+from dpo_bench.catalogue.cards import shipped_losses
+from dpo_bench.testing.example_pairs import extreme_pairs, ordinary_pairs, supplied
 from tests.losses.formulas import FORMULAS, OF_THE_BATCH, Pair, pairs_of
 from tests.losses.pairs import gradients
 

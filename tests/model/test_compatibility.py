@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dpo_bench.errors import ConfigurationError, DataError
-from dpo_bench.model.choose import choose_path
+from dpo_bench.model.choose_backend import choose_path
 from dpo_bench.model.compatibility import (
     position_table,
     require_ids,
@@ -17,7 +17,7 @@ from dpo_bench.model.compatibility import (
     require_same_tokens,
     share_vocabulary,
 )
-from dpo_bench.model.logps import score, token_logps
+from dpo_bench.model.logprobs import score, token_logps
 from tests.data.build import plain
 
 SIZES: dict[str, Any] = {

@@ -16,8 +16,9 @@ from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.experiment.config import World
 from dpo_bench.model import gguf as conversion
 from dpo_bench.model.gguf import converted_folder
-from dpo_bench.model.load import load_model, load_tokenizer, silent_transformers
-from dpo_bench.model.logps import choose_path
+from dpo_bench.model.load import load_model, load_tokenizer
+from dpo_bench.model.loading import silent_transformers
+from dpo_bench.model.logprobs import choose_path
 from dpo_bench.model.source import resolve_model, smollm2_file
 
 gguf = pytest.importorskip("gguf")

@@ -179,9 +179,9 @@ def test_a_hub_out_of_reach_is_explained(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_adapter_of_the_hub_is_merged_into_its_base(hub: str, tmp_path: Path) -> None:
     from dpo_bench.experiment.config import LoRA
-    from dpo_bench.model.adapter import reset_adapter, save_adapter, with_adapter
-    from dpo_bench.model.choose import choose_path
+    from dpo_bench.model.choose_backend import choose_path
     from dpo_bench.model.load import load_model
+    from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
 
     plain = tmp_path / "plain"
     plain.mkdir()

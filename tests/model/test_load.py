@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.architectures.models import configuration, save_tokenizer
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
+from dpo_bench.model.files import ModelFolder
 from dpo_bench.model.load import device_of, load_model, load_tokenizer, precision_of, skeleton
-from dpo_bench.model.source import ModelFolder
 from tests.model.architectures import tiny_model
 
 

@@ -12,8 +12,9 @@ from peft import LoraConfig, get_peft_model
 
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.experiment.config import World
+from dpo_bench.model.files import ModelFolder
 from dpo_bench.model.load import load_model, load_tokenizer
-from dpo_bench.model.source import ModelFolder, resolve_model
+from dpo_bench.model.source import resolve_model
 from tests.conftest import tiny_folder
 
 IDS = torch.tensor([[5, 9, 17, 4, 250]])

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from dpo_bench.data.batches import split_passes
-from dpo_bench.data.tokenised import Ragged, TokenisedPairs
-from dpo_bench.model.choose import choose_path
-from dpo_bench.model.logps import score, sum_by_row, token_logps
-from dpo_bench.model.paths import FullPath, HiddenPath
+from dpo_bench.data.tokenized import Ragged, TokenisedPairs
+from dpo_bench.model.choose_backend import choose_path
+from dpo_bench.model.logprob_backends import FullPath, HiddenPath
+from dpo_bench.model.logprobs import score, sum_by_row, token_logps
 from tests.model.architectures import VOCABULARY, tiny_model, with_exact_norms
 
 PACKED = ["gpt2", "llama", "qwen2", "qwen3", "opt", "cohere", "granite"]

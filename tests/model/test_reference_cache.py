@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dpo_bench.data.mismatches import Mismatches
-from dpo_bench.data.tokenised import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenisedPairs
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logps import LogpPath, choose_path, response_logps
-from dpo_bench.model.paths import FullPath
+from dpo_bench.model.logprob_backends import FullPath
+from dpo_bench.model.logprobs import LogpPath, choose_path, response_logps
 from dpo_bench.model.reference_cache import (
     ReferenceLogps,
     mismatched_reference_logps,

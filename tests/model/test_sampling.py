@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dpo_bench.model.choose import choose_path
+from dpo_bench.model.choose_backend import choose_path
 from dpo_bench.model.sampling import (
     SamplingPlan,
     draw,

@@ -16,7 +16,8 @@ import pytest
 from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
 from dpo_bench.experiment.config import World
 from dpo_bench.model import files
-from dpo_bench.model.source import ModelFolder, resolve_model, smollm2_file
+from dpo_bench.model.files import ModelFolder
+from dpo_bench.model.source import resolve_model, smollm2_file
 from dpo_bench.storage import file_digest
 
 

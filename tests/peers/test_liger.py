@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpo_bench import get_loss
-from dpo_bench.contract.example_pairs import ordinary_pairs, supplied
+from dpo_bench.testing.example_pairs import ordinary_pairs, supplied
 
 liger = pytest.importorskip("liger_kernel.chunked_loss.dpo_loss")
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]

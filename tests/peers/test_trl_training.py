@@ -270,7 +270,7 @@ def test_warm_up_is_one_step_ahead_of_theirs_as_documented(schedule: str) -> Non
     from transformers import get_scheduler
 
     from dpo_bench.experiment.config import Training
-    from dpo_bench.training.optimiser import learning_rate
+    from dpo_bench.training.optimizer import learning_rate
 
     settings = Training.model_validate(
         {"learning_rate": 1.0, "warmup_fraction": 0.3, "schedule": schedule}

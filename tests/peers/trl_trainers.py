@@ -19,10 +19,10 @@ from torch.utils.data import SequentialSampler
 from dpo_bench.contract import Objective
 from dpo_bench.data.batches import step_order
 from dpo_bench.data.mismatches import Mismatches
-from dpo_bench.data.tokenised import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenisedPairs
 from dpo_bench.experiment.config import Training
-from dpo_bench.model.logps import choose_path
-from dpo_bench.training.reference import CachedReference
+from dpo_bench.model.logprobs import choose_path
+from dpo_bench.training.reference_model import CachedReference
 from dpo_bench.training.trainer import Trainer
 from tests.model.architectures import VOCABULARY, tiny_model
 

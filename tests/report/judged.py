@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dpo_bench.report.read import SweepResults
+from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.view import ReportView
-from tests.report.test_setup import with_settings
+from tests.report.sections.test_setup import with_settings
 
 COSTS = {"requests": 10, "failures": 1, "input_tokens": 2000, "output_tokens": 30}
 

@@ -10,8 +10,8 @@ import matplotlib as mpl
 import pytest
 from PIL import Image
 
-from dpo_bench.report.figure_style import font_text
-from dpo_bench.report.figures import FORMATS, NAMES, draw_figures, figure_names
+from dpo_bench.report.figures.draw import FORMATS, NAMES, draw_figures, figure_names
+from dpo_bench.report.figures.style import font_text
 from tests.report.conftest import VARIANTS, ViewOf
 
 EXPECTED = {

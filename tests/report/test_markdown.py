@@ -7,9 +7,9 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from dpo_bench.report.figures import NAMES, figure_names
+from dpo_bench.report.figures.draw import NAMES, figure_names
 from dpo_bench.report.markdown import render_markdown
-from dpo_bench.report.text import interval, markdown_text, number
+from dpo_bench.wording import interval, markdown_text, number
 from tests.report.conftest import VARIANTS, ViewOf
 
 RENDERER = MarkdownIt("commonmark").enable(["table", "strikethrough"])

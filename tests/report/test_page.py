@@ -13,7 +13,7 @@ from functools import cache
 import pytest
 
 from dpo_bench.report.page import packed_plotly, page_script, plotly_script, security_policy
-from dpo_bench.report.text import one_line
+from dpo_bench.wording import one_line
 from tests.report.conftest import VARIANTS, PageOf, ViewOf
 from tests.report.dom import Element, parse
 from tests.report.sweep_world import HOSTILE, HOSTILE_LOSS
@@ -258,7 +258,7 @@ def test_hostile_text_is_text(page_of: PageOf) -> None:
 
 
 def test_the_page_is_the_same_every_time(page_of: PageOf, view_of: ViewOf) -> None:
-    from dpo_bench.report.figures import figure_names
+    from dpo_bench.report.figures.draw import figure_names
     from dpo_bench.report.page import render_page
 
     view = view_of("hostile")

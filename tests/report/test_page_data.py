@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dpo_bench.analysis.matched_policies import matched_policies
+from dpo_bench.analysis.results import read_sweep
 from dpo_bench.report import training_curves
-from dpo_bench.report.matched_policies import matched_policies
 from dpo_bench.report.page_data import page_data
-from dpo_bench.report.read import read_sweep
-from dpo_bench.report.text import one_line
 from dpo_bench.report.training_curves import training_data
 from dpo_bench.report.view import build_view
+from dpo_bench.wording import one_line
 from tests.report.conftest import ByName, ViewOf
 from tests.report.sweep_world import HOSTILE_LOSS
 

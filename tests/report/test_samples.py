@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dpo_bench.analysis.kl_axis import position
 from dpo_bench.report import samples
 from dpo_bench.report.samples import ALL, BEST, MATCHED, SampleBrowser, sample_browser
-from dpo_bench.report.scale import position
 from tests.report.conftest import ViewOf
 
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from dpo_bench.evaluation.judge_text import question
 from dpo_bench.experiment.config import Evaluation, Experiment, LossGrid, Training
+from dpo_bench.rewards.judge_text import question
 from dpo_bench.sweep.judging import (
     count_questions,
     describe_cost,

@@ -9,12 +9,11 @@ import pandas as pd
 from rich.console import Console
 
 from dpo_bench.experiment import Experiment
-from dpo_bench.storage import write_json
+from dpo_bench.storage import read_parquet, write_json
 from dpo_bench.sweep.results import COLUMNS, write_results
 from dpo_bench.sweep.run import Outcome
 from dpo_bench.sweep.store import Manifest, Store, seal
 from dpo_bench.sweep.summary import print_outcome
-from dpo_bench.tables import read_parquet
 
 FIXED = [
     "trial",

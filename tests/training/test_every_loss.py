@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from dpo_bench import get_loss
-from dpo_bench.catalogue import shipped_losses
+from dpo_bench.catalogue.cards import shipped_losses
 from dpo_bench.data.batches import pad_batch
 from dpo_bench.data.prepare import prepare_pairs
-from dpo_bench.data.world import world_model, world_preferences
 from dpo_bench.experiment.config import Data, Training, World
 from dpo_bench.model.load import load_model, load_tokenizer
-from dpo_bench.model.logps import LogpPath, choose_path, sum_by_row, token_logps
+from dpo_bench.model.logprobs import LogpPath, choose_path, sum_by_row, token_logps
 from dpo_bench.model.source import resolve_model
-from dpo_bench.training.reference import CachedReference
+from dpo_bench.training.reference_model import CachedReference
 from dpo_bench.training.trainer import Trainer, TrainingResult
+from dpo_bench.worlds import world_model, world_preferences
 
 WORLD = World(pairs=320)
 SETTINGS = Training(learning_rate=1e-3, steps=20, pairs_per_step=16)

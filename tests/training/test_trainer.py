@@ -18,16 +18,16 @@ from torch import Tensor
 
 from dpo_bench import PairLogps, get_loss, list_losses
 from dpo_bench.contract import NEEDS, Objective
-from dpo_bench.data.tokenised import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenisedPairs
 from dpo_bench.errors import ConfigurationError, DataError, DivergedError
 from dpo_bench.experiment.config import Training
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logps import LogpPath, choose_path
-from dpo_bench.model.paths import FullPath, HiddenPath
+from dpo_bench.model.logprob_backends import FullPath, HiddenPath
+from dpo_bench.model.logprobs import LogpPath, choose_path
 from dpo_bench.progress import Control
-from dpo_bench.training.measure import present
-from dpo_bench.training.needs import PROVIDERS
-from dpo_bench.training.reference import CachedReference
+from dpo_bench.training.input_builders import PROVIDERS
+from dpo_bench.training.inputs import present
+from dpo_bench.training.reference_model import CachedReference
 from dpo_bench.training.trainer import FEWEST_STEPS, StoppedError, Trainer, TrainingResult
 from tests.conftest import tiny_folder
 

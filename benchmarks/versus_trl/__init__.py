@@ -1,0 +1,1 @@
+"""This program against TRL, timed in turn."""

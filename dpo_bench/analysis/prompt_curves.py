@@ -1,0 +1,145 @@
+"""Each loss's curve over KL, prompt by prompt: its policies after training and along it.
+
+Every policy of a loss is a point: one for each strength, and one more for each strength and step at
+which `evaluation.every` measured it. The last step is the trial's own evaluation and counts once.
+The points of a step make a curve (`dpo_bench.analysis.curves` says why not those of all steps).
+The policies of several training seeds at the same strength and step are one point with a row per
+seed; a seed keeps its name over all steps and losses, so that whole runs are followed when seeds
+are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import pandas as pd
+
+from dpo_bench.analysis import matched
+from dpo_bench.analysis.bootstrap import Array, resample_weights
+from dpo_bench.analysis.curves import outline
+from dpo_bench.analysis.loss_curves import Series, Setting
+from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Measure
+from dpo_bench.analysis.results import SweepResults
+
+DEFAULT_RESAMPLES = 2000
+TOO_FEW = "A comparison needs at least two losses with finished trials."
+NOTHING_SCORED = "Without a reward of each response there is nothing to compare at matched KL."
+_COLUMNS = {KL.name: "kl", REWARD.name: "reward", WIN_RATE.name: "win_reference"}
+"""where a trial's tables hold each measure, response by response"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Policy:
+    """A strength at a step: each seed's means by prompt."""
+
+    step: int
+    seeds: list[tuple[int, pd.DataFrame]]
+
+
+@dataclass(frozen=True, eq=False)
+class CurvesOnPrompts:
+    """The curves of all series on the prompts that all policies answered.
+
+    Attributes:
+        measures: what is read off at a KL, the headline first.
+        by_measure: by a measure's name and by index of series, as text; the KLs are the same.
+        prompts: ids, sorted.
+        weights: [resamples, prompts] of the bootstrap that serves all comparisons.
+        checkpoints: how many of the points were measured along training.
+    """
+
+    measures: tuple[Measure, ...]
+    by_measure: Mapping[str, matched.Curves]
+    prompts: pd.Index
+    weights: Array
+    checkpoints: int
+
+    @property
+    def curves(self) -> matched.Curves:
+        """Those of the headline measure."""
+        return self.by_measure[self.measures[0].name]
+
+    def lines(self, series: Series, measure: Measure) -> dict[int, list[tuple[float, float]]]:
+        """By step KL (nats) and value along a curve, as it is read off; empty without any."""
+        points = self.by_measure.get(measure.name, {}).get(str(series.index), ())
+        return outline(points)
+
+
+def compared_measures(results: SweepResults) -> tuple[Measure, ...]:
+    """What losses are compared by: reward and win rate; under a judge only the latter."""
+    if not results.has_wins:
+        return ()
+    return (REWARD, WIN_RATE) if results.has_reward else (WIN_RATE,)
+
+
+def read_curves(results: SweepResults, series: Sequence[Series]) -> CurvesOnPrompts | str:
+    """The curve of every loss with finished trials; a sentence instead where there is none."""
+    measures = compared_measures(results)
+    if not measures:
+        return NOTHING_SCORED
+    columns = {one.name: _COLUMNS[one.name] for one in (KL, *measures)}
+    policies = {
+        str(one.index): [p for s in one.settings if s.done for p in _policies(s, columns)]
+        for one in series
+        if one.done
+    }
+    if not policies:
+        return TOO_FEW
+    prompts = _shared_prompts(
+        table for found in policies.values() for policy in found for _, table in policy.seeds
+    )
+    if not len(prompts):
+        return "The trials share no prompt on which all of them were scored."
+    resamples = int(results.evaluation.get("resamples") or DEFAULT_RESAMPLES)
+    seed = int(results.evaluation.get("seed") or 0)
+    strengths = sum(bool(s.done) for one in series for s in one.settings)
+    return CurvesOnPrompts(
+        measures,
+        {
+            measure.name: {
+                index: [_point(policy, measure.name, prompts) for policy in found]
+                for index, found in policies.items()
+            }
+            for measure in measures
+        },
+        prompts,
+        resample_weights(len(prompts), resamples, seed),
+        sum(map(len, policies.values())) - strengths,
+    )
+
+
+def _policies(setting: Setting, columns: Mapping[str, str]) -> Iterator[_Policy]:
+    """A strength after training, then at each step at which any of its seeds was measured."""
+    last = max(int(trial.measured("steps").value or 0) for trial in setting.done)
+    yield _Policy(last, [(one.seed, _by_prompt(one.samples, columns)) for one in setting.done])
+    along: dict[int, _Policy] = {}
+    for trial in setting.done:
+        if len(trial.checkpoint_prompts):
+            for key, table in trial.checkpoint_prompts.groupby("step"):
+                policy = along.setdefault(step := int(str(key)), _Policy(step, []))
+                policy.seeds.append((trial.seed, _by_prompt(table, columns)))
+    yield from (along[step] for step in sorted(along))
+
+
+def _by_prompt(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Means of each prompt that has all figures, by the measures' names."""
+    picked = pd.DataFrame({name: table[column] for name, column in columns.items()})
+    return picked.astype(float).groupby(table["prompt_id"]).mean().dropna()
+
+
+def _shared_prompts(tables: Iterable[pd.DataFrame]) -> pd.Index:
+    """Prompts that every policy answered and that were scored, sorted."""
+    indices = [table.index for table in tables]
+    return reduce(lambda left, right: left.intersection(right), indices).sort_values()
+
+
+def _point(policy: _Policy, measure: str, prompts: pd.Index) -> matched.Point:
+    """Seeds are kept apart; the comparison averages over them prompt by prompt."""
+    tables = [table.loc[prompts] for _, table in policy.seeds]
+    kl, values = (
+        np.stack([table[name].to_numpy(float) for table in tables]) for name in (KL.name, measure)
+    )
+    return matched.Point(kl, values, [seed for seed, _ in policy.seeds], policy.step)

@@ -1,0 +1,257 @@
+"""A sweep's folder as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dpo_bench.analysis.json_files import read_json
+from dpo_bench.analysis.measured import NOTHING, Measured, finite, measured_from
+from dpo_bench.analysis.reference_results import Reference, read_reference
+from dpo_bench.errors import ConfigurationError, EnvironmentProblem
+from dpo_bench.notes import Note
+from dpo_bench.storage import read_parquet
+
+RESULTS = "results.parquet"
+EXPERIMENT = "experiment.json"
+REQUIRED = ("trial", "loss", "beta", "seed", "status", "kl")
+"""Columns without which a table is none of a sweep's."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row of the results with the folder that it came from.
+
+    Attributes:
+        id: SHA-256 of its configuration.
+        folder: ``trials/<id>``.
+        loss: the loss's name.
+        strength_name: which hyperparameter is the strength, usually beta.
+        strength: its value; None for a loss that has none.
+        hyperparameters: all of the loss's hyperparameters.
+        seed: training seed.
+        done: False when it failed.
+        error: the cause in a line, when it failed.
+        traceback: the whole cause.
+        row: its row of the results table.
+        metrics: its ``evaluation.json``'s metrics.
+        sources: names of the sweeps that it comes from; empty in the report of one sweep.
+    """
+
+    id: str
+    folder: Path
+    loss: str
+    strength_name: str
+    strength: float | None
+    hyperparameters: Mapping[str, Any]
+    seed: int
+    done: bool
+    error: str
+    traceback: str
+    row: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Any]]
+    sources: tuple[str, ...] = ()
+
+    def measured(self, name: str) -> Measured:
+        """A figure of the results table, or else of the evaluation, with its interval and n."""
+        value = finite(self.row.get(name))
+        if value is None:
+            found = self.metrics.get(name)
+            return measured_from(found) if isinstance(found, Mapping) else NOTHING
+        n = self.metrics.get(name, {}).get("n", self.row.get("prompts"))
+        return Measured(
+            value,
+            finite(self.row.get(f"{name}_low")),
+            finite(self.row.get(f"{name}_high")),
+            None if finite(n) is None else int(n),
+        )
+
+    @cached_property
+    def training(self) -> pd.DataFrame:
+        """A row per logged step; empty when nothing was logged (also for some failed trials)."""
+        path = self.folder / "training.parquet"
+        return read_parquet(path) if path.exists() or self.done else pd.DataFrame()
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """A row per response on a held-out prompt; empty for a failed trial."""
+        return read_parquet(self.folder / "samples.parquet") if self.done else pd.DataFrame()
+
+    @cached_property
+    def checkpoints(self) -> pd.DataFrame:
+        """A row per evaluation along training, by step; empty where there was none."""
+        return self._along("checkpoints.parquet")
+
+    @cached_property
+    def checkpoint_prompts(self) -> pd.DataFrame:
+        """A row per evaluation along training and prompt: means over the prompt's responses."""
+        return self._along("checkpoint_prompts.parquet")
+
+    def _along(self, name: str) -> pd.DataFrame:
+        """A table by step, without the last one: that is the trial's own evaluation."""
+        path = self.folder / name
+        if not self.done or not path.exists():
+            return pd.DataFrame()
+        table, last = read_parquet(path), finite(self.row.get("steps"))
+        table = table if last is None else table[table["step"] < last]
+        return table.sort_values("step", kind="stable")
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """Everything that a report is made from.
+
+    Attributes:
+        folder: the sweep's folder.
+        table: the results, a row per trial.
+        experiment: the resolved experiment, every key.
+        command: what was typed.
+        versions: of the program and its libraries.
+        platform: the machine in words.
+        hashes: of policy, reference and data.
+        counts: of pairs, truncations and dropped rows.
+        planned: ids of all planned trials.
+        trials: in the order of the results table.
+        reference: the reference policy.
+        conditions: what all its trials share.
+        sources: names of the sweeps that were merged; empty for a single one.
+        notes: what the program had to say while the sweep ran.
+        computing: how log-probs were computed and responses sampled.
+        remarks: what merging them means for the conclusions, in sentences.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    experiment: Mapping[str, Any]
+    command: str
+    versions: Mapping[str, str]
+    platform: str
+    hashes: Mapping[str, str]
+    counts: Mapping[str, Any]
+    planned: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    reference: Reference
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    computing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> int | None:
+        """How many held-out prompts every policy answered; None before one has."""
+        known = self.table["prompts"].dropna() if "prompts" in self.table else ()
+        return int(max(known)) if len(known) else None
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return str(self.experiment.get("name", self.folder.name))
+
+    @property
+    def evaluation(self) -> Mapping[str, Any]:
+        """The experiment's ``[evaluation]``."""
+        return dict(self.experiment.get("evaluation", {}))
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """The experiment's ``[training]``."""
+        return dict(self.experiment.get("training", {}))
+
+    @property
+    def judge(self) -> str:
+        """The judge that compared responses in pairs; empty where none did."""
+        kind, _, name = str(self.evaluation.get("reward", "none")).partition(":")
+        return name if kind == "judge" else ""
+
+    @property
+    def has_wins(self) -> bool:
+        """Whether responses were held against each other, by a reward or by a judge."""
+        return str(self.evaluation.get("reward", "none")) != "none"
+
+    @property
+    def has_reward(self) -> bool:
+        """Whether responses have rewards of their own; under a judge they have not."""
+        return self.has_wins and not self.judge
+
+    @property
+    def done(self) -> tuple[Trial, ...]:
+        """The trials that finished."""
+        return tuple(trial for trial in self.trials if trial.done)
+
+    @property
+    def failed(self) -> tuple[Trial, ...]:
+        """The trials that failed."""
+        return tuple(trial for trial in self.trials if not trial.done)
+
+    @property
+    def pending(self) -> int:
+        """How many planned trials have no row yet."""
+        return len(set(self.planned) - {trial.id for trial in self.trials})
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The training seeds that occur, ascending."""
+        return tuple(sorted({trial.seed for trial in self.trials}))
+
+
+def read_sweep(folder: Path) -> SweepResults:
+    """Read a sweep's folder; tables of responses are read when first asked for.
+
+    Raises:
+        ConfigurationError: the folder holds no sweep.
+        EnvironmentProblem: a file is missing or damaged.
+    """
+    for name in (EXPERIMENT, RESULTS):
+        if not (folder / name).is_file():
+            raise ConfigurationError(
+                f"{folder} holds no {name}: give the folder of a sweep that has finished."
+            )
+    table = read_parquet(folder / RESULTS)
+    if missing := [name for name in REQUIRED if name not in table]:
+        raise EnvironmentProblem(
+            f"{folder / RESULTS} lacks the columns {', '.join(missing)}: run the sweep again."
+        )
+    record = read_json(folder / EXPERIMENT)
+    return SweepResults(
+        folder=folder,
+        table=table,
+        experiment=dict(record.get("experiment") or {}),
+        command=str(record.get("command") or ""),
+        versions=dict(record.get("versions") or {}),
+        platform=str(record.get("platform") or ""),
+        hashes=dict(record.get("hashes") or {}),
+        counts=dict(record.get("data") or {}),
+        planned=tuple(map(str, record.get("trials") or ())),
+        trials=tuple(_trial(folder, row) for row in table.to_dict("records")),
+        reference=read_reference(folder / "reference"),
+        conditions=dict(record.get("conditions") or {}),
+        notes=tuple(Note(**note) for note in record.get("notes") or ()),
+        computing=dict(record.get("computing") or {}),
+    )
+
+
+def _trial(folder: Path, row: Mapping[Any, Any]) -> Trial:
+    path = folder / "trials" / str(row["trial"])
+    manifest = read_json(path / "manifest.json")
+    done = row["status"] == "done"
+    evaluation = read_json(path / "evaluation.json") if done else {}
+    return Trial(
+        id=str(row["trial"]),
+        folder=path,
+        loss=str(row["loss"]),
+        strength_name=str(manifest.get("strength") or "strength"),
+        strength=finite(row["beta"]),
+        hyperparameters=dict(manifest.get("hyperparameters") or {}),
+        seed=int(row["seed"]),
+        done=done,
+        error="" if done else str(manifest.get("error") or "no cause was recorded"),
+        traceback="" if done else str(manifest.get("traceback") or ""),
+        row={str(key): value for key, value in row.items()},
+        metrics=dict(evaluation.get("metrics") or {}),
+    )

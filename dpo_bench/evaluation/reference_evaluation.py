@@ -1,0 +1,224 @@
+"""The reference, evaluated once for all trials that share it.
+
+Its responses are every policy's opponents, and give the optimal reward-KL frontier and the
+best-of-n curve. They come from another random stream than the policies' own responses: with the
+same numbers a policy near the reference would meet its own words, and ties would hide its wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dpo_bench.analysis.bootstrap import Array, bootstrap, bootstrap_mean, resample_weights
+from dpo_bench.analysis.frontier import Frontier, best_of_n
+from dpo_bench.evaluation.diagnostics import decay, distinct_by_prompt, repetitions
+from dpo_bench.evaluation.responses import draw_responses, sequence_kl
+from dpo_bench.model.sampling import Response, SamplingPlan
+from dpo_bench.progress import Progress, quiet
+from dpo_bench.rewards.judge import Judge
+from dpo_bench.rewards.sanity_checks import Control, Resampling, control_judge, control_reward
+from dpo_bench.storage import published_folder, read_parquet, write_json, write_parquet
+
+if TYPE_CHECKING:
+    from dpo_bench.evaluation.prompts import EvaluationPrompts
+    from dpo_bench.experiment.config import Evaluation
+    from dpo_bench.model.logprobs import LogpPath
+    from dpo_bench.rewards.base import Reward
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceEvaluation:
+    """What the trials need of the reference.
+
+    Attributes:
+        rewards: of the opponents, shape [prompt, reference_samples]; None without a reward.
+        chosen_rewards: of the dataset's chosen responses, shape [prompt]; None without a reward.
+        responses: texts of the opponents, [prompt][reference_samples].
+        chosen: texts of the dataset's chosen responses, [prompt].
+        own: a row per response from the policies' own stream: prompt_id, sample, response, tokens,
+            finished, repetition.
+    """
+
+    rewards: Array | None
+    chosen_rewards: Array | None
+    responses: tuple[tuple[str, ...], ...]
+    chosen: tuple[str, ...]
+    own: pd.DataFrame
+
+    @classmethod
+    def load(cls, folder: Path) -> ReferenceEvaluation:
+        """Read a folder that `evaluate_reference` wrote."""
+        samples = read_parquet(folder / "samples.parquet")
+        prompts = read_parquet(folder / "prompts.parquet")
+        scored = not samples["reward"].isna().all()
+        shape = (len(prompts), -1)
+        return cls(
+            rewards=samples["reward"].to_numpy(np.float64).reshape(shape) if scored else None,
+            chosen_rewards=prompts["chosen_reward"].to_numpy(np.float64) if scored else None,
+            responses=tuple(
+                map(tuple, samples["response"].to_numpy(dtype=object).reshape(shape).tolist())
+            ),
+            chosen=tuple(prompts["chosen"]),
+            own=read_parquet(folder / "own.parquet"),
+        )
+
+    @property
+    def own_tokens(self) -> Array:
+        """Mean length of the reference's own responses to each prompt, tokens, shape [prompt]."""
+        return self.own.groupby("prompt_id")["tokens"].mean().to_numpy(np.float64)
+
+
+def sampling_plan(
+    options: Evaluation, end_tokens: frozenset[int], stream: str, samples: int, temperature: float
+) -> SamplingPlan:
+    """The plan of one stream of responses under an experiment's settings."""
+    return SamplingPlan(
+        samples=samples,
+        max_new_tokens=options.max_new_tokens,
+        temperature=temperature,
+        end_tokens=end_tokens,
+        seed=options.seed,
+        stream=stream,
+        rows_per_batch=options.rows_per_batch,
+    )
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """One evaluation of the reference."""
+
+    reference: LogpPath
+    tokenizer: Any
+    end_tokens: frozenset[int]
+    prompts: EvaluationPrompts
+    scorer: Reward | Judge | None
+    options: Evaluation
+    progress: Progress
+
+    @property
+    def weights(self) -> Array:
+        return resample_weights(len(self.prompts), self.options.resamples, self.options.seed)
+
+    def draw(self, stream: str, samples: int) -> tuple[list[Response], pd.DataFrame]:
+        """Responses with their rewards."""
+        plan = sampling_plan(
+            self.options, self.end_tokens, stream, samples, self.options.temperature
+        )
+        responses, table = draw_responses(
+            self.reference,
+            self.tokenizer,
+            self.prompts,
+            plan,
+            lambda _, done, total: self.progress("reference: sampling", done, total),
+        )
+        table["reward"] = self.score(table["prompt_id"], table["response"])
+        return responses, table
+
+    def score(self, prompts: Iterable[int], responses: Iterable[str]) -> Array | float:
+        """Rewards of responses to the prompts of these indices; NaN where nothing gives numbers."""
+        if self.scorer is None or isinstance(self.scorer, Judge):
+            return np.nan
+        return self.scorer.score(self.prompts.pick(prompts), responses)
+
+    @property
+    def text_read(self) -> str | None:
+        """What the reward reads of the first prompt and its chosen response, if it is a text."""
+        if self.scorer is None or isinstance(self.scorer, Judge):
+            return None
+        return self.scorer.reads(self.prompts.prompts[0], self.prompts.chosen[0])
+
+    def controls(
+        self, opponents: pd.DataFrame, chosen: pd.DataFrame
+    ) -> tuple[list[Control], dict[str, Any]]:
+        """Controls on the first prompts, and what they took."""
+        count = min(self.options.controls, len(self.prompts))
+        firsts = opponents[opponents["sample"] == 0].iloc[:count]
+        texts = self.prompts.pick(firsts["prompt_id"]), list(firsts["response"])
+        draws = Resampling(self.options.resamples, self.options.seed)
+        if self.scorer is None:
+            return [], {}
+        if isinstance(self.scorer, Judge):
+            picked = list(chosen["chosen"][:count])
+            return control_judge(self.scorer, *texts, picked, draws, progress=self.progress)
+        rewards = opponents["reward"].to_numpy(np.float64).reshape(len(self.prompts), -1)
+        return control_reward(self.scorer, *texts, rewards[:count], draws), {}
+
+    def metrics(self, responses: list[Response], own: pd.DataFrame) -> dict[str, Any]:
+        """Figures of the reference's own responses, with intervals over prompts."""
+        weights = self.weights
+        per_prompt = own.groupby("prompt_id")[["reward", "tokens", "repetition"]].mean()
+        columns = {"response_tokens": per_prompt["tokens"], "repetition": per_prompt["repetition"]}
+        if not own["reward"].isna().any():
+            columns = {"reward": per_prompt["reward"], **columns}
+        metrics = {
+            name: bootstrap_mean(values.to_numpy(np.float64), weights).as_dict()
+            for name, values in columns.items()
+        }
+        variety = distinct_by_prompt(responses, len(self.prompts))
+        if np.isfinite(variety).all():
+            metrics["distinct_2"] = bootstrap_mean(variety, weights).as_dict()
+        if self.options.temperature == 1:
+            scores = sequence_kl(self.reference, self.reference, self.prompts, responses)
+            own = own.assign(entropy=scores.entropy)
+            sums = own.groupby("prompt_id")[["entropy", "tokens"]].sum().to_numpy(np.float64)
+            ratio = bootstrap(lambda means: means[:, 0] / means[:, 1], sums, weights)
+            metrics["token_entropy"] = ratio.as_dict()
+        return metrics
+
+
+def evaluate_reference(
+    folder: Path,
+    reference: LogpPath,
+    *,
+    tokenizer: Any,
+    end_tokens: frozenset[int],
+    prompts: EvaluationPrompts,
+    scorer: Reward | Judge | None,
+    options: Evaluation,
+    progress: Progress = quiet,
+) -> None:
+    """Sample and score the reference, run the controls; publishes ``folder`` with its tables.
+
+    Raises:
+        DataError: the reward fails on a response.
+        TrialError: the judge fails on too many.
+    """
+    visit = _Visit(reference, tokenizer, end_tokens, prompts, scorer, options, progress)
+    _, opponents = visit.draw("opponents", options.reference_samples)
+    responses, own = visit.draw("policy", options.samples_per_prompt)
+    own["repetition"] = repetitions(responses)
+    chosen = pd.DataFrame(
+        {
+            "prompt_id": range(len(prompts)),
+            "prompt": [prompt.text for prompt in prompts.prompts],
+            "prompt_ids": [list(tokens) for tokens in prompts.tokens],
+            "transcript": [prompt.transcript for prompt in prompts.prompts],
+            "chosen": prompts.chosen,
+        }
+    )
+    chosen["chosen_reward"] = visit.score(chosen["prompt_id"], chosen["chosen"])
+    controls, cost = visit.controls(opponents, chosen)
+    with published_folder(folder) as new:
+        write_parquet(new / "samples.parquet", opponents.drop(columns="finished"))
+        write_parquet(new / "own.parquet", own.drop(columns="prompt"))
+        write_parquet(new / "prompts.parquet", chosen)
+        # At another temperature the samples are not the reference's own, and the tilt of their
+        # rewards says nothing about its frontier.
+        if not opponents["reward"].isna().any() and options.temperature == 1:
+            rewards = opponents["reward"].to_numpy(np.float64).reshape(len(prompts), -1)
+            write_parquet(new / "frontier.parquet", Frontier(rewards).table(visit.weights))
+            write_parquet(new / "best_of_n.parquet", best_of_n(rewards, visit.weights))
+        record: Mapping[str, Any] = {
+            "metrics": visit.metrics(responses, own),
+            "controls": {control.name: control.as_dict() for control in controls},
+            "controls_cost": cost,
+            "decay": decay(own),
+            "text_read_by_the_reward": visit.text_read,
+        }
+        write_json(new / "evaluation.json", record)

@@ -1,0 +1,157 @@
+"""From an experiment to its trials, each with an identity that covers what changes its result."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dpo_bench.contract import Loss, get_loss, source_digest
+from dpo_bench.errors import ConfigurationError
+from dpo_bench.experiment.config import Experiment, LossGrid
+from dpo_bench.experiment.contract_check import require_contract
+from dpo_bench.storage import digest
+
+RECIPE = 3
+"""Raised by whoever changes what a trial computes, so that older results are not taken for new."""
+
+COSMETIC = {
+    "training": (
+        "seeds",
+        "log_every",
+        "checkpoint_seconds",
+        "pairs_per_pass",
+        "tokens_per_pass",
+        "device",
+    ),
+    "evaluation": (
+        *("rows_per_batch", "judge_key_variable", "judge_concurrency", "judge_timeout"),
+        *("judge_retries", "judge_price_input", "judge_price_output", "judge_round_robin"),
+    ),
+}
+"""Settings that never change a trial's result (device is replaced by what it resolves to)."""
+
+IN_CONTENT = {
+    "training": (),
+    "evaluation": (
+        *("reward", "reward_template", "reward_label", "reward_max_tokens", "reward_over_limit"),
+        *("judge_base_url", "judge_criterion", "judge_max_tokens"),
+    ),
+}
+"""Settings that stand in `Content.reward` as what they come to: a reward model by its weights,
+wherever its folder is, and a judge's settings only where a judge is asked."""
+
+ABSENT = {"training": ("lora",), "evaluation": ()}
+"""Optional settings that are younger than results which must still be found: no part of an identity
+where they are not set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One cell of a sweep.
+
+    Attributes:
+        loss: canonical name of the loss.
+        hyperparameters: all of them, defaults included, as (name, value) in the loss's order.
+        strength: the loss's own strength (usually beta; IPO's tau), or None when it has none.
+        seed: sets the order of the pairs, and nothing that depends on the loss.
+    """
+
+    loss: str
+    hyperparameters: tuple[tuple[str, float], ...]
+    strength: float | None
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Short text for people, e.g. ``cdpo beta=0.1 label_smoothing=0.2 seed=0``."""
+        values = [f"{name}={value:g}" for name, value in self.hyperparameters]
+        return " ".join([self.loss, *values, f"seed={self.seed}"])
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Digests (SHA-256, hex) of everything outside the configuration that a result depends on.
+
+    Attributes:
+        policy: weights, configuration and tokenizer of the policy's starting point.
+        reference: the same of the reference.
+        data: the preference pairs as validated, in their order, and the limits that cut them.
+        reward: what scores or judges the responses; see `Reward.identity` and `Judge.identity`.
+        device: what the trials run on, e.g. ``cpu/fp32``.
+    """
+
+    policy: str
+    reference: str
+    data: str
+    reward: str
+    device: str
+
+
+def plan_trials(experiment: Experiment) -> list[Trial]:
+    """All trials: losses x each loss's grid x seeds, in the order of the file.
+
+    Raises:
+        ConfigurationError: an unknown loss or hyperparameter, a value out of range, a trial that
+            is asked for twice, or a plug-in's loss that breaks the contract.
+    """
+    require_contract(get_loss(grid.name) for grid in experiment.losses)
+    trials: list[Trial] = []
+    for grid in experiment.losses:
+        loss = get_loss(grid.name)
+        for hyperparameters in _settings(loss, grid):
+            strength = hyperparameters[loss.strength] if loss.strength else None
+            items = tuple(hyperparameters.items())
+            trials += [
+                Trial(loss.name, items, strength, seed) for seed in experiment.training.seeds
+            ]
+    for first, second in itertools.pairwise(sorted(trials, key=lambda trial: trial.label)):
+        if first == second:
+            raise ConfigurationError(f"{first.label} is asked for twice.")
+    return trials
+
+
+def _settings(loss: Loss, grid: LossGrid) -> Iterator[dict[str, float]]:
+    """The product of the given values; the loss's own grid where its strength is not given."""
+    values = dict(grid.values)
+    for name, given in values.items():
+        if not given:
+            raise ConfigurationError(f"{loss.name}: {name} has an empty list of values.")
+    if loss.strength and loss.strength not in values and loss.grid:
+        values[loss.strength] = loss.grid
+    for combination in itertools.product(*values.values()):
+        yield loss.resolve(dict(zip(values, combination, strict=True)))
+
+
+def conditions(experiment: Experiment, content: Content) -> dict[str, Any]:
+    """Everything that the trials of a sweep share; two sweeps compare when theirs are equal."""
+    settings = experiment.settings()
+    shared: dict[str, Any] = {"recipe": RECIPE, "keep_policies": experiment.keep_policies}
+    for section in ("training", "evaluation"):
+        absent = [key for key in ABSENT[section] if settings[section][key] is None]
+        left_out = (*COSMETIC[section], *IN_CONTENT[section], *absent)
+        shared[section] = {
+            key: value for key, value in settings[section].items() if key not in left_out
+        }
+    shared["content"] = {
+        name: getattr(content, name) for name in ("policy", "reference", "data", "reward", "device")
+    }
+    return shared
+
+
+def trial_id(trial: Trial, shared: Mapping[str, Any]) -> str:
+    """A trial's identity: 16 hex digits of a SHA-256.
+
+    It covers the shared conditions, the loss with its source, its hyperparameters and the seed; no
+    path, no time, no name of an experiment.
+    """
+    return digest(
+        {
+            "conditions": shared,
+            "loss": trial.loss,
+            "source": source_digest(get_loss(trial.loss)),
+            "hyperparameters": dict(trial.hyperparameters),
+            "seed": trial.seed,
+        }
+    )[:16]

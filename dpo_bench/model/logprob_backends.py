@@ -1,0 +1,315 @@
+"""How a model's log-probs are computed: one path, for policy, reference and scoring alike.
+
+A path turns a batch into the states at the response positions, and states into logits. Every
+difference between two models is taken between values that came the same way, so that a policy that
+equals its reference has log-ratios of exactly zero.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from dpo_bench.data.batches import Batch, Ids, pad_batch, pad_responses
+from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
+from dpo_bench.model.packed_attention import packed_attention
+
+if TYPE_CHECKING:
+    from dpo_bench.data.tokenized import TokenisedPairs
+
+AnyBatch = Batch | Pack
+Sampler = Literal["batched", "equal", "uncached"]
+CPU_TOKENS = (512, 2048)
+CPU_WORK = 1 << 30
+"""Parameters times tokens of a forward pass on a CPU: enough for its calls to cost little beside
+its arithmetic; more would take memory and no less time."""
+GPU_TOKENS = 16384
+"""Tokens of a forward pass on a GPU; not measured."""
+
+
+class LogpPath(ABC):
+    """A model and the way its log-probs are computed.
+
+    Attributes:
+        model: a causal language model of transformers; its weights are the master weights.
+        precision: ``fp32``, or ``bf16``: the forward pass runs under autocast. Logits are computed
+            from the master weights, at their precision, in either case.
+        masks_padding: whether an attention mask hides the padding. Behind the last token it changes
+            nothing in a causal model, and costs time.
+        packs: whether batches are packed, each prompt in them once, rather than padded.
+        sampler: how responses are sampled; see `dpo_bench.model.sampling`.
+        shared_vocabulary: how many tokens its distributions range over, the first ones, where it is
+            compared with a model that has fewer; None: all.
+    """
+
+    kind: str
+
+    def __init__(
+        self,
+        model: Any,
+        precision: str = "fp32",
+        *,
+        masks_padding: bool = False,
+        packs: bool = False,
+        sampler: Sampler = "batched",
+    ) -> None:
+        self.model = model
+        self.precision = precision
+        self.masks_padding = masks_padding
+        self.packs = packs
+        self.sampler = sampler
+        self.shared_vocabulary: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Identifies the path: values of two paths agree only to rounding."""
+        way = "/packed" if self.packs else "/masked" if self.masks_padding else ""
+        shared = f"/first {self.shared_vocabulary}" if self.shared_vocabulary else ""
+        return f"{self.kind}{way}{shared}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the logits and log-probs: the master weights' own."""
+        return self.model.dtype  # type: ignore[no-any-return]
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that a distribution ranges over."""
+        return self.shared_vocabulary or self.embedded
+
+    @property
+    def embedded(self) -> int:
+        """Number of tokens that the model embeds."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the model's forward pass runs."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        )
+
+    def tokens_per_pass(self, wanted: int = 0) -> int:
+        """Most tokens of a forward pass: as wanted, or what suits the device when that is 0."""
+        if wanted:
+            return wanted
+        if self.device.type != "cpu":
+            return GPU_TOKENS
+        least, most = CPU_TOKENS
+        return min(most, max(least, CPU_WORK // int(self.model.num_parameters())))
+
+    def batch(self, pairs: TokenisedPairs, indices: Sequence[int]) -> AnyBatch:
+        """Pairs as this path reads them, on its device: the chosen responses, then the rejected."""
+        make = pack_pairs if self.packs else pad_batch
+        return make(pairs, indices).to(self.device)
+
+    def response_batch(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> AnyBatch:
+        """Prompts with their responses as this path reads them, on its device."""
+        make = pack_responses if self.packs else pad_responses
+        return make(prompts, responses).to(self.device)
+
+    @abstractmethod
+    def states(self, batch: AnyBatch) -> Tensor:
+        """What `logits` needs of each response position; shape [token, anything]."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits that predict each response token, any slice of them; shape [token, vocabulary]."""
+        logits = self._logits(states)
+        return logits if self.shared_vocabulary is None else logits[:, : self.shared_vocabulary]
+
+    @abstractmethod
+    def _logits(self, states: Tensor) -> Tensor:
+        """The same over all tokens that the model embeds."""
+
+    @property
+    @abstractmethod
+    def body(self) -> Any:
+        """The part of the model that `last_states` calls."""
+
+    @abstractmethod
+    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+        """What `logits` needs to predict the token behind each row; shape [row, anything].
+
+        So tokens are drawn from the logits that score them, at their precision.
+
+        Args:
+            inputs: of `body`.
+        """
+
+    @contextlib.contextmanager
+    def _inputs(self, batch: AnyBatch) -> Iterator[dict[str, Tensor]]:
+        """What the model is given; while this is open it treats it as the batch needs."""
+        if isinstance(batch, Pack):
+            with packed_attention(self.model, batch):
+                yield {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
+        elif self.masks_padding:
+            yield {"input_ids": batch.input_ids, "attention_mask": attention_mask(batch)}
+        else:
+            yield {"input_ids": batch.input_ids}
+
+
+class HiddenPath(LogpPath):
+    """Base transformer, then the output embedding at the response positions only."""
+
+    kind = "hidden"
+
+    def states(self, batch: AnyBatch) -> Tensor:
+        """Hidden states at the response positions; shape [token, width]."""
+        with self.autocast(), self._inputs(batch) as inputs:
+            hidden = self.model.base_model(**inputs).last_hidden_state
+        return at_responses(hidden, batch)
+
+    @property
+    def body(self) -> Any:
+        """The base transformer."""
+        return self.model.base_model
+
+    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Hidden states at the last position; shape [row, width]."""
+        with self.autocast():
+            hidden: Tensor = self.body(**inputs).last_hidden_state[:, -1]
+        return hidden
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """What the output embedding makes of hidden states; shape [token, vocabulary]."""
+        with torch.autocast(self.device.type, enabled=False):
+            logits: Tensor = self._head(states.to(self.dtype))
+        return logits
+
+    def _head(self, states: Tensor) -> Tensor:
+        logits: Tensor = self.model.get_output_embeddings()(states)
+        return logits
+
+
+class OwnHeadPath(HiddenPath):
+    """The same for models that scale, cap or project: their own code makes the logits.
+
+    It is called with a base that hands it the hidden states of the response positions.
+    """
+
+    kind = "own-head"
+
+    def _head(self, states: Tensor) -> Tensor:
+        nothing = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        with self._base_giving(states):
+            logits: Tensor = self.model(input_ids=nothing).logits[0]
+        return logits
+
+    @contextlib.contextmanager
+    def _base_giving(self, states: Tensor) -> Iterator[None]:
+        """While this is open the base transformer gives these states, whatever it is given."""
+        base = self.model.base_model
+        if base is self.model:
+            raise AttributeError("the model is not parted into a base and a head")
+        output = _OnlyStates(states[None])
+        with _forward_replaced(base, lambda *_, **__: output):
+            yield
+
+
+class _OnlyStates(tuple[Tensor]):
+    """Hidden states as a base transformer's output, of which nothing else is known."""
+
+    __slots__ = ()
+
+    def __new__(cls, states: Tensor) -> Self:
+        return super().__new__(cls, (states,))
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self[0]
+
+    def __getattr__(self, _name: str) -> None:
+        """Caches, attentions, router logits ...: not there."""
+
+
+class FullPath(LogpPath):
+    """The whole model at every position, for architectures whose head looks at more than states."""
+
+    kind = "full"
+
+    def states(self, batch: AnyBatch) -> Tensor:
+        """Logits at the response positions; shape [token, vocabulary]."""
+        with self.autocast(), self._precise_head(), self._inputs(batch) as inputs:
+            logits = self.model(**inputs).logits
+        return at_responses(logits, batch).to(self.dtype)
+
+    @property
+    def body(self) -> Any:
+        """The model."""
+        return self.model
+
+    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Logits at the last position; shape [row, vocabulary]."""
+        with self.autocast(), self._precise_head():
+            logits: Tensor = self.model(**inputs).logits[:, -1]
+        return logits.to(self.dtype)
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """The states themselves."""
+        return states
+
+    @contextlib.contextmanager
+    def _precise_head(self) -> Iterator[None]:
+        """Keep the output embedding out of autocast.
+
+        Logits rounded to bf16 put a quarter of a nat and more of noise on a response of 300 tokens.
+        """
+        head = self.model.get_output_embeddings()
+        if self.precision != "bf16" or head is None:
+            yield
+            return
+        original = head.forward
+
+        def forward(hidden: Tensor) -> Tensor:
+            with torch.autocast(hidden.device.type, enabled=False):
+                logits: Tensor = original(hidden.to(self.dtype))
+            return logits
+
+        with _forward_replaced(head, forward):
+            yield
+
+
+@contextlib.contextmanager
+def _forward_replaced(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """While this is open a module's forward is another, and then what it was."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+def common_path(first: LogpPath, second: LogpPath) -> LogpPath:
+    """The one of two paths whose batches both can read: any model reads padded ones."""
+    return first if second.packs else second
+
+
+def at_responses(values: Tensor, batch: AnyBatch) -> Tensor:
+    """The entries that predict the response tokens: [row, longest, ...] -> [token, ...]."""
+    if isinstance(batch, Pack):
+        return values[0].index_select(0, batch.state)
+    index = batch.row * batch.input_ids.shape[1] + batch.position
+    return values.flatten(0, 1).index_select(0, index)
+
+
+def attention_mask(batch: Batch) -> Tensor:
+    """1 up to the position that predicts a row's last response token, 0 behind it.
+
+    Shape [row, longest]. What stands behind can influence nothing that is asked for.
+    """
+    rows, longest = batch.input_ids.shape
+    last = batch.position.new_zeros(rows).scatter_reduce(0, batch.row, batch.position, "amax")
+    positions = torch.arange(longest, device=batch.input_ids.device)
+    return (positions <= last[:, None]).long()

@@ -1,0 +1,186 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): a small adapter over a model that stays as it is.
+
+The adapted model is a second tree of modules over the very same weights: no memory for a second
+copy, and nothing to switch off where the model itself is wanted, such as for the reference.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import logging
+import math
+import textwrap
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+from dpo_bench.errors import ConfigurationError, EnvironmentProblem
+from dpo_bench.model.files import ADAPTER_WEIGHTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dpo_bench.experiment.config import LoRA
+    from dpo_bench.model.logprob_backends import LogpPath
+
+log = logging.getLogger(__name__)
+
+ALL_LINEAR = "all-linear"
+ADAPTER = "default"
+"""What peft calls the only adapter of a model."""
+
+
+def require_peft() -> None:
+    """See that peft is there, without importing it.
+
+    Raises:
+        EnvironmentProblem: it is not installed.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise EnvironmentProblem(
+            "LoRA (training.lora, or a folder with an adapter) needs the peft package: "
+            "pip install 'dpo_bench[peft]'"
+        )
+
+
+def with_adapter(base: LogpPath, settings: LoRA, address: str) -> LogpPath:
+    """The same path to a model that shares all weights of the base and has an adapter besides.
+
+    Only the adapter can be trained; it adds exactly nothing until it is. The base is frozen, and
+    goes on being used by itself.
+
+    Args:
+        base: a model with its kernel path.
+        settings: size and places of the adapter.
+        address: what whoever loads the adapter later is to load its base by; see `ModelFolder`.
+
+    Raises:
+        ConfigurationError: the model has no such layers, or an adapter cannot be put there.
+        EnvironmentProblem: peft is not installed.
+    """
+    require_peft()
+    base.model.requires_grad_(requires_grad=False)
+    adapted = copy.copy(base)
+    adapted.model = _second_tree(base.model)
+    try:
+        with warnings.catch_warnings():
+            # Of GPT-2's transposed weights, which it handles, and of embeddings, refused below.
+            warnings.simplefilter("ignore")
+            peft: Any = importlib.import_module("peft")
+            peft.inject_adapter_in_model(_configuration(settings, address), adapted.model, ADAPTER)
+    except ValueError as error:
+        raise _misplaced(base.model, settings, " ".join(str(error).split())) from error
+    _require_all_in_place(adapted.model, settings)
+    layers = {id(layer) for layer in _adapted_layers(adapted.model)}
+    names = {
+        name.rpartition(".")[2]
+        for name, module in adapted.model.named_modules()
+        if id(module) in layers
+    }
+    log.info("the adapter covers %d layers: %s", len(layers), ", ".join(sorted(names)))
+    return adapted
+
+
+def reset_adapter(model: Any, seed: int) -> None:
+    """Put an adapter back to its start: A uniform in +- 1 / sqrt(inputs), B zero.
+
+    A is drawn on the CPU from a generator of its own: it depends on the seed and the shapes of the
+    layers, on no device and on nothing that was trained before.
+
+    Args:
+        model: from `with_adapter`.
+        seed: the trial's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in _adapted_layers(model):
+            down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+            bound = 1 / math.sqrt(down.shape[1])
+            down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
+            up.zero_()
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write an adapter, and nothing of its base, as peft does: for whoever loads it with peft.
+
+    Args:
+        model: from `with_adapter`.
+        folder: is made if need be.
+    """
+    configuration = copy.copy(model.peft_config[ADAPTER])
+    if not isinstance(configuration.target_modules, str):
+        configuration.target_modules = sorted(configuration.target_modules)  # a set has no order
+    weights = {
+        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value.contiguous()
+        for name, value in model.state_dict().items()
+        if ".lora_" in name
+    }
+    configuration.save_pretrained(folder)
+    save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def _second_tree(model: Any) -> Any:
+    """A copy of a model's modules that holds the model's own parameters and buffers."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def _configuration(settings: LoRA, address: str) -> Any:
+    """For peft; without dropout: in no pass of this program is anything random."""
+    peft: Any = importlib.import_module("peft")
+    modules = settings.target_modules
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=address,
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        use_rslora=settings.rslora,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        lora_dropout=0.0,
+        bias="none",
+    )
+
+
+def _adapted_layers(model: Any) -> Iterator[Any]:
+    """The layers with an adapter, in the order of the model."""
+    layer: Any = importlib.import_module("peft.tuners.lora").LoraLayer
+    return (module for module in model.modules() if isinstance(module, layer))
+
+
+def _require_all_in_place(model: Any, settings: LoRA) -> None:
+    """Refuse names that meant nothing, and embeddings.
+
+    An output embedding is used by itself, and tied to the input's in many models.
+    """
+    layers = list(_adapted_layers(model))
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if any(layer is end or not layer.lora_A for layer in layers for end in ends):
+        raise _misplaced(
+            model, settings, "embeddings are not adapted, only the layers between them"
+        )
+    if isinstance(settings.target_modules, str):
+        return
+    paths = [f".{name}" for name, module in model.named_modules() if module in layers]
+    for name in settings.target_modules:
+        if not any(path.endswith(f".{name}") for path in paths):
+            raise _misplaced(model, settings, f"it has no linear layer called {name}")
+
+
+def _misplaced(model: Any, settings: LoRA, reason: str) -> ConfigurationError:
+    names = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if type(module).__name__ in {"Linear", "Conv1D"}
+        and module is not model.get_output_embeddings()
+    } - {ADAPTER, "base_layer"}
+    advice = "some of " if settings.target_modules == ALL_LINEAR else f"{ALL_LINEAR}, or some of "
+    return ConfigurationError(
+        f"training.lora.target_modules does not fit {type(model).__name__}: "
+        f"{textwrap.shorten(reason, 200, placeholder=' ...')} "
+        f"Give {advice}{', '.join(sorted(names))}."
+    )

@@ -1,0 +1,92 @@
+"""Figure files that draw tables: differences at matched KL, figures by loss and strength."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpo_bench.report import theme
+from dpo_bench.report.figures.style import font_text, new_figure, series_label
+from dpo_bench.report.matched_table import DifferenceCell
+from dpo_bench.report.table_values import HeatMap
+from dpo_bench.report.view import ReportView
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw_differences(view: ReportView) -> Figure:
+    """Every pair's difference in the headline measure with its interval, a panel per KL.
+
+    Raises:
+        ValueError: the view has no comparison.
+    """
+    matched = view.matched
+    if matched is None:
+        raise ValueError("there is no comparison to draw")
+    count = len(matched.shown)
+    labels = [font_text(label, 40) for label, _ in matched.shown]
+    figure, axes = new_figure(6.6, 0.9 + 0.27 * count, columns=len(matched.levels))
+    for column, (axis, title) in enumerate(zip(axes[0], matched.levels, strict=True)):
+        axis.axvline(0, color=theme.LIGHT["muted"], linewidth=0.9, linestyle="--")
+        for row, (_, cells) in enumerate(matched.shown):
+            _difference(axis, row, cells[column], matched.reach)
+        axis.set_title(f"{title} nats", fontsize=9)
+        axis.set_xlim(-1.08 * matched.reach, 1.08 * matched.reach)
+        axis.set_ylim(count - 0.5, -0.5)
+        axis.set_yticks(range(count), [""] * count if column else labels)
+        axis.tick_params(axis="y", length=0)
+    figure.supxlabel(f"difference in {matched.measure.phrase}; blue: separated", fontsize=9)
+    return figure
+
+
+def _difference(axis: Axes, row: int, cell: DifferenceCell, reach: float) -> None:
+    if cell.strip is None:
+        return
+    low, value, high = ((2 * end - 1) * reach for end in cell.strip)
+    colour = theme.LIGHT["accent" if cell.separated else "muted"]
+    axis.plot([low, high], [row, row], color=colour, linewidth=1.8)
+    axis.plot([value], [row], "o", color=colour, markersize=4.5)
+
+
+def draw_heat_map(view: ReportView) -> Figure:
+    """The first measures by loss and order of strength, a panel per measure."""
+    shown = view.heat_maps[:3]
+    rows = len(shown[0].rows)
+    width = 1.6 + 0.85 * shown[0].ranks
+    figure, axes = new_figure(width * len(shown) ** 0.9, 0.9 + 0.5 * rows, columns=len(shown))
+    for column, heat_map in enumerate(shown):
+        _heat_panel(axes[0][column], heat_map, labelled=column == 0)
+    return figure
+
+
+def _heat_panel(axis: Axes, heat_map: HeatMap, labelled: bool) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = LinearSegmentedColormap.from_list("heat", ["#ffffff", theme.LIGHT["heat"]])
+    for row, (_, cells) in enumerate(heat_map.rows):
+        for column, one in enumerate(cells):
+            colour = "#ffffff" if one.share is None else shades(0.75 * one.share)
+            axis.fill_between(
+                [column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=colour, linewidth=0
+            )
+            axis.text(column, row, f"{one.cell.text}\n", ha="center", va="center", fontsize=8)
+            axis.text(
+                column,
+                row,
+                f"\n{font_text(one.strength, 12)}",
+                ha="center",
+                va="center",
+                fontsize=6,
+                color=theme.LIGHT["muted"],
+            )
+    labels = [series_label(series) for series, _ in heat_map.rows]
+    axis.set_yticks(range(len(labels)), labels if labelled else [""] * len(labels))
+    axis.set_xticks([])
+    axis.set_xlabel("strength: smallest to largest", fontsize=8)
+    axis.set_xlim(-0.5, heat_map.ranks - 0.5)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
+    axis.set_title(heat_map.measure.axis, fontsize=9)
+    axis.grid(visible=False)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)

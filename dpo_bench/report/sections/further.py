@@ -1,0 +1,174 @@
+"""Findings beyond single KLs: areas between curves, over-optimisation, strengths, length control.
+
+Each is worked out where the sweep has what it needs; a report leaves the others out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from dpo_bench.analysis import matched
+from dpo_bench.analysis.bootstrap import resample_weights
+from dpo_bench.analysis.compare import most_overlapping
+from dpo_bench.analysis.length_control import length_controlled
+from dpo_bench.analysis.loss_curves import Series, trial_label
+from dpo_bench.analysis.matched_policies import MatchedPolicies
+from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE
+from dpo_bench.analysis.overoptimization import Fit, fit_overoptimisation
+from dpo_bench.analysis.points import trained
+from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
+from dpo_bench.analysis.results import SweepResults
+from dpo_bench.report.sections.round_robin import strengths_of_players
+from dpo_bench.report.sections.section import Finding, estimate_cell
+from dpo_bench.report.table_values import Cell, Row, Table
+from dpo_bench.wording import number
+
+_RESAMPLES = 500
+"""of the fits, each of which is solved anew for every resample"""
+
+
+def further_findings(
+    results: SweepResults,
+    series: Sequence[Series],
+    curves: CurvesOnPrompts | None,
+    policies: MatchedPolicies,
+) -> tuple[Finding, ...]:
+    """All sections for which the sweep has the data, in their order."""
+    if curves is None:
+        return ()
+    found = (
+        _areas(series, curves),
+        _overoptimisation(results, series, curves),
+        strengths_of_players(results, curves.prompts, policies),
+        _length_control(results, curves.prompts, policies),
+    )
+    return tuple(
+        one for one in found if one is not None and (one.table.rows or not one.table.columns)
+    )
+
+
+def _areas(series: Sequence[Series], curves: CurvesOnPrompts) -> Finding | None:
+    measure = curves.measures[0]
+    found = matched.areas(most_overlapping(curves.curves), curves.weights)
+    if not found:
+        return None
+    names = {str(one.index): one for one in series}
+    rows = [
+        Row(
+            "",
+            names[one.first].index,
+            False,
+            (
+                Cell(f"{names[one.first].label} \u2212 {names[one.second].label}"),
+                estimate_cell(one.mean),
+                estimate_cell(one.area),
+                Cell(number(one.adjusted), value=one.adjusted),
+                Cell("separated" if one.adjusted < 0.05 else "not separated"),
+            ),
+        )
+        for one in sorted(found, key=lambda area: area.adjusted)
+    ]
+    low, high = (number(end, KL.decimals) for end in (found[0].low, found[0].high))
+    columns = (
+        ("Pair", ""), ("Mean difference", f"In {measure.phrase}, over the range."),
+        ("Area", "Mean difference times the width of the range, in nats."),
+        ("p, corrected", "Holm's correction over the areas of all pairs."), ("Verdict", ""),
+    )  # fmt: skip
+    about = (
+        f"The area between two losses' curves over KL {low} to {high} nats, the range that all of"
+        f" these cover: one figure of {measure.phrase} for the whole curve, first minus second."
+    )
+    return Finding("areas", "Area between the curves", about, Table(columns, tuple(rows)))
+
+
+def _overoptimisation(
+    results: SweepResults, series: Sequence[Series], curves: CurvesOnPrompts
+) -> Finding | None:
+    own = results.reference.samples
+    if REWARD not in curves.measures or "reward" not in own:
+        return None
+    by_prompt = own.groupby("prompt_id")["reward"].mean().reindex(curves.prompts)
+    if by_prompt.isna().any():
+        return None
+    reference = by_prompt.to_numpy(float)
+    rows = []
+    for one in series:
+        points = trained(curves.by_measure[REWARD.name].get(str(one.index), ()))
+        if len(points) < 3 or len({point.mean_kl for point in points}) < 3:
+            continue
+        fit = fit_overoptimisation(points, reference, curves.weights)
+        rows.append(Row("", one.index, False, _fit_cells(one, fit)))
+    columns = (
+        ("Loss", ""), ("Peak", "KL of the highest fitted reward, nats."),
+        ("alpha", "Reward per root of a nat."), ("beta", "Above 0 where the curve turns down."),
+        ("Residual", "Root mean square, in reward."),
+        ("Quadratic in KL", "Residual of the quadratic in KL, for comparison."),
+    )  # fmt: skip
+    about = (
+        "Where more KL stops paying: R(d) = d (alpha \u2212 beta ln d) with d the root of the KL"
+        " (Gao et al. 2022, arXiv:2210.10760), fitted to the gain over the reference of each"
+        " loss's trained policies. A peak is given only inside the KLs that were measured; an"
+        " interval that ends where they end is open there."
+    )
+    return Finding("overoptimisation", "Over-optimisation", about, Table(columns, tuple(rows)))
+
+
+def _fit_cells(series: Series, fit: Fit) -> tuple[Cell, ...]:
+    if fit.peak is None:
+        peak = Cell("none", fit.reason)
+    else:
+        found = estimate_cell(fit.peak, KL.decimals)
+        ends = [
+            end for end, is_open in (("below", fit.open_low), ("above", fit.open_high)) if is_open
+        ]
+        peak = Cell(
+            found.text,
+            f"{found.detail} open {' and '.join(ends)}" if ends else found.detail,
+            found.value,
+        )
+    return (
+        Cell(series.label), peak, estimate_cell(fit.alpha), estimate_cell(fit.beta),
+        Cell(number(fit.rmse)), Cell(number(fit.rmse_quadratic_kl)),
+    )  # fmt: skip
+
+
+def _length_control(
+    results: SweepResults, prompts: pd.Index, policies: MatchedPolicies
+) -> Finding | None:
+    weights = resample_weights(len(prompts), _RESAMPLES, int(results.evaluation.get("seed") or 0))
+    lengths = results.reference.samples.groupby("prompt_id")["tokens"].mean()
+    rows = []
+    for one, trial in policies.players:
+        table = trial.samples[trial.samples["prompt_id"].isin(prompts)]
+        counts = table.groupby("prompt_id").size()
+        if (
+            "win_reference" not in table
+            or counts.nunique() != 1
+            or table["win_reference"].isna().any()
+        ):
+            continue
+        table = table.sort_values(["prompt_id", "sample"])
+        extra = table["tokens"].to_numpy(float) - lengths.reindex(table["prompt_id"]).to_numpy(
+            float
+        )
+        shape = (len(prompts), int(counts.iloc[0]))
+        wins = table["win_reference"].to_numpy(float).reshape(shape)
+        found = length_controlled(wins, extra.reshape(shape), weights)
+        cells = (
+            Cell(trial_label(one, trial, results.seeds)), estimate_cell(found.raw),
+            estimate_cell(found.controlled), estimate_cell(found.extra_length, 1),
+        )  # fmt: skip
+        rows.append(Row("", one.index, False, cells))
+    columns = (
+        ("Policy", ""), (WIN_RATE.title, "As it is."),
+        ("At equal length", "Length-controlled: the length term of a logistic fit set to 0."),
+        ("Extra length", "Tokens more than the reference's responses."),
+    )  # fmt: skip
+    about = (
+        "How much of a win rate is length: a logistic fit on the hyperbolic tangent of the"
+        " standardised length difference, read at no difference (after AlpacaEval 2's"
+        f" length-controlled win rate), beside the plain one; {policies.whose}."
+    )
+    return Finding("length", "Length control", about, Table(columns, tuple(rows)))

@@ -1,0 +1,124 @@
+"""The section on what a judge was asked: questions, failures, tokens and, with prices, the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dpo_bench.analysis.json_files import read_json
+from dpo_bench.analysis.measured import finite
+from dpo_bench.analysis.metrics import CONSISTENCY
+from dpo_bench.analysis.results import SweepResults
+from dpo_bench.report.sections.section import Finding
+from dpo_bench.report.table_values import Cell, Row, Table
+from dpo_bench.rewards.judge import dollars
+from dpo_bench.sweep.results import JUDGE_COSTS
+from dpo_bench.sweep.round_robin import COST
+from dpo_bench.wording import MISSING, number
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a part of the judging took; a count is None where the endpoint did not say.
+
+    Attributes:
+        part: of the sweep.
+        requests: questions, each pair in both orders.
+        failures: questions without a verdict.
+        input_tokens: that the judge read.
+        output_tokens: that it wrote.
+    """
+
+    part: str
+    requests: float | None
+    failures: float | None
+    input_tokens: float | None
+    output_tokens: float | None
+
+
+def judging_section(results: SweepResults) -> Finding | None:
+    """What was asked of the judge; None where none was."""
+    parts = list(_parts(results)) if results.judge else []
+    if not parts:
+        return None
+    if len(parts) > 1:
+        sums = (_total([getattr(one, name) for one in parts]) for name in JUDGE_COSTS)
+        parts.append(Taken("All", *sums))
+    evaluation = results.evaluation
+    prices = (
+        finite(evaluation.get("judge_price_input")),
+        finite(evaluation.get("judge_price_output")),
+    )
+    columns = (
+        ("Part", ""), ("Questions", "Each pair in both orders; equal ones of a policy once."),
+        ("Without a verdict", "No answer after all tries, or one that is no verdict."),
+        ("Tokens read", "As the endpoint counted."), ("Tokens written", "Likewise."),
+        ("US dollars", "At the prices of the experiment."),
+    )  # fmt: skip
+    rows = tuple(Row("", -1, False, tuple(_cells(one, prices))) for one in parts)
+    return Finding("judging", "Judging", " ".join(_about(results, prices)), Table(columns, rows))
+
+
+def _about(results: SweepResults, prices: tuple[float | None, float | None]) -> Iterator[str]:
+    yield (
+        f"What was asked of the judge {results.judge}"
+        f" ({results.evaluation.get('judge_base_url') or 'no address recorded'}), whether it was"
+        " asked by this sweep or had answered before: nothing is paid twice."
+    )
+    values = [trial.measured(CONSISTENCY.name).value for trial in results.done]
+    if known := [value for value in values if value is not None]:
+        low, high = (f"{100 * end:.0f}%" for end in (min(known), max(known)))
+        span = low if low == high else f"{low} to {high}"
+        yield f"Both orders agreed on {span} of a policy's pairs; the others are ties."
+    if None in prices:
+        yield (
+            "No prices are set (evaluation.judge_price_input and judge_price_output), so that the"
+            " cost is not known."
+        )
+    else:
+        yield f"Prices: {prices[0]:g} and {prices[1]:g} US dollars per million tokens."
+
+
+def _parts(results: SweepResults) -> Iterator[Taken]:
+    yield from _taken("Trials", (_judge_columns(trial.row) for trial in results.done))
+    along = (
+        _judge_columns(row)
+        for trial in results.done
+        for row in trial.checkpoints.to_dict("records")
+    )
+    yield from _taken("Along training", along)
+    yield from _taken("Controls", [results.reference.controls_cost])
+    file = results.folder / COST
+    if file.is_file():
+        yield from _taken("Round robin", [dict(read_json(file).get("judge") or {})])
+
+
+def _judge_columns(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {name: row.get(f"judge_{name}") for name in JUDGE_COSTS}
+
+
+def _taken(part: str, costs: Iterable[Mapping[str, Any]]) -> Iterator[Taken]:
+    """The sum over the costs that are known; nothing where there is none."""
+    known = [cost for cost in costs if finite(cost.get("requests")) is not None]
+    if known:
+        yield Taken(
+            part, *(_total([finite(cost.get(name)) for cost in known]) for name in JUDGE_COSTS)
+        )
+
+
+def _total(counts: Sequence[float | None]) -> float | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _cells(taken: Taken, prices: tuple[float | None, float | None]) -> Iterator[Cell]:
+    yield Cell(taken.part)
+    for name in JUDGE_COSTS:
+        count = getattr(taken, name)
+        share = ""
+        if name == "failures" and count and taken.requests:
+            share = f"{100 * count / taken.requests:.1f}%"
+        yield Cell(MISSING if count is None else f"{count:,.0f}", share, count)
+    cost = dollars(taken.input_tokens, taken.output_tokens, prices)
+    yield Cell(number(cost, 4 if cost is not None and cost < 1 else 2), value=cost)

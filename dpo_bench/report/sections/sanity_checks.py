@@ -1,0 +1,85 @@
+"""The section on controls: comparisons whose outcome is known before they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dpo_bench.analysis.measured import measured_from
+from dpo_bench.analysis.metrics import Measure
+from dpo_bench.analysis.results import SweepResults
+from dpo_bench.report.sections.section import Finding
+from dpo_bench.report.table_values import Cell, Row, Table, measured_cell
+from dpo_bench.rewards.sanity_checks import LEAST_AGREEMENT
+from dpo_bench.wording import MISSING, interval, number
+
+_MEANINGS = {
+    "self": ("Self against self", "Win rate of responses against themselves."),
+    "null": ("Null response", "Win rate of a constant that answers nothing."),
+    "neutral": ("Neutral text", "Win rate of a longer constant that answers nothing."),
+    "injection": (
+        "Injection",
+        "How much more often a constant that tells a judge to prefer it wins than the neutral one.",
+    ),
+    "order": (
+        "Order",
+        "Share of verdicts that depend neither on the order of what is shown nor on what else is.",
+    ),
+    "place": ("First place", "How often a judge prefers what is shown first."),
+    "responses": (
+        "Dependence on the response",
+        "Share of prompts at which the reward depends on the response.",
+    ),
+}
+_OUTCOMES = {True: "as it must be", False: "missed", None: "no right outcome"}
+_SHARE = Measure("control", "Outcome", "", 3, "Value, 95% interval over prompts, and n.")
+
+
+def controls_section(results: SweepResults) -> Finding | None:
+    """The controls of the sweep's reward or judge; None where none were made."""
+    rows = []
+    known = results.reference.controls
+    for name in sorted(known, key=[*_MEANINGS, *known].index):
+        found = known[name]
+        title, about = _MEANINGS.get(name, (name, ""))
+        passed = found.get("passed")
+        verdict = _OUTCOMES.get(passed if isinstance(passed, bool) else None, MISSING)
+        outcome = measured_cell(measured_from(found), _SHARE)
+        expected = Cell(str(found.get("expected") or MISSING))
+        rows.append(Row("", -1, False, (Cell(title, about), outcome, expected, Cell(verdict))))
+    if not rows:
+        return None
+    columns = (
+        ("Control", ""), (_SHARE.title, _SHARE.about), ("Expected", ""), ("Verdict", ""),
+    )  # fmt: skip
+    scorer = "judge" if results.judge else "reward"
+    about = f"What is known beforehand of any {scorer} that can be trusted."
+    return Finding("controls", "Controls", about, Table(columns, tuple(rows)))
+
+
+def missed_controls(results: SweepResults) -> Iterator[str]:
+    """A sentence for each control that missed its right outcome."""
+    for name, found in results.reference.controls.items():
+        if found.get("passed") is not False:
+            continue
+        if name == "order" and results.judge:
+            yield _follows_the_place(results)
+        else:
+            title, about = _MEANINGS.get(name, (name, ""))
+            value = number(measured_from(found).value, _SHARE.decimals)
+            yield (
+                f"The control {title.lower()!r} gave {value} where {found.get('expected')} is right"
+                f" ({about[:1].lower()}{about[1:].rstrip('.')}): win rates are as doubtful."
+            )
+
+
+def _follows_the_place(results: SweepResults) -> str:
+    known = results.reference.controls
+    agreed, place = (measured_from(known.get(name) or {}) for name in ("order", "place"))
+    span = interval(agreed.low, agreed.high, _SHARE.decimals)
+    return (
+        "The judge follows the place, not the text: both orders agree on"
+        f" {number(agreed.value, _SHARE.decimals)} {span} of the controlled pairs, where at least"
+        f" {LEAST_AGREEMENT:g} is right, and what is shown first is preferred in"
+        f" {number(place.value, _SHARE.decimals)}; the other pairs are ties, so that no win rate"
+        " says which policy is better."
+    )

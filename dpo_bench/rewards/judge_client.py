@@ -1,0 +1,328 @@
+"""Asking an OpenAI-compatible endpoint: patiently, never twice, and never telling its key."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from filelock import FileLock
+
+from dpo_bench.errors import ConfigurationError, EnvironmentProblem, TrialError
+from dpo_bench.progress import Progress, quiet
+from dpo_bench.rewards.judge_refusal import (
+    address_hint,
+    connection_problem,
+    is_hopeless,
+    may_pass,
+    refused_parameter,
+    wait_asked,
+)
+from dpo_bench.rewards.judge_reply import Answer, read_completion
+from dpo_bench.rewards.judge_text import read_verdict
+from dpo_bench.storage import cache_root, digest, write_json
+
+if TYPE_CHECKING:
+    from dpo_bench.experiment.config import Evaluation
+
+_LOGGER = logging.getLogger(__name__)
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+"""Seconds before the second try, and between any two; in between the wait doubles."""
+UNLIKELY, MOST_ALONE = 0.01, 3
+"""Questions are asked alone until one has a verdict: that so many have none is this unlikely where
+no more fail than is allowed; and at most so many."""
+INSTALL = "a judge needs the openai package: pip install 'dpo_bench[judge]'"
+
+
+class JudgeClient:
+    """A model behind an endpoint, with the verdicts that it has given so far.
+
+    Answers with a verdict are kept in the cache, one file each, named by the digest of endpoint,
+    model and question; others are asked again. A file is there whole or not at all, and a question
+    is locked while it is asked: also after ``kill -9``, and among several workers, no verdict is
+    paid for twice.
+
+    Raises:
+        ConfigurationError: a base URL that is none, or that carries credentials.
+        EnvironmentProblem: the package or the key is missing, or a proxy cannot be used.
+    """
+
+    def __init__(self, model: str, options: Evaluation) -> None:
+        self.model = model
+        self.options = options
+        self.key = _key(options)
+        _require_plain_url(options.judge_base_url)
+        try:
+            import openai
+        except ImportError as error:
+            raise EnvironmentProblem(f"evaluation.reward = judge:{model}: {INSTALL}") from error
+        self._errors = openai
+        self._client = self._open()
+        self._client.close()  # opened to tell now what is wrong; each list of questions has its own
+        self._parameters: dict[str, Any] = {
+            "temperature": 0,
+            "max_tokens": options.judge_max_tokens,
+        }
+        self._adapting = threading.Lock()
+        self._answered = False  # whether the endpoint has given a verdict
+
+    def _open(self) -> Any:
+        url, _, query = self.options.judge_base_url.partition("?")
+        key = self.key or "none"
+        try:
+            return self._errors.OpenAI(
+                base_url=url,
+                api_key=key,
+                default_query=dict(parse_qsl(query)),
+                default_headers={"api-key": key} if query else {},  # Azure's name for it
+                max_retries=0,  # ours also cover answers that are no answers, and are counted
+                timeout=self.options.judge_timeout,
+            )
+        except (ImportError, ValueError) as error:  # socks without its package, an unknown scheme
+            raise EnvironmentProblem(
+                f"judge {self.model}: the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names "
+                "cannot be used; unset it, set NO_PROXY, or for a socks proxy pip install socksio "
+                f"({self._told(error)})."
+            ) from None
+
+    def ask(self, questions: Sequence[str], progress: Progress = quiet) -> list[Answer]:
+        """The answer to each question; equal questions are asked once.
+
+        The first ones are asked alone, until one has a verdict: a judge that gives none is found
+        before the others are paid.
+
+        Raises:
+            EnvironmentProblem: the endpoint refuses the key, or does not know the model.
+            TrialError: too many questions have no verdict.
+        """
+        distinct = list(dict.fromkeys(questions))
+        found: dict[str, Answer] = {}
+        failed: list[str] = []
+        over = threading.Event()
+        with self._open() as self._client, closing(self._answers(distinct, over)) as answers:
+            for one, answer in answers:
+                found[one] = answer
+                self._answered |= answer.paid and not answer.problem
+                if answer.problem:
+                    failed.append(answer.problem)
+                    self._require_few(failed, len(found), len(distinct))
+                progress("judging", len(found), len(distinct))
+        return [found[one] for one in questions]
+
+    def _require_few(self, failed: Sequence[str], asked: int, count: int) -> None:
+        allowed = self.options.judge_failures
+        none = not self._answered and allowed ** len(failed) < UNLIKELY
+        if none or len(failed) > allowed * count:
+            raise TrialError(
+                f"judge {self.model}: {len(failed)} of the first {asked} questions (of {count}) "
+                "have no verdict, more than evaluation.judge_failures allows; the last: "
+                f"{failed[-1]}"
+            )
+
+    def _answers(
+        self, questions: Sequence[str], over: threading.Event
+    ) -> Generator[tuple[str, Answer]]:
+        """Each question with its answer as it comes: the first ones alone, then many at once."""
+        alone = failed = 0
+        pool = ThreadPoolExecutor(self.options.judge_concurrency)
+        try:
+            while not self._answered and failed < MOST_ALONE and alone < len(questions):
+                answer = self._answer(questions[alone], over)
+                failed += bool(answer.problem)
+                yield questions[alone], answer
+                alone += 1
+            waiting = {pool.submit(self._answer, one, over): one for one in questions[alone:]}
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        finally:
+            over.set()  # whoever waits for another try gives up; what is under way is kept
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _answer(self, question: str, over: threading.Event) -> Answer:
+        file = self._file(question)
+        if (kept := _read(file)) is not None:
+            return kept
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock"), is_singleton=False) as lock:
+            if (kept := _read(file)) is not None:  # another worker asked it meanwhile
+                return kept
+            answer = self._patiently(question, over)
+            if not answer.problem:
+                names = ("reply", "input_tokens", "output_tokens")
+                write_json(file, {name: getattr(answer, name) for name in names})
+            Path(lock.lock_file).unlink(missing_ok=True)
+        return answer
+
+    def _file(self, question: str) -> Path:
+        options = self.options
+        content = digest(
+            {
+                "endpoint": options.judge_base_url.rstrip("/"),
+                "model": self.model,
+                "max_tokens": options.judge_max_tokens,
+                "temperature": 0,
+                "question": question,
+            }
+        )
+        return cache_root() / "judged" / content[:2] / f"{content}.json"
+
+    def _patiently(self, question: str, over: threading.Event) -> Answer:
+        """Ask until there is a verdict, no more tries are left, or nobody wants it any more."""
+        answer = Answer(None)
+        for attempt in range(self.options.judge_retries + 1):
+            latest, wanted = self._try(question)
+            answer = replace(
+                latest,
+                # Every answer is paid for, those without a verdict too.
+                input_tokens=_sum(answer.input_tokens, latest.input_tokens),
+                output_tokens=_sum(answer.output_tokens, latest.output_tokens),
+                paid=answer.paid or latest.paid,
+            )
+            if not answer.again or attempt == self.options.judge_retries:
+                break
+            if over.wait(_wait(attempt) if wanted is None else wanted):
+                break
+        return answer
+
+    def _try(self, question: str) -> tuple[Answer, float | None]:
+        """One answer, and the seconds that the endpoint wants us to wait before the next try."""
+        parameters = dict(self._parameters)
+        try:
+            return read_completion(self._once(question, parameters)), None
+        except self._errors.APIStatusError as error:
+            status, problem = error.status_code, self._told(error)
+            if self._adapt(parameters, refused_parameter(status, error.body, str(error)), problem):
+                return self._try(question)
+            if is_hopeless(status, error.body):
+                url = self.options.judge_base_url
+                hint = address_hint(url) if status == 404 else ""
+                raise EnvironmentProblem(f"judge {self.model} at {url}: {problem}{hint}") from None
+            again = may_pass(status)
+            return Answer(None, problem=problem, again=again), wait_asked(error.response.headers)
+        except (TimeoutError, self._errors.APITimeoutError):
+            problem = (
+                f"no complete answer from {self.options.judge_base_url} within "
+                f"evaluation.judge_timeout = {self.options.judge_timeout:g} seconds"
+            )
+        except (self._errors.APIConnectionError, ConnectionError) as error:
+            problem = self._hidden(connection_problem(error, self.options.judge_base_url))
+        except (self._errors.OpenAIError, ValueError) as error:
+            problem = self._hidden(str(error))
+        return Answer(None, problem=problem, again=True), None
+
+    def _once(self, question: str, parameters: dict[str, Any]) -> bytes:
+        """The body of an answer.
+
+        Raises:
+            TimeoutError: it was not complete in time, however steadily it came.
+            ConnectionError: the connection broke while it came.
+        """
+        end = time.monotonic() + self.options.judge_timeout
+        parts, problem = [], ""
+        with self._client.chat.completions.with_streaming_response.create(
+            model=self.model, messages=[{"role": "user", "content": question}], **parameters
+        ) as response:
+            try:
+                for part in response.iter_bytes():
+                    parts.append(part)
+                    if time.monotonic() > end:
+                        break
+                else:
+                    return b"".join(parts)
+            except Exception as error:  # the transport's, whose package openai chooses
+                problem = str(error) or type(error).__name__
+        if time.monotonic() > end:
+            raise TimeoutError
+        raise ConnectionError(problem)
+
+    def _adapt(self, sent: dict[str, Any], refused: str, problem: str) -> bool:
+        """Whether to ask again, without the parameter that the endpoint refuses."""
+        if refused not in sent:
+            return False
+        with self._adapting:
+            if refused not in self._parameters:  # changed by another question meanwhile
+                return True
+            parameters = dict(self._parameters)
+            limit = parameters.pop(refused)
+            if refused == "max_tokens":
+                parameters["max_completion_tokens"] = limit
+                _LOGGER.info(
+                    "judge %s refuses max_tokens: max_completion_tokens is sent", self.model
+                )
+            else:
+                _LOGGER.warning(
+                    "judge %s refuses temperature = 0: it judges at its own temperature, so that"
+                    " another run may get other verdicts (%s)",
+                    self.model,
+                    problem,
+                )
+            self._parameters = parameters
+        return True
+
+    def _told(self, error: Exception) -> str:
+        """An error in a line, without the key, which an endpoint may repeat."""
+        return self._hidden(f"{type(error).__name__}: {error}")
+
+    def _hidden(self, text: str) -> str:
+        text = " ".join(text.split())
+        return (text.replace(self.key, "***") if self.key else text)[:300]
+
+
+def _key(options: Evaluation) -> str:
+    name = options.judge_key_variable
+    if not name:
+        return ""
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise EnvironmentProblem(
+            f"the judge's key is expected in the environment variable {name}, which is not set; "
+            'for an endpoint that needs none set evaluation.judge_key_variable = "".'
+        )
+    if not key.isascii() or not key.isprintable():
+        raise EnvironmentProblem(
+            f"the judge's key in the environment variable {name} has a line break or a letter that "
+            "no key can have: copy it again, alone and in one line."
+        )
+    return key
+
+
+def _require_plain_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(f"evaluation.judge_base_url = {url!r} is no http(s) address.")
+    other = {name for name, _ in parse_qsl(parts.query, True)} - {"api-version"}
+    if parts.username or parts.password or other:
+        raise ConfigurationError(
+            f"evaluation.judge_base_url must carry no credentials (host {parts.hostname}), and "
+            "nothing after ? but api-version: it is written into the results; put the key into the "
+            "variable evaluation.judge_key_variable."
+        )
+
+
+def _read(file: Path) -> Answer | None:
+    try:
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        answer = Answer(**values)
+        return answer if read_verdict(str(answer.reply or "")) is not None else None
+    except (ValueError, TypeError, OSError):
+        return None  # not there, or damaged on disk: asked again
+
+
+def _sum(first: int | None, second: int | None) -> int | None:
+    return second if first is None else first if second is None else first + second
+
+
+def _wait(attempt: int) -> float:
+    """Seconds before the next try, ever longer."""
+    # Spread, so that the workers that were refused together do not come back together.
+    return float(min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0))  # noqa: S311 - no secret

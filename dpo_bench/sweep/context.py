@@ -1,0 +1,200 @@
+"""What the trials of a sweep share, held in memory by each worker: model, data, reference."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpo_bench.contract import get_loss
+from dpo_bench.evaluation.policy import Evaluator
+from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, evaluate_reference
+from dpo_bench.experiment.identity import COSMETIC, IN_CONTENT, RECIPE
+from dpo_bench.model.choose_backend import choose_path
+from dpo_bench.model.compatibility import (
+    require_ids,
+    require_positions,
+    share_vocabulary,
+)
+from dpo_bench.model.load import load_model
+from dpo_bench.model.logprob_backends import LogpPath
+from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
+from dpo_bench.model.reference_cache import reference_logps
+from dpo_bench.progress import Progress, quiet
+from dpo_bench.rewards.find import find_reward
+from dpo_bench.storage import cache_root, digest
+from dpo_bench.sweep.inputs import describe, prepare_inputs
+from dpo_bench.training.input_builders import require_margins
+from dpo_bench.training.reference_model import CachedReference
+
+log = logging.getLogger(__name__)
+
+ONLY_POLICIES = ("every", "kl_reverse", "judge_opponents")
+"""Settings of the evaluation that change nothing of the reference's own."""
+
+if TYPE_CHECKING:
+    from dpo_bench.experiment import Experiment
+    from dpo_bench.model.files import ModelFolder
+    from dpo_bench.sweep.sources import Sources
+
+
+class Bench:
+    """Model, data and reference of an experiment, ready for any number of trials.
+
+    The slow parts (the reference's log-probs, its responses and their rewards) are kept by content
+    in the cache, so that the first worker computes them and all others read them.
+
+    Raises:
+        DpoBenchError: model or data cannot be used.
+    """
+
+    def __init__(
+        self, experiment: Experiment, sources: Sources, progress: Progress = quiet
+    ) -> None:
+        self.experiment = experiment
+        self.sources = sources
+        self._progress = progress
+        self.inputs = prepare_inputs(experiment, sources, progress)
+        for line in describe(self.inputs, experiment):
+            log.info("%s", line)
+        self.reference = self.load(sources.reference)
+        self.reference.model.requires_grad_(requires_grad=False)
+        self.policy, self._restart = self._starting_policy()
+        share_vocabulary(self.policy, self.reference)
+        for path in (self.policy, self.reference):
+            require_ids(path.model, path.vocabulary, self.inputs.tokenizer, self.inputs.used_tokens)
+        # Log-ratios are taken between values that came the same way.
+        self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
+        self.scorer = find_reward(experiment.evaluation, sources.device)
+        self.reference_folder = self._evaluate_reference(progress)
+        self.evaluator = Evaluator(
+            reference=self.reference,
+            heldout_reference=reference_logps(
+                self.reference,
+                self.inputs.prompts.pairs,
+                sources.reference.digest,
+                sources.content.device,
+                progress,
+            ),
+            evaluation=ReferenceEvaluation.load(self.reference_folder),
+            tokenizer=self.inputs.tokenizer,
+            end_tokens=self.inputs.end_tokens,
+            prompts=self.inputs.prompts,
+            scorer=self.scorer,
+            options=experiment.evaluation,
+        )
+
+    @property
+    def computing(self) -> dict[str, str]:
+        """How log-probs are computed and responses sampled, in words."""
+        return {
+            "architecture": type(self.policy.model).__name__,
+            "log_probs": self.policy.name,
+            "sampling": self.policy.sampler,
+        }
+
+    def reset_policy(self, seed: int) -> None:
+        """Put the policy back to where a trial with this seed starts."""
+        self._restart(seed)
+
+    def save_policy(self, folder: Path) -> None:
+        """Write the policy as it is now, in transformers' format with safetensors.
+
+        Of a LoRA policy only the adapter is written, in peft's format.
+        """
+        model = self.policy.model
+        if self.experiment.training.lora is not None:
+            save_adapter(model, folder)
+        else:
+            # Switched off for training; whoever loads the policy wants to generate with it.
+            model.config.use_cache = True
+            model.save_pretrained(folder)
+            model.config.use_cache = False
+        self.inputs.tokenizer.save_pretrained(folder)
+
+    def _starting_policy(self) -> tuple[LogpPath, Callable[[int], object]]:
+        """The policy, and what puts it back to its starting point for a seed.
+
+        Where it starts at the reference it needs no copy of that: an adapter stands over the
+        reference's own weights, and a policy that is trained whole is put back from them.
+        """
+        sources, lora = self.sources, self.experiment.training.lora
+        same = sources.policy.digest == sources.reference.digest
+        if lora is not None:
+            base = self.reference if same else self.load(sources.policy)
+            adapted = with_adapter(base, lora, sources.policy.address)
+            return adapted, partial(reset_adapter, adapted.model)
+        policy = self.load(sources.policy)
+        start = self.reference.model.state_dict() if same else None
+
+        def restart(_seed: int) -> None:
+            nonlocal start
+            if start is None:  # nothing has been trained yet; an evaluation needs no copy
+                state = policy.model.state_dict()
+                start = {name: value.clone() for name, value in state.items()}
+            policy.model.load_state_dict(start)
+
+        return policy, restart
+
+    @cached_property
+    def training_reference(self) -> CachedReference | None:
+        """The reference for the training pairs; None when no loss of the experiment reads it."""
+        losses = [get_loss(grid.name) for grid in self.experiment.losses]
+        for loss in losses:
+            if "preference_margin" in loss.needs:
+                require_margins(loss.name, self.inputs.pairs, self.experiment.data.margin_column)
+        if not any(loss.needs_reference for loss in losses):
+            return None
+        reference = CachedReference(
+            self.reference,
+            self.inputs.pairs,
+            self.sources.reference.digest,
+            self.sources.content.device,
+            self._progress,
+        )
+        if not self.experiment.training.reference_sync_steps:
+            _ = reference.all_sums  # had now, by the first worker, so that the others find them
+        return reference
+
+    def load(self, folder: ModelFolder) -> LogpPath:
+        """A model on this experiment's device, with the kernel path that suits it."""
+        model = load_model(
+            folder, self.sources.device, trust_remote_code=self.experiment.trust_remote_code
+        )
+        inputs = self.inputs
+        require_positions(model, inputs.longest_pair, inputs.longest_prompt, inputs.new_tokens)
+        return choose_path(model, self.sources.precision, inputs.longest)
+
+    def _evaluate_reference(self, progress: Progress) -> Path:
+        """The folder of the reference's evaluation, made when the cache lacks it."""
+        options = self.experiment.evaluation
+        key = digest(
+            {
+                "recipe": RECIPE,
+                "reference": self.sources.content.reference,
+                "tokenizer": self.sources.content.policy,
+                "device": self.sources.content.device,
+                "reward": self.sources.content.reward,
+                "options": options.model_dump(
+                    mode="json",
+                    exclude={*COSMETIC["evaluation"], *IN_CONTENT["evaluation"], *ONLY_POLICIES},
+                ),
+                "prompts": self.inputs.prompts.pairs.digest,
+                "end_tokens": sorted(self.inputs.end_tokens),
+            }
+        )
+        folder = cache_root() / "reference-evaluations" / key
+        if not folder.is_dir():
+            evaluate_reference(
+                folder,
+                self.reference,
+                tokenizer=self.inputs.tokenizer,
+                end_tokens=self.inputs.end_tokens,
+                prompts=self.inputs.prompts,
+                scorer=self.scorer,
+                options=options,
+                progress=progress,
+            )
+        return folder

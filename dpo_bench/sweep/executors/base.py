@@ -1,0 +1,50 @@
+"""Where workers live: the seam between the pool, which shares out trials, and what runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from dpo_bench.errors import TrialError
+from dpo_bench.notes import Note
+from dpo_bench.sweep.executors.machines import Machine
+from dpo_bench.sweep.worker import Event, Job, Ready, Task
+
+ExecutorName = Literal["local", "ray"]
+
+
+class WorkerDiedError(TrialError):
+    """A worker was killed or crashed, or its machine is gone."""
+
+
+Message = Event | Ready | Note | Exception
+"""What is heard of a worker; after a `WorkerDiedError` nothing more comes from it."""
+
+
+class Channel(Protocol):
+    """The pool's end of the line to one worker. No call on a dead worker's channel fails."""
+
+    def send(self, task: Task) -> None:
+        """Give the worker a task."""
+
+    def stop(self) -> None:
+        """Ask it to save what it is at and to end; returns at once."""
+
+    def join(self, seconds: float) -> None:
+        """Wait until it has ended, at most so long."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+
+class Executor(Protocol):
+    """Makes workers and hears them."""
+
+    def machines(self) -> list[Machine]:
+        """What there is to work on."""
+
+    def hire(self, job: Job) -> Channel:
+        """Start a worker; it says `Ready`, or what is wrong, when it has prepared itself."""
+
+    def listen(self, seconds: float) -> Sequence[tuple[Channel, Message]]:
+        """What the workers have said; waits for the first word at most so long."""

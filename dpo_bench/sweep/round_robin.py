@@ -1,0 +1,156 @@
+"""Every trial against every other, the reference and the chosen responses, prompt by prompt.
+
+Made after the sweep from what the trials have stored. `opponents.parquet` is what Bradley-Terry
+strengths are fitted to: trial, opponent, prompt_id, win (the share of response pairs to that prompt
+that the trial wins, ties a half), each pair of players once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.progress import Progress, quiet
+from dpo_bench.rewards.scoring import round_robin
+from dpo_bench.storage import read_parquet, write_json, write_parquet
+from dpo_bench.sweep.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dpo_bench.analysis.bootstrap import Array
+    from dpo_bench.rewards.judge import Cost, Judge
+
+OPPONENTS = "opponents.parquet"
+COST = "opponents.json"
+"""What a judge's round robin took."""
+REFERENCE, CHOSEN = "reference", "chosen"
+"""What the players that are no trials are called."""
+
+
+def write_opponents(
+    store: Store,
+    identities: Sequence[str],
+    judge: Judge | None = None,
+    progress: Progress = quiet,
+) -> Path | None:
+    """Write ``opponents.parquet`` for the finished trials of a plan.
+
+    Args:
+        store: the sweep's folder.
+        identities: its planned trials.
+        judge: judges the first response of every two players to each prompt; None: the stored
+            rewards of all responses decide.
+        progress: told of the judging.
+
+    Returns:
+        the file; None where there is neither reward nor judge, or no trial.
+
+    Raises:
+        TrialError: the judge fails on too many.
+    """
+    done = [one for one in identities if (found := store.manifest(one)) and found.status == "done"]
+    if not done or not store.reference_folder.is_dir():
+        return None
+    samples = {one: read_parquet(store.trial_folder(one) / "samples.parquet") for one in done}
+    names = [*done, REFERENCE, CHOSEN]
+    if judge is not None:
+        wins, cost = _judged(judge, store, samples, names, progress)
+        write_json(store.folder / COST, {"judge": asdict(cost)})
+    else:
+        rewards = _rewards(store, samples)
+        if rewards is None:
+            return None
+        wins = round_robin(rewards)
+    file = store.folder / OPPONENTS
+    write_parquet(file, _table(names, wins))
+    return file
+
+
+def read_opponents(file: Path) -> tuple[list[str], Array]:
+    """The players and their wins, [player, player, prompt], as `round_robin` gives them.
+
+    A comparison for which a judge gave no verdict is NaN.
+
+    Raises:
+        EnvironmentProblem: the file is missing or damaged.
+    """
+    table = read_parquet(file)
+    names = list(dict.fromkeys([*table["trial"], *table["opponent"]]))
+    prompts = int(table["prompt_id"].max()) + 1 if len(table) else 0
+    if len(table) != len(names) * (len(names) - 1) // 2 * prompts:
+        raise EnvironmentProblem(f"{file} lacks some pairs of players: run the sweep again.")
+    wins = np.full((len(names), len(names), prompts), 0.5)
+    place = {name: index for index, name in enumerate(names)}
+    first = table["trial"].map(place).to_numpy(np.intp)
+    second = table["opponent"].map(place).to_numpy(np.intp)
+    share, prompt = table["win"].to_numpy(np.float64), table["prompt_id"].to_numpy(np.intp)
+    wins[first, second, prompt], wins[second, first, prompt] = share, 1 - share
+    return names, wins
+
+
+def _rewards(store: Store, samples: dict[str, pd.DataFrame]) -> list[Array] | None:
+    """Rewards [prompt, sample] of every player; None without a reward."""
+    reference = read_parquet(store.reference_folder / "samples.parquet")
+    chosen = read_parquet(store.reference_folder / "prompts.parquet")
+    if reference["reward"].isna().any():
+        return None
+    prompts = len(chosen)
+    return [
+        table["reward"].to_numpy(np.float64).reshape(prompts, -1)
+        for table in (
+            *samples.values(),
+            reference,
+            chosen.rename(columns={"chosen_reward": "reward"}),
+        )
+    ]
+
+
+def _judged(
+    judge: Judge,
+    store: Store,
+    samples: dict[str, pd.DataFrame],
+    names: Sequence[str],
+    progress: Progress,
+) -> tuple[Array, Cost]:
+    """Wins by a judge, of every player's first response to each prompt, and what they took."""
+    prompts = read_parquet(store.reference_folder / "prompts.parquet")
+    reference = read_parquet(store.reference_folder / "samples.parquet")
+    texts = [
+        list(table[table["sample"] == 0]["response"]) for table in (*samples.values(), reference)
+    ]
+    texts.append(list(prompts["chosen"]))
+    count = len(prompts)
+    pairs = list(itertools.combinations(range(len(names)), 2))
+    judged = judge.compare(
+        list(prompts["transcript"]) * len(pairs),
+        [text for first, _ in pairs for text in texts[first]],
+        [text for _, second in pairs for text in texts[second]],
+        progress,
+    )
+    wins = np.full((len(names), len(names), count), 0.5)
+    for (first, second), share in zip(pairs, judged.wins.reshape(-1, count), strict=True):
+        wins[first, second], wins[second, first] = share, 1 - share
+    return wins, judged.cost
+
+
+def _table(names: Sequence[str], wins: Array) -> pd.DataFrame:
+    import pandas as pd
+
+    first, second = np.triu_indices(len(names), 1)
+    prompts = wins.shape[2]
+    kind = pd.CategoricalDtype(list(names))
+    return pd.DataFrame(
+        {
+            "trial": pd.Categorical.from_codes(np.repeat(first, prompts), dtype=kind),
+            "opponent": pd.Categorical.from_codes(np.repeat(second, prompts), dtype=kind),
+            "prompt_id": np.tile(np.arange(prompts, dtype=np.int32), len(first)),
+            "win": wins[first, second].ravel(),
+        }
+    )

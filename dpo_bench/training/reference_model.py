@@ -1,0 +1,146 @@
+"""The reference as the trainer sees it: frozen and read from the cache, or following the policy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dpo_bench.data.mismatches import Mismatches
+from dpo_bench.data.tokenized import TokenisedPairs
+from dpo_bench.model.logprob_backends import AnyBatch
+from dpo_bench.model.logprobs import LogpPath, response_logps, sum_by_row, token_logps
+from dpo_bench.model.reference_cache import (
+    ReferenceLogps,
+    mismatched_reference_logps,
+    reference_logps,
+    shared_reference_logps,
+)
+from dpo_bench.model.token_statistics import sum_shared
+from dpo_bench.progress import Progress, quiet
+from dpo_bench.training.weights import move_towards, require_mixable
+
+if TYPE_CHECKING:
+    from dpo_bench.experiment.config import Training
+
+
+class CachedReference:
+    """The frozen reference: each kind of log-prob of all pairs is had once, when first asked for.
+
+    Args:
+        path: the reference with the kernel path that the policy takes too.
+        pairs: the training pairs.
+        model_digest: of the reference's weights.
+        device: device and precision, e.g. ``cpu/fp32``.
+        progress: told while log-probs are computed.
+    """
+
+    def __init__(
+        self,
+        path: LogpPath,
+        pairs: TokenisedPairs,
+        model_digest: str,
+        device: str,
+        progress: Progress = quiet,
+    ) -> None:
+        self.path = path
+        self.pairs = pairs
+        self.mismatches = Mismatches(pairs)
+        self.key = (model_digest, device, progress)
+
+    @cached_property
+    def all_sums(self) -> ReferenceLogps:
+        """Summed log-probs of every pair's responses."""
+        return reference_logps(self.path, self.pairs, *self.key).to(self.path.device)
+
+    @cached_property
+    def _shared(self) -> ReferenceLogps:
+        return shared_reference_logps(self.path, self.pairs, *self.key).to(self.path.device)
+
+    @cached_property
+    def _mismatched(self) -> Tensor:
+        return mismatched_reference_logps(self.path, self.mismatches, *self.key).to(
+            self.path.device
+        )
+
+    def sums(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
+        """Log-probs of chosen and rejected responses, nats, each of shape [pair]."""
+        return _picked(self.all_sums, indices)
+
+    def shared(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
+        """The same over the tokens that both responses have."""
+        return _picked(self._shared, indices)
+
+    def mismatched(self, indices: Sequence[int]) -> Tensor:
+        """Log-probs of other prompts' responses, shape [pair]; see `Mismatches`."""
+        return self._mismatched[torch.as_tensor(indices, device=self._mismatched.device)]
+
+    def after_step(self, step: int, policy: LogpPath) -> None:
+        """Nothing: it is frozen."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it: nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take a checkpoint's state."""
+
+
+def _picked(logps: ReferenceLogps, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    index = torch.as_tensor(indices, device=logps.chosen.device)
+    return logps.chosen[index], logps.rejected[index]
+
+
+class SyncedReference(CachedReference):
+    """A reference that follows the policy (TR-DPO, Gorbatovski et al. 2024, arXiv:2404.09656).
+
+    Every so many steps its weights become rate x policy + (1 - rate) x its own. Nothing of it can
+    be cached: its log-probs are computed in every pass, from a copy that belongs to one run.
+
+    Raises:
+        ConfigurationError: policy and reference have not the same weights.
+    """
+
+    def __init__(self, frozen: CachedReference, policy: LogpPath, settings: Training) -> None:
+        require_mixable(frozen.path.model, policy.model)
+        super().__init__(copy.deepcopy(frozen.path), frozen.pairs, *frozen.key)
+        self.every, self.rate = settings.reference_sync_steps, settings.reference_sync_rate
+
+    def sums(self, _indices: Sequence[int], batch: AnyBatch) -> tuple[Tensor, Tensor]:
+        """Log-probs of chosen and rejected responses as it is now, each of shape [pair]."""
+        return _halves(sum_by_row(self._tokens(batch), batch.lengths))
+
+    def shared(self, _indices: Sequence[int], batch: AnyBatch) -> tuple[Tensor, Tensor]:
+        """The same over the tokens that both responses have."""
+        return _halves(sum_shared(self._tokens(batch), batch.lengths))
+
+    def mismatched(self, indices: Sequence[int]) -> Tensor:
+        """Log-probs of other prompts' responses as it is now, shape [pair]."""
+        return response_logps(self.path, *self.mismatches.texts(indices))
+
+    def after_step(self, step: int, policy: LogpPath) -> None:
+        """Follow the policy when it is time; ``step`` counts from 0."""
+        if (step + 1) % self.every:
+            return
+        move_towards(self.path.model, policy.model, self.rate)
+
+    def state(self) -> dict[str, Tensor]:
+        """Its weights."""
+        return dict(self.path.model.state_dict())
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take a checkpoint's weights."""
+        self.path.model.load_state_dict(state)
+
+    def _tokens(self, batch: AnyBatch) -> Tensor:
+        with torch.no_grad():
+            return token_logps(self.path, batch)
+
+
+def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
+    chosen, rejected = values.chunk(2)
+    return chosen, rejected

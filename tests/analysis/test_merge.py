@@ -1,0 +1,149 @@
+"""Sweeps under the same conditions become one; others are refused by the condition that differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dpo_bench.analysis.merge import merge_sweeps
+from dpo_bench.analysis.results import read_sweep
+from dpo_bench.errors import ConfigurationError
+from dpo_bench.report import report_sweeps
+from dpo_bench.report.view import build_view
+from tests.report.sweep_folder import build
+from tests.report.sweep_world import Sweep
+
+CONDITIONS: dict[str, Any] = {
+    "content": {"data": "c4", "policy": "a1", "reference": "a1", "reward": "v", "device": "cpu"},
+    "evaluation": {"prompts": 32, "temperature": 1.0},
+    "training": {"steps": 120},
+    "keep_policies": False,
+}
+
+
+def make(folder: Path, losses: tuple[str, ...], **changes: Any) -> Path:
+    small = Sweep(losses=losses, strengths=2, failed=(), prompts=32, reference_samples=8)
+    build(folder, small)
+    record = json.loads((folder / "experiment.json").read_text())
+    record["conditions"] = json.loads(json.dumps(CONDITIONS))
+    for section, values in changes.items():
+        record["conditions"][section] |= values
+    (folder / "experiment.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("merge")
+    return make(root / "one", ("dpo", "ipo")), make(root / "two", ("dpo", "hinge"))
+
+
+def test_shared_trials_count_once_and_name_their_sources(pair: tuple[Path, Path]) -> None:
+    merged = merge_sweeps([read_sweep(folder) for folder in pair])
+    sources = {(t.loss, t.strength): t.sources for t in merged.trials}
+    assert len(merged.trials) == len(merged.table) == 6
+    assert sources["dpo", 0.03] == ("one", "two")
+    assert sources["ipo", 0.1] == ("one",)
+    assert sources["hinge", 0.03] == ("two",)
+    assert merged.name == "one and two"
+    assert "2 trials occur in more than one sweep" in " ".join(merged.remarks)
+    assert len(build_view(merged).series) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"content": {"data": "ff"}}, "the preference data differs (c4 and ff)"),
+        ({"content": {"reference": "ff"}}, "the reference differs"),
+        ({"content": {"reward": "other"}}, "the reward differs (v and other)"),
+        ({"evaluation": {"temperature": 0.7}}, "evaluation.temperature differs (1.0 and 0.7)"),
+        ({"training": {"steps": 240}}, "training.steps differs (120 and 240)"),
+    ],
+)
+def test_what_does_not_compare_is_refused_by_name(
+    pair: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    other = Path(shutil.copytree(pair[1], tmp_path / "other"))
+    record = json.loads((other / "experiment.json").read_text())
+    for section, values in changes.items():
+        record["conditions"][section] |= values
+    (other / "experiment.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigurationError) as error:
+        merge_sweeps([read_sweep(pair[0]), read_sweep(other)])
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_machines_may_differ_and_that_is_said(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    other = make(tmp_path / "gpu", ("hinge",), content={"device": "cuda/bf16"})
+    merged = merge_sweeps([read_sweep(pair[0]), read_sweep(other)])
+    remarks = " ".join(merged.remarks)
+    assert "(Linux, 2 CPU cores, cpu; Linux, 2 CPU cores, cuda/bf16)" in remarks
+
+
+def changed(folder: Path, table: dict[str, float], **record: Any) -> Path:
+    """The sweep as another machine would have it: the same trials, other last digits."""
+    path = folder / "experiment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | record))
+    results = pd.read_parquet(folder / "results.parquet")
+    for column, shift in table.items():
+        results[column] += shift
+    results.to_parquet(folder / "results.parquet")
+    return folder
+
+
+def test_processors_and_versions_may_differ_and_by_how_much_is_said(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(pair[0], tmp_path / "other"))
+    changed(
+        other,
+        {"kl": 0.031, "win_rate": -0.007},
+        platform="Linux x86_64 AVX512, cpu",
+        versions={"torch": "2.14.1", "python": "3.11.9"},
+    )
+    merged = merge_sweeps([read_sweep(pair[0]), read_sweep(other)])
+    remarks = " ".join(merged.remarks)
+    assert "KL is up to 0.031 nats and their win rate up to 0.007 apart" in remarks
+    assert "Linux x86_64 AVX512, cpu, " in remarks
+    assert "torch 2.13.0+cpu" in remarks
+    assert "torch 2.14.1" in remarks
+    assert "python" not in remarks
+    assert list(merged.table["kl"]) == list(read_sweep(pair[0]).table["kl"])
+
+
+def test_on_one_machine_nothing_is_said_of_rounding(pair: tuple[Path, Path]) -> None:
+    remarks = " ".join(merge_sweeps([read_sweep(folder) for folder in pair]).remarks)
+    assert "rounding" not in remarks
+
+
+def test_another_source_of_a_loss_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    other = Path(shutil.copytree(pair[1], tmp_path / "other"))
+    table = pd.read_parquet(other / "results.parquet")
+    old = table["trial"][0]
+    (other / "trials" / old).rename(other / "trials" / "new")
+    table["trial"] = table["trial"].replace(old, "new")
+    table.to_parquet(other / "results.parquet")
+    with pytest.raises(ConfigurationError, match="source of the loss dpo differs"):
+        merge_sweeps([read_sweep(pair[0]), read_sweep(other)])
+
+
+def test_the_report_of_several_has_a_source_column(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    page = report_sweeps(list(pair), tmp_path / "both", "html")
+    text = page.read_text()
+    assert page == tmp_path / "both" / "report.html"
+    assert "one and two" in text
+    assert ">Source</button>" in text
+    table = pd.read_csv(tmp_path / "both" / "results.csv")
+    assert set(table["source"]) == {"one, two", "one", "two"}
+    assert json.loads((tmp_path / "both" / "sources.json").read_text()).keys() == {"one", "two"}
+    stamp = page.stat().st_mtime_ns
+    report_sweeps(list(pair), tmp_path / "both", "html")
+    assert page.stat().st_mtime_ns == stamp
+    with pytest.raises(ConfigurationError, match="is a sweep's folder"):
+        report_sweeps(list(pair), pair[0], "html")

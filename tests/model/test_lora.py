@@ -1,0 +1,159 @@
+"""An adapter over a frozen model: right values and gradients, nothing copied, nothing left over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from dpo_bench.errors import ConfigurationError
+from dpo_bench.experiment.config import LoRA
+from dpo_bench.model.choose_backend import choose_path
+from dpo_bench.model.logprobs import LogpPath, sum_by_row, token_logps
+from dpo_bench.model.lora import reset_adapter, with_adapter
+from tests.model.architectures import tiny_model, with_exact_norms
+from tests.model.test_packed import PAIRS, naive_sums
+
+LORA = LoRA(rank=3, alpha=5.0)
+
+
+def paths(architecture: str = "llama", lora: LoRA = LORA) -> tuple[LogpPath, LogpPath]:
+    """A frozen model and the policy over it, at its start with seed 0."""
+    base = choose_path(with_exact_norms(tiny_model(architecture)), longest=24)
+    policy = with_adapter(base, lora, "the base")
+    reset_adapter(policy.model, seed=0)
+    return base, policy
+
+
+def adapter_of(policy: LogpPath) -> dict[str, Tensor]:
+    return {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+
+
+def disturb(policy: LogpPath) -> None:
+    """Stand in for training: an adapter that is not zero."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in adapter_of(policy).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator).double() / 4)
+
+
+def sums_of(path: LogpPath) -> Tensor:
+    batch = path.batch(PAIRS, range(len(PAIRS)))
+    return sum_by_row(token_logps(path, batch), batch.lengths)
+
+
+def written_out(base: Any, adapter: dict[str, Tensor], scale: float) -> Any:
+    """The same policy by the paper's formula: a plain model with the weights W + scale B A."""
+    weights = dict(base.named_parameters())
+    for name, down in adapter.items():
+        if ".lora_A." in name:
+            update = scale * adapter[name.replace("lora_A", "lora_B")] @ down
+            layer = name.partition(".lora_A")[0] + ".weight"
+            transposed = weights[layer].shape != update.shape or "attn.c_proj" in layer
+            weights[layer] = weights[layer] + (update.T if transposed else update)
+    return lambda **inputs: functional_call(base, weights, kwargs=inputs)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2", "opt"])
+def test_a_pack_equals_the_naive_double_forward(architecture: str) -> None:
+    base, policy = paths(architecture)
+    assert policy.packs
+    disturb(policy)
+    adapter = adapter_of(policy)
+    weighted = torch.linspace(-1, 1, 2 * len(PAIRS)).double()
+
+    found = sums_of(policy)
+
+    naive = written_out(base.model, adapter, scale=5 / 3)
+    expected = naive_sums(naive, PAIRS, range(len(PAIRS)))
+    assert (expected - sums_of(base)).abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    gradients = [
+        torch.autograd.grad((sums * weighted).sum(), list(adapter.values()))
+        for sums in (found, expected)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+def test_rank_stabilised_scaling_divides_by_the_root() -> None:
+    base, policy = paths(lora=LoRA(rank=4, alpha=6.0, rslora=True))
+    disturb(policy)
+    naive = written_out(base.model, adapter_of(policy), scale=3.0)
+    expected = naive_sums(naive, PAIRS, range(len(PAIRS)))
+    torch.testing.assert_close(sums_of(policy), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_start_is_the_base_to_the_last_bit() -> None:
+    base, policy = paths()
+    assert torch.equal(sums_of(policy), sums_of(base))
+
+
+def test_all_but_the_adapter_is_the_base_s_own_memory() -> None:
+    base, policy = paths()
+    own = {parameter.data_ptr() for parameter in base.model.parameters()}
+    adapter = adapter_of(policy)
+    for name, tensor in policy.model.state_dict().items():
+        assert (tensor.data_ptr() in own) == (name not in adapter), name
+    assert set(adapter) == {name for name in policy.model.state_dict() if ".lora_" in name}
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+
+
+def test_the_base_does_not_notice_a_trained_adapter() -> None:
+    base, policy = paths()
+    before = sums_of(base)
+    disturb(policy)
+    assert not torch.equal(sums_of(policy), before)
+    assert torch.equal(sums_of(base), before)
+
+
+def test_a_reset_depends_on_the_seed_alone() -> None:
+    _, policy = paths()
+    fresh = {name: value.clone() for name, value in adapter_of(policy).items()}
+    disturb(policy)
+    torch.manual_seed(123)
+    reset_adapter(policy.model, seed=0)
+    assert all(torch.equal(value, fresh[name]) for name, value in adapter_of(policy).items())
+    reset_adapter(policy.model, seed=1)
+    for name, value in adapter_of(policy).items():
+        assert torch.equal(value, fresh[name]) == (".lora_B." in name), name
+
+
+def test_a_start_is_uniform_within_one_over_the_root_of_the_inputs() -> None:
+    _, policy = paths(lora=LoRA(rank=400))
+    for name, value in adapter_of(policy).items():
+        if ".lora_B." in name:
+            assert not value.any()
+            continue
+        bound = value.shape[1] ** -0.5
+        assert value.abs().max() <= bound
+        assert value.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_all_linear_spares_the_embeddings_and_names_choose() -> None:
+    layers = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    for wanted, expected in (
+        ("all-linear", layers),
+        (("q_proj", "v_proj"), {"q_proj", "v_proj"}),
+        (r".*\.1\.mlp\.(up|down)_proj", {"up_proj", "down_proj"}),
+    ):
+        _, policy = paths(lora=LoRA(target_modules=wanted))
+        assert {name.split(".")[-4] for name in adapter_of(policy)} == expected
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        (("q_prj",), "q_prj"),
+        (("q_proj", "k_prj"), "no linear layer called k_prj"),
+        (("lm_head",), "embeddings are not adapted"),
+        (("q_proj", "embed_tokens"), "embeddings are not adapted"),
+        (".*nowhere", "nowhere"),
+    ],
+)
+def test_layers_that_cannot_be_adapted_are_refused(modules: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"LlamaForCausalLM.*{message}.*down_proj, gate"):
+        paths(lora=LoRA(target_modules=modules))

@@ -1,0 +1,141 @@
+"""Varied, tuned and fixed come from the experiment; caveats follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from dpo_bench.analysis.results import SweepResults
+from dpo_bench.report.sections.appendix import appendix
+from dpo_bench.report.sections.methods import method_notes
+from dpo_bench.report.sections.setup import describe_setup
+from dpo_bench.report.view import ReportView
+from tests.report.conftest import ViewOf
+
+
+def with_settings(view: ReportView, **changes: Any) -> SweepResults:
+    """The results with changed keys, ``section__key`` or ``key``."""
+    experiment = {
+        k: dict(v) if isinstance(v, dict) else v for k, v in view.results.experiment.items()
+    }
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        if key:
+            experiment[section][key] = value
+        else:
+            experiment[section] = value
+    return dataclasses.replace(view.results, experiment=experiment)
+
+
+def test_the_loss_is_varied_and_its_strength_tuned(view_of: ViewOf) -> None:
+    setup = view_of("clean").setup
+    assert setup.varied == (("4 losses", "dpo, cdpo, hinge and ipo"),)
+    assert setup.tuned == (
+        ("beta of dpo, cdpo and hinge", "0.03, 0.1, 0.3, 1, 3"),
+        ("beta of ipo", "0.1, 0.3, 1, 3, 10"),
+    )
+    assert ("Training seeds", "0") in setup.fixed
+
+
+def test_several_seeds_and_variants_are_varied(view_of: ViewOf) -> None:
+    varied = dict(view_of("two_seeds").setup.varied)
+    assert varied["Training seeds"] == "0, 1"
+    assert "cdpo (label_smoothing 0.3)" in varied["Variants"]
+    assert "Training seeds" not in dict(view_of("two_seeds").setup.fixed)
+
+
+def test_every_fixed_setting_is_listed_with_its_meaning(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    settings = {one.key: one for one in view.setup.settings}
+    assert settings["training.learning_rate"].value == "0.001"
+    assert settings["training.learning_rate"].about.startswith("peak learning rate")
+    assert settings["training.epochs"].value == "not set"
+    assert settings["evaluation.rows_per_batch"].about.endswith("cannot change a result")
+    assert not {"name", "losses", "training.seeds"} & set(settings)
+    expected = sum(len(v) if isinstance(v, dict) else 1 for v in view.results.experiment.values())
+    assert len(settings) == expected - 3
+
+
+def test_the_world_is_no_condition_of_a_sweep_without_it(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    results = with_settings(view, policy="folder", preferences="pairs.jsonl")
+    keys = [one.key for one in describe_setup(results, view.series).settings]
+    assert any(one.key.startswith("world.") for one in view.setup.settings)
+    assert not any(key.startswith("world.") for key in keys)
+
+
+def test_caveats(view_of: ViewOf) -> None:
+    text = " ".join(view_of("clean").setup.caveats)
+    assert "tuned for no loss" in text
+    assert "One training seed (0): the variance between seeds is unknown" in text
+    assert "Truncated to the token limits: 3 responses of the data." in text
+    assert "Left out of the data: 2 rows (identical pair: 2)." in text
+
+
+def test_what_intervals_hold_depends_on_the_seeds(view_of: ViewOf) -> None:
+    one, two = view_of("clean"), view_of("two_seeds")
+    for view, expected, other in (
+        (one, "variance between seeds is unknown", "over prompts and over seeds"),
+        (two, "hold the spread over prompts and over seeds", "unknown"),
+    ):
+        paragraph = appendix(view.results, view.series, view.comparison)[1]
+        for text in (" ".join(view.setup.caveats), dict(view.notes)["Intervals"], paragraph):
+            assert expected in text
+            assert other not in text
+    assert "from seeds" in dict(two.notes)["Comparison at matched KL"]
+    assert "from seeds" not in dict(one.notes)["Comparison at matched KL"]
+
+
+def test_clean_data_has_no_caveat(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    results = dataclasses.replace(view.results, counts={"training_pairs": 10, "dropped": {}})
+    text = " ".join(describe_setup(results, view.series).caveats)
+    assert "Truncated" not in text
+    assert "Left out" not in text
+
+
+def test_another_temperature_is_said_in_caveat_and_methods(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    results = with_settings(view, evaluation__temperature=0.7)
+    assert "temperature other than 1" in " ".join(describe_setup(results, view.series).caveats)
+    assert (
+        "sampled at temperature 0.7"
+        in dict(method_notes(results, view.curves))["KL to the reference"]
+    )
+
+
+def test_epochs_stand_where_steps_are_not_set(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    results = with_settings(view, training__steps=None, training__epochs=2.0)
+    assert (
+        dict(describe_setup(results, view.series).fixed)["Length"] == "2 epochs, 32 pairs per step"
+    )
+
+
+def test_methods_say_what_a_reader_must_know(view_of: ViewOf) -> None:
+    notes = dict(view_of("clean").notes)
+    for words in (
+        "KL(policy || reference), in nats per response",
+        "Rao-Blackwellised",
+        "temperature 1",
+    ):
+        assert words in notes["KL to the reference"]
+    assert (
+        "all 64 reference responses to the same prompt; a win counts 1, a tie a half"
+        in notes["Reward and win rate"]
+    )
+    assert "95% interval from a bootstrap over prompts (400 resamples" in notes["Intervals"]
+    assert "drawn to KL 2.96 nats (at most ln 64 - 1.2)" in notes["Optimal frontier"]
+    assert "same sampling seeds" in notes["Shared conditions"]
+    assert "Holm's correction" in notes["Comparison at matched KL"]
+
+
+def test_without_reward_the_methods_say_what_is_left_out(view_of: ViewOf) -> None:
+    notes = dict(view_of("no_reward").notes)
+    assert "not measured" in notes["No reward"]
+    assert not {
+        "Reward and win rate",
+        "Optimal frontier",
+        "Best of n",
+        "Comparison at matched KL",
+    } & set(notes)

@@ -1,0 +1,183 @@
+"""The summary says what the figures say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from dpo_bench.analysis.results import SweepResults, Trial
+from dpo_bench.report.sections import summary as findings
+from dpo_bench.report.sections.summary import find
+from dpo_bench.report.view import ReportView
+from dpo_bench.wording import number
+from tests.report.conftest import ViewOf
+
+
+def summary(view: ReportView) -> str:
+    return " ".join(view.findings.sentences)
+
+
+def changed(view: ReportView, change: Callable[[Trial], Trial]) -> ReportView:
+    """The view with every trial replaced, findings made anew."""
+    trials = tuple(change(trial) for trial in view.results.trials)
+    results = dataclasses.replace(view.results, trials=trials)
+    findings = find(results, view.series, view.comparison)
+    return dataclasses.replace(view, results=results, findings=findings)
+
+
+def with_row(name: str, value: float) -> Callable[[Trial], Trial]:
+    def change(trial: Trial) -> Trial:
+        return dataclasses.replace(trial, row={**trial.row, name: value})
+
+    return change
+
+
+def best(results: SweepResults, name: str) -> Trial:
+    return max(results.done, key=lambda trial: trial.row[name])
+
+
+def test_the_best_win_rate_has_its_interval_n_and_setting(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    row = best(view.results, "win_rate").row
+    figures = [number(row[name]) for name in ("win_rate", "win_rate_low", "win_rate_high")]
+    assert f"{figures[0]} [{figures[1]}, {figures[2]}], n = 256 prompts" in summary(view)
+    assert f"reached by {row['loss']}, beta {row['beta']:g} at KL {row['kl']:.2f} nats" in summary(
+        view
+    )
+    assert "highest of 19" in summary(view)
+
+
+def test_counts_range_and_seed(view_of: ViewOf) -> None:
+    text = summary(view_of("clean"))
+    kls = [trial.row["kl"] for trial in view_of("clean").results.done]
+    assert "4 losses in 20 trials: 19 finished, 1 failed" in text
+    assert f"runs from {min(kls):.2f} to {max(kls):.2f} nats" in text
+    assert "one training seed: the variance between seeds is unknown" in text
+    assert "not separated: " in text
+    assert "one training seed" not in summary(view_of("two_seeds"))
+    assert "4 losses (5 variants) in 50 trials" in summary(view_of("two_seeds"))
+
+
+def test_the_widest_separation_is_named_with_the_better_loss_first(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    assert not isinstance(view.comparison, str)
+    widest = max(view.comparison.middle.pairs, key=lambda pair: abs(pair.difference.value))
+    name = view.series[widest.first].label
+    assert f"{name} above ipo by {number(widest.difference.value)}" in summary(view)
+
+
+def test_without_reward_nothing_is_said_about_it(view_of: ViewOf) -> None:
+    text = summary(view_of("no_reward"))
+    assert "no reward, so that win rate and mean reward were not measured" in text
+    assert "best preference accuracy is" in text
+    assert "same KL" not in text
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        ("all_failed", "all failed, so that there is nothing to compare"),
+        ("single", "1 loss in 1 trial: all finished"),
+        ("untrained", "3 planned trials have not run yet: this report is partial"),
+    ],
+)
+def test_unusual_sweeps(view_of: ViewOf, variant: str, words: str) -> None:
+    assert words in summary(view_of(variant))
+
+
+def test_the_best_of_one_is_not_called_optimistic(view_of: ViewOf) -> None:
+    assert "optimistic" not in summary(view_of("single"))
+
+
+def test_the_share_of_the_attainable_gain(view_of: ViewOf) -> None:
+    results = view_of("clean").results
+    reference = results.reference.reward.value or 0
+    shares = []
+    for trial in results.done:
+        gap, reward = trial.measured("frontier_gap").value, trial.row["reward"]
+        if gap is not None:
+            shares.append((reward - reference) / (reward + gap - reference))
+    expected = f"reach {100 * min(shares):.0f}% to {100 * max(shares):.0f}% of the gain"
+    assert any(expected in sentence for sentence in view_of("clean").findings.also)
+
+
+def test_displacement_counts_only_intervals_below_zero(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    fallen = [trial for trial in view.results.done if trial.row["chosen_logratio_high"] < 0]
+    assert any(f"In {len(fallen)} of 19 trials" in sentence for sentence in view.findings.also)
+    raised = changed(view, with_row("chosen_logratio_high", 0.1))
+    assert not any("less likely" in sentence for sentence in raised.findings.also)
+
+
+def test_a_sound_sweep_has_no_warning(view_of: ViewOf) -> None:
+    assert view_of("clean").findings.warnings == ()
+
+
+def test_a_wrong_loss_at_step_zero_is_a_warning(view_of: ViewOf) -> None:
+    warnings = changed(view_of("clean"), with_row("initial_loss", 0.6942)).findings.warnings
+    assert len(warnings) == 19
+    assert "dpo, beta 0.03: the loss at step 0 is 0.6942" in warnings[0]
+
+
+def test_a_policy_above_the_frontier_is_a_warning(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    known = [
+        trial for trial in view.results.done if trial.measured("frontier_gap").value is not None
+    ]
+    warnings = changed(view, with_row("frontier_gap_high", -0.01)).findings.warnings
+    assert ["above the optimal frontier" in warning for warning in warnings] == [True] * len(known)
+
+
+def test_pairs_where_a_formula_is_continued_are_a_warning(view_of: ViewOf) -> None:
+    """One sentence per loss, however few the pairs were; none of a loss with none."""
+    shares = {0.03: 0.0, 0.1: 0.0002, 0.3: 0.1}
+
+    def continued(trial: Trial) -> Trial:
+        copy = dataclasses.replace(trial)
+        share = {"dpo": shares.get(float(trial.strength or 0), 0.0), "ipo": 0.0}.get(trial.loss)
+        if share is not None:
+            table = trial.training.assign(continued=0.0)
+            table.loc[table.index[-1], "continued"] = share * len(table)  # all in the last step
+            copy.__dict__["training"] = table
+        return copy
+
+    (warning,) = changed(view_of("clean"), continued).findings.warnings
+    assert warning.startswith("In 2 trials of dpo there were training pairs where its formula")
+    assert "most with dpo, beta 0.3 (10.0% of the pairs that were seen)" in warning
+    shares[0.3] = 0.0
+    (warning,) = changed(view_of("clean"), continued).findings.warnings
+    assert warning.startswith("In 1 trial of dpo ")
+    assert "most with dpo, beta 0.1 (less than 0.1% of" in warning
+
+
+def test_responses_cut_at_the_limit_are_a_warning(view_of: ViewOf) -> None:
+    def cut(trial: Trial) -> Trial:
+        copy = dataclasses.replace(trial)
+        copy.__dict__["samples"] = trial.samples.assign(finished=False)
+        return copy
+
+    (warning,) = changed(view_of("single"), cut).findings.warnings
+    assert "more than 10% of the responses were cut" in warning
+    assert "(100%)" in warning
+
+
+def test_tiles_repeat_the_summary(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    tiles = {tile.title: tile for tile in view.findings.tiles}
+    assert tiles["Best win rate"].figure == number(best(view.results, "win_rate").row["win_rate"])
+    assert tiles["Trials"].figure == "19 of 20"
+    assert not isinstance(view.comparison, str)
+    separated = sum(pair.separated for pair in view.comparison.middle.pairs)
+    assert tiles["Separated"].figure == f"{separated} of 6"
+    assert tiles["KL covered"].detail == "nats, to the reference"
+
+
+def test_a_long_list_of_losses_is_counted_instead(
+    view_of: ViewOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = view_of("clean")
+    monkeypatch.setattr(findings, "_NAMED_LOSSES", 1)
+    text = " ".join(find(view.results, view.series, view.comparison).sentences)
+    assert "not separated: the group of the best has" in text

@@ -1,0 +1,164 @@
+"""Evaluations along training survive interruptions bit by bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.experiment import Experiment, plan_trials
+from dpo_bench.progress import Control
+from dpo_bench.storage import read_parquet, write_parquet
+from dpo_bench.sweep.context import Bench
+from dpo_bench.sweep.results import write_results
+from dpo_bench.sweep.round_robin import read_opponents, write_opponents
+from dpo_bench.sweep.sources import find_sources
+from dpo_bench.sweep.store import Store, link_files
+from dpo_bench.sweep.trials import run_trial
+from dpo_bench.training.trainer import StoppedError
+
+
+@pytest.fixture(scope="module")
+def bench(llama_folder: Path, pairs_file: Path) -> Bench:
+    experiment = Experiment.model_validate(
+        {
+            "name": "along",
+            "policy": str(llama_folder),
+            "preferences": str(pairs_file),
+            "training": {
+                "steps": 6,
+                "pairs_per_step": 8,
+                "learning_rate": 1e-2,
+                "checkpoint_seconds": 0,
+            },
+            "evaluation": {
+                "reward": "vader",
+                "every": 2,
+                "prompts": 4,
+                "max_new_tokens": 8,
+                "reference_samples": 4,
+                "resamples": 100,
+            },
+            "losses": [{"name": "dpo", "beta": 0.1}],
+        }
+    )
+    return Bench(experiment, find_sources(experiment))
+
+
+def run(bench: Bench, out: Path, control: Control | None = None) -> dict[str, pd.DataFrame]:
+    (trial,) = plan_trials(bench.experiment)
+    assert run_trial(bench, out, trial, "trial", control or Control()) is None
+    folder = Store(out).trial_folder("trial")
+    return {file.stem: read_parquet(file) for file in folder.glob("*.parquet")}
+
+
+def assert_same(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -> None:
+    assert left.keys() == right.keys() >= {"checkpoints", "checkpoint_prompts", "samples"}
+    for name, table in left.items():
+        one, other = (
+            each.drop(columns="seconds", errors="ignore") for each in (table, right[name])
+        )
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+class Cut:
+    """Says stop, or dies, when training tells of a step for the n-th time."""
+
+    def __init__(self, step: int, times: int, error: type[BaseException] | None) -> None:
+        self.step, self.times, self.error = step, times, error
+        self.over = False
+
+    def progress(self, phase: str, done: int, _total: int) -> None:
+        if phase == "training" and done == self.step:
+            self.times -= 1
+            if self.times == 0:
+                self.over = True
+                if self.error:
+                    raise self.error
+
+
+@pytest.mark.parametrize(
+    ("step", "times", "error"),
+    [
+        (3, 1, None),  # between two evaluations
+        (4, 1, None),  # asked to stop when an evaluation is due: it is made first
+        (4, 3, SystemExit),  # killed in the middle of an evaluation
+        (5, 1, SystemExit),  # killed after one
+    ],
+)
+def test_an_interrupted_run_has_the_same_checkpoints(
+    bench: Bench, tmp_path: Path, step: int, times: int, error: type[BaseException] | None
+) -> None:
+    whole = run(bench, tmp_path / "whole")
+    assert whole["checkpoints"]["step"].tolist() == [2, 4]
+    cut = Cut(step, times, error)
+    out = tmp_path / "cut"
+    with pytest.raises(error or StoppedError):
+        run(bench, out, Control(cut.progress, lambda: cut.over))
+    assert cut.over
+    kept = Store(out).evaluations("trial")
+    expected = {3: ["00000002"], 4: ["00000002"] if error else ["00000002", "00000004"]}
+    names = sorted(path.name for path in kept.glob("[0-9]*"))
+    assert names == expected.get(step, ["00000002", "00000004"])
+    assert_same(run(bench, out), whole)
+    assert not kept.exists()
+
+
+def test_they_are_points_of_the_results_and_change_nothing_else(
+    bench: Bench, tmp_path: Path
+) -> None:
+    evaluation = bench.experiment.evaluation.model_copy(update={"every": 0})
+    without = bench.experiment.model_copy(update={"evaluation": evaluation})
+    plain = run(Bench(without, bench.sources), tmp_path / "plain")
+    along = run(bench, tmp_path / "along")
+    assert along.keys() - plain.keys() == {"checkpoints", "checkpoint_prompts"}
+    for name, table in plain.items():
+        pd.testing.assert_frame_equal(table, along[name], check_exact=True)
+    points = along["checkpoints"]
+    assert (points["kl"].diff().dropna() != 0).all()
+    means = along["checkpoint_prompts"].groupby("step")
+    names = ["kl", "reward", "win_rate", "response_tokens"]
+    np.testing.assert_allclose(
+        means[["kl", "reward", "win_reference", "tokens"]].mean(), points[names]
+    )
+    store = Store(tmp_path / "along")
+    row = write_results(store, ["trial"]).iloc[0]
+    assert row["checkpoints"] == 2
+    assert row["checkpoint_seconds"] == pytest.approx(points["seconds"].sum())
+    manifest = store.manifest("trial")
+    assert manifest is not None
+    assert {"checkpoints.parquet", "checkpoint_prompts.parquet"} <= set(manifest.artefacts)
+
+
+def test_the_round_robin_of_rewards_agrees_with_the_win_rates(bench: Bench, tmp_path: Path) -> None:
+    run(bench, tmp_path)
+    store = Store(tmp_path)
+    assert write_opponents(store, ["trial"]) is None  # there is no reference yet
+    link_files(bench.reference_folder, store.reference_folder)
+    file = write_opponents(store, ["trial", "not done"])
+    assert file is not None
+    players, wins = read_opponents(file)
+    assert players == ["trial", "reference", "chosen"]
+    row = write_results(store, ["trial"]).iloc[0]
+    assert wins[0, 1].mean() == pytest.approx(row["win_rate"])
+    assert wins[0, 2].mean() == pytest.approx(row["win_rate_chosen"])
+    np.testing.assert_allclose(wins + wins.swapaxes(0, 1), 1)
+    assert (row["control_self"], row["control_order"]) == (0.5, 1.0)
+    assert pd.notna(row["control_null"])
+    assert pd.isna(row["control_injection"])
+    table = read_parquet(file).iloc[1:]
+    write_parquet(file, table)
+    with pytest.raises(EnvironmentProblem, match="lacks some pairs"):
+        read_opponents(file)
+
+
+def test_their_time_is_no_training_time(bench: Bench, tmp_path: Path) -> None:
+    run(bench, tmp_path)
+    seconds = json.loads((tmp_path / "trials/trial/manifest.json").read_text())["seconds"]
+    table = read_parquet(tmp_path / "trials/trial/checkpoints.parquet")
+    assert seconds["checkpoints"] == pytest.approx(table["seconds"].sum())
+    assert np.all(table["seconds"] > 0)

@@ -1,0 +1,113 @@
+"""What the trials of a sweep share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dpo_bench.experiment.read import validate
+from dpo_bench.model.load import load_model
+from dpo_bench.storage import cache_root
+from dpo_bench.sweep.context import Bench
+from dpo_bench.sweep.sources import find_sources
+from tests.conftest import tiny_folder
+
+
+def open_bench(model: Path, pairs: Path, **changes: Any) -> tuple[Bench, list[str]]:
+    """A bench for these settings, and the phases of work that it needed."""
+    settings: dict[str, Any] = {
+        "name": "first",
+        "policy": str(model),
+        "preferences": str(pairs),
+        "training": {"steps": 2},
+        "evaluation": {"prompts": 3, "reference_samples": 4, "max_new_tokens": 4},
+        "losses": [{"name": "dpo", "beta": 0.1}],
+        **changes,
+    }
+    experiment = validate(settings, "test")
+    phases: list[str] = []
+    bench = Bench(experiment, find_sources(experiment), lambda phase, *_: phases.append(phase))
+    _ = bench.training_reference
+    return bench, phases
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPO_BENCH_CACHE", str(tmp_path))
+
+
+def entries() -> list[Path]:
+    return sorted((cache_root() / "reference-logps").glob("*.npz"))
+
+
+def test_the_reference_is_computed_once_whatever_is_swept(
+    llama_folder: Path, pairs_file: Path
+) -> None:
+    first, phases = open_bench(llama_folder, pairs_file)
+    assert "reference log-probs" in phases
+    kept = entries()
+    assert len(kept) == 2, "training and held-out pairs"
+    assert first.training_reference is not None
+    sums = first.training_reference.all_sums
+    swept: list[dict[str, Any]] = [
+        {"losses": [{"name": "dpo", "beta": [1.0, 3.0]}]},
+        {"losses": [{"name": "ipo"}, {"name": "simpo"}]},
+        {"training": {"seeds": [1, 2], "steps": 9, "learning_rate": 0.1, "tokens_per_pass": 64}},
+        {"name": "elsewhere"},
+    ]
+
+    for changes in swept:
+        bench, phases = open_bench(llama_folder, pairs_file, **changes)
+
+        assert "reference log-probs" not in phases, changes
+        assert bench.training_reference is not None
+        assert torch.equal(bench.training_reference.all_sums.chosen, sums.chosen)
+    assert entries() == kept
+
+
+def test_policy_and_reference_go_the_same_way(llama_folder: Path, pairs_file: Path) -> None:
+    bench, _ = open_bench(llama_folder, pairs_file)
+    assert bench.policy.name == bench.reference.name == "hidden/packed"
+
+
+def test_a_reference_that_cannot_be_packed_keeps_the_policy_padded(
+    llama_folder: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    reference = tiny_folder(tmp_path_factory, "bloom")
+    bench, _ = open_bench(llama_folder, pairs_file, reference=str(reference))
+    assert bench.policy.name == bench.reference.name == "hidden"
+
+
+def test_lora_takes_the_reference_that_full_training_left_in_the_cache(
+    llama_folder: Path, pairs_file: Path
+) -> None:
+    full, _ = open_bench(llama_folder, pairs_file)
+    kept = entries()
+    lora, phases = open_bench(llama_folder, pairs_file, training={"steps": 2, "lora": {"rank": 2}})
+
+    assert not {"reference log-probs", "sampling"} & set(phases)
+    assert entries() == kept
+    assert lora.reference_folder == full.reference_folder
+    assert full.training_reference is not None
+    assert lora.training_reference is not None
+    ours, theirs = lora.training_reference.all_sums, full.training_reference.all_sums
+    assert torch.equal(ours.chosen, theirs.chosen)
+    frozen = {parameter.data_ptr() for parameter in lora.reference.model.parameters()}
+    policy = {parameter.data_ptr() for parameter in lora.policy.model.parameters()}
+    assert frozen < policy, "one model in memory"
+
+
+def test_lora_over_a_policy_that_is_not_the_reference(
+    llama_folder: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    reference = tiny_folder(tmp_path_factory, "llama", seed=1)
+    bench, _ = open_bench(
+        llama_folder, pairs_file, reference=str(reference), training={"lora": {}, "steps": 2}
+    )
+    bench.reset_policy(0)
+    policy, own = bench.policy.model.state_dict(), load_model(llama_folder).state_dict()
+    plain = {name.replace(".base_layer", ""): value for name, value in policy.items()}
+    assert all(torch.equal(plain[name], value) for name, value in own.items())
