@@ -13,10 +13,10 @@ from benchmarks.versus_trl.workloads import WORKLOADS, prepare, random_pairs
 from dpo_bench import PairLogps, get_loss
 from dpo_bench.data.batches import pad_batch
 from dpo_bench.data.packing import pack_pairs
-from dpo_bench.data.tokenized import TokenisedPairs
-from dpo_bench.model.choose_backend import choose_path
+from dpo_bench.data.tokenized import TokenizedPairs
+from dpo_bench.model.choose_backend import choose_backend
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprob_backends import FullPath, HiddenPath, LogpPath
+from dpo_bench.model.logprob_backends import FullPath, HiddenPath, LogprobBackend
 from dpo_bench.model.logprobs import sum_by_row, token_logps
 from dpo_bench.model.sampling import SamplingPlan, sample_responses
 
@@ -33,7 +33,7 @@ SMALL = replace(
 
 
 @pytest.fixture(scope="module")
-def pairs() -> TokenisedPairs:
+def pairs() -> TokenizedPairs:
     return random_pairs(SMALL)
 
 
@@ -44,19 +44,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_model(prepare(SMALL, folder).model)
 
 
-def test_padding(benchmark: Any, pairs: TokenisedPairs) -> None:
+def test_padding(benchmark: Any, pairs: TokenizedPairs) -> None:
     assert len(benchmark(pad_batch, pairs, range(len(pairs))).lengths) == 2 * len(pairs)
 
 
-def test_packing(benchmark: Any, pairs: TokenisedPairs) -> None:
+def test_packing(benchmark: Any, pairs: TokenizedPairs) -> None:
     assert len(benchmark(pack_pairs, pairs, range(len(pairs))).lengths) == 2 * len(pairs)
 
 
 @pytest.mark.parametrize("way", ["logits everywhere", "padded", "packed"])
 def test_log_probs_forward_and_backward(
-    benchmark: Any, model: Any, pairs: TokenisedPairs, way: str
+    benchmark: Any, model: Any, pairs: TokenizedPairs, way: str
 ) -> None:
-    path: LogpPath = (
+    path: LogprobBackend = (
         FullPath(model) if way == "logits everywhere" else HiddenPath(model, packs=way == "packed")
     )
 
@@ -84,7 +84,7 @@ def test_loss_forward_and_backward(benchmark: Any, name: str) -> None:
     assert benchmark(step).shape == (1024,)
 
 
-def test_sampling(benchmark: Any, model: Any, pairs: TokenisedPairs) -> None:
+def test_sampling(benchmark: Any, model: Any, pairs: TokenizedPairs) -> None:
     plan = SamplingPlan(
         samples=4,
         max_new_tokens=16,
@@ -95,5 +95,5 @@ def test_sampling(benchmark: Any, model: Any, pairs: TokenisedPairs) -> None:
         rows_per_batch=512,
     )
     prompts = [pairs.prompt[index].tolist() for index in range(len(pairs))]
-    found = benchmark(sample_responses, choose_path(model), prompts, plan)
+    found = benchmark(sample_responses, choose_backend(model), prompts, plan)
     assert len(found) == 4 * len(pairs)

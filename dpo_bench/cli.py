@@ -132,10 +132,10 @@ def sweep(
     Without FILE it runs the quickstart. The same command again resumes: nothing that is finished
     is computed twice.
     """
-    from dpo_bench.experiment.overrides import Flags, resolve
+    from dpo_bench.experiment.overrides import Overrides, resolve
 
     _load_plugins(plugins)
-    flags = Flags(
+    flags = Overrides(
         policy,
         reference,
         preferences,
@@ -177,13 +177,13 @@ def train(
 ) -> None:
     """Train and evaluate one trial and keep its policy."""
     from dpo_bench.contract import get_loss
-    from dpo_bench.experiment.overrides import Flags, resolve, slug
+    from dpo_bench.experiment.overrides import Overrides, resolve, slug
 
     _load_plugins(plugins)
     found = get_loss(loss)
     strength = found.hyperparameters[found.strength] if found.strength and beta is None else beta
     keep = ("keep_policies=true", *(settings or ()))
-    flags = Flags(
+    flags = Overrides(
         policy,
         reference,
         preferences,
@@ -222,11 +222,11 @@ def evaluate(
     Without --file, --reference and --preferences say what it is measured against and on; without
     these it is measured in the quickstart's world.
     """
-    from dpo_bench.experiment.overrides import Flags, resolve_evaluation
+    from dpo_bench.experiment.overrides import Overrides, resolve_evaluation
     from dpo_bench.sweep.display import make_display
     from dpo_bench.sweep.single import evaluate_policy
 
-    flags = Flags(
+    flags = Overrides(
         preferences=preferences, reference=reference, reward=reward, settings=tuple(settings or ())
     )
     loudness = _loudness(quiet=quiet, verbose=verbose, log_json=log_json)
@@ -342,11 +342,11 @@ def reproduce(
     ] = None,
 ) -> None:
     """Published results beside what the registry's losses give."""
-    from dpo_bench.reproduce.command import Wanted
+    from dpo_bench.reproduce.command import ReproduceRequest
     from dpo_bench.reproduce.command import reproduce as run
 
     command = shlex.join(["dpo-bench", *sys.argv[1:]])
-    if not run(Wanted(name, exact, as_json, out, tuple(runs or ()), command), _console()):
+    if not run(ReproduceRequest(name, exact, as_json, out, tuple(runs or ()), command), _console()):
         raise typer.Exit(1)
 
 

@@ -1,7 +1,7 @@
 """Folders that import as packages although they lie elsewhere.
 
 The repository keeps ``losses/`` beside ``dpo_bench/`` and a user keeps loss files anywhere; both
-import as packages through `mount_folder`.
+import as packages through `import_folder_as_package`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 
-def mount_folder(name: str, folder: Path) -> ModuleType:
+def import_folder_as_package(name: str, folder: Path) -> ModuleType:
     """Make a folder importable as the package ``name``; a second call returns the same package."""
     if name in sys.modules:
         return sys.modules[name]
@@ -38,9 +38,9 @@ def mount_folder(name: str, folder: Path) -> ModuleType:
     return module
 
 
-def mount_neighbour(package: str, folder: str) -> None:
+def import_neighbor(package: str, folder: str) -> None:
     """In a checkout, mount ``<root>/<folder>`` as ``<package>.<folder>``; installed, do nothing."""
     home = Path(__file__).resolve().parent
     if not (home / folder).is_dir() and (home.parent / folder / "__init__.py").is_file():
-        module = mount_folder(f"{package}.{folder}", home.parent / folder)
+        module = import_folder_as_package(f"{package}.{folder}", home.parent / folder)
         setattr(sys.modules[package], folder, module)

@@ -22,7 +22,7 @@ def _continued(logps: PairLogps, beta: float, alpha: float, gamma_beta_ratio: fl
     "alpha_po",
     family="reference-free",
     paper="Gupta et al. 2025, arXiv:2501.03884, the alpha reward",
-    normalisation="mean",
+    normalization="mean",
     grid=(0.25, 0.8, 2.5, 8.0, 25.0),
     needs_reference=False,
     continued=_continued,

@@ -18,7 +18,7 @@ Smoothing = Annotated[float, Range(0, 0.5, closed_high=False)]
     "aot",
     family="batch-coupled",
     paper=f"{PAPER}, paired variant, logistic loss",
-    normalisation="sum",
+    normalization="sum",
     grid=GRID,
     batch_coupled=True,
 )
@@ -52,7 +52,7 @@ def aot(logps: PairLogps, beta: Positive = 0.01, label_smoothing: Smoothing = 0.
     "aot_unpaired",
     family="batch-coupled",
     paper=f"{PAPER}, unpaired variant, logistic loss",
-    normalisation="sum",
+    normalization="sum",
     grid=GRID,
     batch_coupled=True,
 )

@@ -1,4 +1,4 @@
-"""Anchored preference optimisation, both variants."""
+"""Anchored preference optimization, both variants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAPER = "D'Oosterlinck et al. 2024, arXiv:2408.06266"
     "apo_zero",
     family="anchored",
     paper=f"{PAPER}, eq. 7",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
 )
 def apo_zero(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
@@ -42,7 +42,7 @@ def apo_zero(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     "apo_down",
     family="anchored",
     paper=f"{PAPER}, eq. 8",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.1, 0.3, 1.0, 3.0, 10.0),
 )
 def apo_down(logps: PairLogps, beta: Positive = 0.1) -> Tensor:

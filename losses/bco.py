@@ -1,4 +1,4 @@
-"""Binary classifier optimisation on pairs."""
+"""Binary classifier optimization on pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpo_bench.contract import PairLogps, Positive, register
     aliases=("bco_pair",),
     family="anchored",
     paper="Jung et al. 2024, arXiv:2404.04656, the BCO loss with the reward shift, on pairs",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.01, 0.03, 0.1, 0.3, 1.0),
     needs=("mean_logratio",),
     batch_coupled=True,

@@ -14,7 +14,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     "cal_dpo",
     family="anchored",
     paper="Xiao et al. 2024, arXiv:2412.14516, the calibrated objective",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.001, 0.01, 0.03, 0.1, 0.3),
 )
 def cal_dpo(

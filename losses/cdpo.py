@@ -15,7 +15,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     aliases=("label_smoothed",),
     family="pairwise",
     paper="Mitchell 2023, A note on DPO with noisy preferences and relationship to IPO",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
 )
 def cdpo(

@@ -1,4 +1,4 @@
-"""Chi-squared preference optimisation."""
+"""Chi-squared preference optimization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _continued(logps: PairLogps, beta: float, clip: float) -> Tensor:
     "chi_po",
     family="anchored",
     paper="Huang et al. 2024, arXiv:2407.13399, algorithm 1",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.005, 0.015, 0.05, 0.15, 0.5),
     continued=_continued,
 )
@@ -45,7 +45,7 @@ def chi_po(
     e^a - e^b is taken as e^max(a,b) (1 - e^-|a-b|) with its first exponent held at 20. From there
     on the argument is clipped anyway, but for pairs that agree to 1e-4 nats: nothing else changes.
 
-    Use it when DPO over-optimises: few pairs, many epochs, small `beta`.
+    Use it when DPO over-optimizes: few pairs, many epochs, small `beta`.
 
     Watch: a rejected response that has become clip / beta times more likely has no gradient
     left; log-ratios of whole responses make e^a large, so that `beta` is smaller than DPO's.

@@ -1,4 +1,4 @@
-"""Contrastive preference optimisation."""
+"""Contrastive preference optimization."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     "cpo",
     family="reference-free",
     paper="Xu et al. 2024, arXiv:2401.08417, NLL averaged over tokens as in the authors' code",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.01, 0.03, 0.1, 0.3, 1.0),
     needs_reference=False,
 )

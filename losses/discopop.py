@@ -15,7 +15,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     aliases=("lrml",),
     family="pairwise",
     paper="Lu et al. 2024, arXiv:2406.08414, eq. 5",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.05, 0.1, 0.25, 1.0, 2.5),
 )
 def discopop(

@@ -1,4 +1,4 @@
-"""Direct preference optimisation."""
+"""Direct preference optimization."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpo_bench.contract import PairLogps, Positive, register
     aliases=("sigmoid",),
     family="pairwise",
     paper="Rafailov et al. 2023, arXiv:2305.18290, eq. 7",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
 )
 def dpo(logps: PairLogps, beta: Positive = 0.1) -> Tensor:

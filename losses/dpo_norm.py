@@ -1,4 +1,4 @@
-"""Length-normalised DPO."""
+"""Length-normalized DPO."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dpo_bench.contract import PairLogps, Positive, register
     "dpo_norm",
     aliases=("sigmoid_norm",),
     family="length-aware",
-    paper="Lambert et al. 2024 (Tulu 3), arXiv:2411.15124, length-normalised DPO",
-    normalisation="mean",
+    paper="Lambert et al. 2024 (Tulu 3), arXiv:2411.15124, length-normalized DPO",
+    normalization="mean",
     grid=(0.5, 1.5, 5.0, 15.0, 50.0),
 )
 def dpo_norm(logps: PairLogps, beta: Positive = 5.0) -> Tensor:

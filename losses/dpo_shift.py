@@ -14,7 +14,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     "dpo_shift",
     family="anchored",
     paper="Yang et al. 2025, arXiv:2502.07599, the DPO-Shift loss with constant f(lambda)",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.01, 0.03, 0.1, 0.3, 1.0),
 )
 def dpo_shift(

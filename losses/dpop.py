@@ -15,7 +15,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     aliases=("smaug",),
     family="anchored",
     paper="Pal et al. 2024 (Smaug), arXiv:2402.13228, eq. 3",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
 )
 def dpop(

@@ -1,4 +1,4 @@
-"""Efficient exact optimisation on pairs."""
+"""Efficient exact optimization on pairs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     aliases=("exo_pair",),
     family="pairwise",
     paper="Ji et al. 2024, arXiv:2402.00856, eq. 16",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
 )
 def exo(
     logps: PairLogps,
     beta: Positive = 0.1,
     label_smoothing: Annotated[float, Range(0, 0.5, closed_low=False, closed_high=False)] = 1e-3,
-    label_normalisation: Annotated[float, Range(0, 1)] = 1.0,
+    label_normalization: Annotated[float, Range(0, 1)] = 1.0,
 ) -> Tensor:
     """Reverse KL from policy to smoothed label: s(z) (ls(z) - ln(1-e)) + s(-z) (ls(-z) - ln e).
 
     s is the sigmoid, ls its logarithm, z = beta margin, e `label_smoothing`. Where DPO fits the
     policy's choice to the label by forward KL, this takes the reverse one, as RLHF does. e must
-    be above 0, or the label's logarithm does not exist. `label_normalisation` multiplies ln(1-e):
+    be above 0, or the label's logarithm does not exist. `label_normalization` multiplies ln(1-e):
     1 is the equation, whose label is a distribution; 0 is the authors' code, whose label is (1, e)
     with e = e^-10, 4.54e-5.
 
@@ -47,6 +47,6 @@ def exo(
     tensor([2.7612])
     """
     z = beta * logps.margin
-    chosen = z.sigmoid() * (logsigmoid(z) - label_normalisation * math.log1p(-label_smoothing))
+    chosen = z.sigmoid() * (logsigmoid(z) - label_normalization * math.log1p(-label_smoothing))
     rejected = (-z).sigmoid() * (logsigmoid(-z) - math.log(label_smoothing))
     return chosen + rejected

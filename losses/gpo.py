@@ -1,4 +1,4 @@
-"""Generalised preference optimisation: one binary-classification loss each, of z = beta margin."""
+"""Generalized preference optimization: one binary-classification loss each, of z = beta margin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRID = (0.03, 0.1, 0.3, 1.0, 3.0)
     "gpo_exp",
     family="pairwise",
     paper=f"{PAPER}, exponential loss",
-    normalisation="sum",
+    normalization="sum",
     grid=GRID,
     continued=lambda logps, beta: beyond_limit(-beta * logps.margin),
 )
@@ -33,7 +33,7 @@ def gpo_exp(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
 
     Use it on clean labels, to study what an unforgiving loss does.
 
-    Watch: a single mislabelled pair dominates everything; clip gradients. At a `beta` of 3 the
+    Watch: a single mislabeled pair dominates everything; clip gradients. At a `beta` of 3 the
     tangent begins at a margin of -6.7 nats, which ordinary pairs reach: training.parquet counts the
     pairs there (`continued`) and the report warns of them.
 
@@ -49,7 +49,7 @@ def gpo_exp(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     "gpo_squared",
     family="pairwise",
     paper=f"{PAPER}, squared loss",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.01, 0.03, 0.1, 0.3, 1.0),
 )
 def gpo_squared(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
@@ -77,7 +77,7 @@ def gpo_squared(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     "gpo_truncated_quadratic",
     family="pairwise",
     paper=f"{PAPER}, truncated quadratic loss",
-    normalisation="sum",
+    normalization="sum",
     grid=GRID,
 )
 def gpo_truncated_quadratic(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
@@ -90,7 +90,7 @@ def gpo_truncated_quadratic(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
 
     Use it when a pair that is won should be left alone and training should slow down before that.
 
-    Watch: a mislabelled pair counts with its squared distance, and when every pair is won training
+    Watch: a mislabeled pair counts with its squared distance, and when every pair is won training
     stands still.
 
     >>> import torch
@@ -105,7 +105,7 @@ def gpo_truncated_quadratic(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     "gpo_savage",
     family="pairwise",
     paper=f"{PAPER}, Savage loss",
-    normalisation="sum",
+    normalization="sum",
     grid=GRID,
 )
 def gpo_savage(logps: PairLogps, beta: Positive = 0.1) -> Tensor:

@@ -12,7 +12,7 @@ from dpo_bench.contract import PairLogps, Positive, register
     "hinge",
     family="pairwise",
     paper="Liu et al. 2023 (RSO), arXiv:2309.06657, the hinge-norm loss",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
 )
 def hinge(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
@@ -26,7 +26,7 @@ def hinge(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
 
     Use it when the policy should stop at a given margin instead of pushing easy pairs further.
 
-    Watch: a mislabelled pair pulls at full strength however far it lies on the wrong side, and when
+    Watch: a mislabeled pair pulls at full strength however far it lies on the wrong side, and when
     every pair is won the gradient is zero and training stands still.
 
     >>> import torch

@@ -1,4 +1,4 @@
-"""Identity preference optimisation, per token and on sums."""
+"""Identity preference optimization, per token and on sums."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAPER = "Azar et al. 2023, arXiv:2310.12036, eq. 17"
     "ipo",
     family="length-aware",
     paper=f"{PAPER}, log-ratios averaged over tokens",
-    normalisation="mean",
+    normalization="mean",
     grid=(0.1, 0.3, 1.0, 3.0, 10.0),
 )
 def ipo(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
@@ -43,7 +43,7 @@ def ipo(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     "ipo_sum",
     family="pairwise",
     paper=f"{PAPER}, as written",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.01, 0.03, 0.1, 0.3, 1.0),
 )
 def ipo_sum(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
@@ -56,7 +56,7 @@ def ipo_sum(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     bound, on both sides of the target, so a pair that has overshot is pulled back.
 
     Use it to follow the paper's theory: its optimum is the reference tilted by
-    exp(P(y beats the behaviour policy) / tau), regularised even when labels are deterministic.
+    exp(P(y beats the behavior policy) / tau), regularized even when labels are deterministic.
 
     Watch: every pair has the same target whatever its length, and one far-off pair dominates a
     batch because errors are squared.

@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimisation on pairs."""
+"""Kahneman-Tversky optimization on pairs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     "kto",
     family="anchored",
     paper="Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8, both responses of a pair",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
     needs=("mismatched_logratio",),
     batch_coupled=True,

@@ -14,7 +14,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     "ld_dpo",
     family="length-aware",
     paper="Liu et al. 2024, arXiv:2409.06411, the length-decoupled likelihood in DPO",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
     needs=("shared_sums",),
 )

@@ -14,8 +14,8 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     "length_dpo",
     aliases=("r_dpo",),
     family="length-aware",
-    paper="Park et al. 2024, arXiv:2403.19159, the length-regularised objective",
-    normalisation="sum",
+    paper="Park et al. 2024, arXiv:2403.19159, the length-regularized objective",
+    normalization="sum",
     grid=(0.01, 0.05, 0.1, 0.3, 1.0),
 )
 def length_dpo(

@@ -23,7 +23,7 @@ def _needs_log_ratios(loss: Loss) -> str | None:
     """Why a divergence cannot replace a loss's log-ratios; None when it is made of them alone."""
     if not loss.needs_reference:
         return "it has no log-ratios, for it ignores the reference"
-    if loss.normalisation != "sum":
+    if loss.normalization != "sum":
         return "it works per token, and the divergence is one of whole responses"
     if set(loss.needs) - {"preference_margin"} or loss.batch_coupled:
         return "it is made of more than the pair's own log-ratios"

@@ -13,7 +13,7 @@ from dpo_bench.contract import PairLogps, Positive, register
     aliases=("nca_pair",),
     family="anchored",
     paper="Chen et al. 2024, arXiv:2402.05369, the NCA loss with K = 2 and 0/1 rewards",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.01, 0.03, 0.1, 0.3, 1.0),
 )
 def nca(logps: PairLogps, beta: Positive = 0.01) -> Tensor:

@@ -25,7 +25,7 @@ def _continued(logps: PairLogps, beta: float, alpha: float, log_alpha: float) ->
     aliases=("margin",),
     family="graded",
     paper="Amini et al. 2024, arXiv:2402.10571, eq. 8; the offset linear or logarithmic",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
     needs=("preference_margin",),
     continued=_continued,

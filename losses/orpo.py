@@ -1,4 +1,4 @@
-"""Odds-ratio preference optimisation."""
+"""Odds-ratio preference optimization."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _continued(logps: PairLogps, lam: float) -> Tensor:  # noqa: ARG001
     "orpo",
     family="reference-free",
     paper="Hong et al. 2024, arXiv:2403.07691, eq. 6",
-    normalisation="mean",
+    normalization="mean",
     grid=(0.1, 0.3, 1.0, 3.0, 10.0),
     needs_reference=False,
     continued=_continued,

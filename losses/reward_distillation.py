@@ -13,7 +13,7 @@ from dpo_bench.contract import PairLogps, Positive, register
     family="graded",
     paper="Fisch et al. 2024, arXiv:2405.19316, pairwise distillation; "
     "Gao et al. 2024 (REBEL), arXiv:2404.16767, the regression with beta = 1/eta",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
     needs=("preference_margin",),
 )

@@ -14,7 +14,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     "robust_dpo",
     family="pairwise",
     paper="Chowdhury et al. 2024, arXiv:2403.00409, the unbiased loss under flips",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
 )
 def robust_dpo(

@@ -14,7 +14,7 @@ from dpo_bench.contract import PairLogps, Range, register
     "rrhf",
     family="reference-free",
     paper="Yuan et al. 2023, arXiv:2304.05302, two responses, imitation averaged over tokens",
-    normalisation="mean",
+    normalization="mean",
     grid=(0.1, 0.3, 1.0, 3.0, 10.0),
     needs_reference=False,
 )

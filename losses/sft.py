@@ -12,7 +12,7 @@ from dpo_bench.contract import PairLogps, register
     aliases=("preferred_ft",),
     family="reference-free",
     paper="Rafailov et al. 2023, arXiv:2305.18290, the baseline Preferred-FT",
-    normalisation="mean",
+    normalization="mean",
     grid=(),
     needs_reference=False,
 )

@@ -11,7 +11,7 @@ from dpo_bench.contract import PairLogps, register
     "simper",
     family="reference-free",
     paper="Xiao et al. 2025, arXiv:2502.00883, the inverse-perplexity objective",
-    normalisation="mean",
+    normalization="mean",
     grid=(),
     needs_reference=False,
 )

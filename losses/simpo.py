@@ -1,4 +1,4 @@
-"""Simple preference optimisation."""
+"""Simple preference optimization."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     "simpo",
     family="reference-free",
     paper="Meng et al. 2024, arXiv:2405.14734, eq. 6",
-    normalisation="mean",
+    normalization="mean",
     grid=(0.3, 1.0, 2.0, 5.0, 10.0),
     needs_reference=False,
 )

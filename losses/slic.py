@@ -13,8 +13,8 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
 @register(
     "slic",
     family="reference-free",
-    paper="Zhao et al. 2023, arXiv:2305.10425, eq. 1, regulariser averaged over tokens",
-    normalisation="sum",
+    paper="Zhao et al. 2023, arXiv:2305.10425, eq. 1, regularizer averaged over tokens",
+    normalization="sum",
     grid=(1.0, 3.0, 10.0, 30.0, 100.0),
     needs_reference=False,
 )
@@ -27,7 +27,7 @@ def slic(
 
     p_w and p_l are the policy's log-probs of chosen and rejected (nats, summed over the response),
     n_w the chosen response's tokens. The chosen response serves as the target of the cross-entropy
-    regulariser, which is averaged over its tokens as cross-entropy usually is. `hinge` has a
+    regularizer, which is averaged over its tokens as cross-entropy usually is. `hinge` has a
     reference and no imitation.
 
     The gradient is -1 with respect to p_w and +1 with respect to p_l until the chosen response is

@@ -1,4 +1,4 @@
-"""Self-play preference optimisation with hard labels."""
+"""Self-play preference optimization with hard labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpo_bench.contract import PairLogps, Positive, register
     aliases=("sppo_hard",),
     family="anchored",
     paper="Wu et al. 2024, arXiv:2405.00675, the squared loss with win probabilities 1 and 0",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.001, 0.01, 0.03, 0.1, 0.3),
 )
 def sppo(logps: PairLogps, beta: Positive = 0.001) -> Tensor:

@@ -17,7 +17,7 @@ GRID = (0.03, 0.1, 0.3, 1.0, 3.0)
     "tdpo1",
     family="token-level",
     paper=f"{PAPER}, TDPO1",
-    normalisation="sum",
+    normalization="sum",
     grid=GRID,
     needs=("sequential_kl",),
 )
@@ -49,7 +49,7 @@ def tdpo1(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     "tdpo2",
     family="token-level",
     paper=f"{PAPER}, TDPO2",
-    normalisation="sum",
+    normalization="sum",
     grid=GRID,
     needs=("sequential_kl",),
 )

@@ -13,7 +13,7 @@ from dpo_bench.contract import PairLogps, Range, register
     "unlikelihood",
     family="reference-free",
     paper="Rafailov et al. 2023, arXiv:2305.18290, the baseline Unlikelihood",
-    normalisation="sum",
+    normalization="sum",
     grid=(0.03, 0.1, 0.3, 0.6, 1.0),
     needs_reference=False,
 )

@@ -24,7 +24,7 @@ from dpo_bench.model.logprobs import token_logps
 from dpo_bench.model.sampling import uniforms
 from dpo_bench.notes import Note, heard
 from dpo_bench.progress import Control
-from dpo_bench.sweep.context import Bench
+from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.sources import find_sources
 from dpo_bench.training.trainer import StoppedError, Trainer
 from dpo_bench.training.weights import trained_weights
@@ -145,7 +145,7 @@ def check(
 
     try:
         with heard(say):
-            bench = Bench(experiment, find_sources(experiment))
+            bench = WorkerContext(experiment, find_sources(experiment))
             _measure(outcome, bench, model, work)
     except DpoBenchError as error:
         outcome.refused = " ".join(str(error).split()).replace(str(model), model.name)
@@ -160,7 +160,7 @@ def type_of_path(note: str) -> bool:
     return any(word in note for word in ("packed", "sampled", "logits", "max_position"))
 
 
-def _measure(outcome: Outcome, bench: Bench, model: Path, work: Path) -> None:
+def _measure(outcome: Outcome, bench: WorkerContext, model: Path, work: Path) -> None:
     plain = plain_model(model)
     outcome.log_probs, outcome.sampling = bench.policy.name, bench.policy.sampler
     pairs = bench.inputs.pairs
@@ -207,7 +207,7 @@ def plain_logp(model: Any, prompt: list[int], response: list[int]) -> torch.Tens
     return logp.gather(-1, torch.tensor(response)[:, None]).sum()
 
 
-def _texts(bench: Bench, plain: Any, texts: list[Any]) -> float:
+def _texts(bench: WorkerContext, plain: Any, texts: list[Any]) -> float:
     reference = bench.training_reference
     if reference is None:
         raise ValueError("the experiment has no reference")
@@ -221,7 +221,7 @@ def _texts(bench: Bench, plain: Any, texts: list[Any]) -> float:
     return max(differences)
 
 
-def _mates(bench: Bench) -> float:
+def _mates(bench: WorkerContext) -> float:
     """Each pair by itself against all of them together."""
     path, pairs = bench.reference, bench.inputs.pairs
     indices = list(range(len(pairs)))
@@ -236,7 +236,7 @@ def _mates(bench: Bench) -> float:
     return worst
 
 
-def _train(bench: Bench, checkpoint: Path, control: Control | None = None) -> Any:
+def _train(bench: WorkerContext, checkpoint: Path, control: Control | None = None) -> Any:
     return Trainer(
         path=bench.policy,
         loss=get_loss("dpo").at({"beta": BETA}),
@@ -249,7 +249,7 @@ def _train(bench: Bench, checkpoint: Path, control: Control | None = None) -> An
     ).run()
 
 
-def _interrupted(bench: Bench, checkpoint: Path) -> None:
+def _interrupted(bench: WorkerContext, checkpoint: Path) -> None:
     """The same run, stopped after its first step and gone on with from its checkpoint."""
     try:
         _train(bench, checkpoint, Control(should_stop=lambda: True))
@@ -284,7 +284,7 @@ def _steps(folder: Path, texts: list[Any], losses: list[float]) -> float:
     return worst
 
 
-def _samples(outcome: Outcome, bench: Bench, reference: Any, samples: Any) -> None:
+def _samples(outcome: Outcome, bench: WorkerContext, reference: Any, samples: Any) -> None:
     """The same responses by the plainest sampler there is, and their KL."""
     options, prompts = bench.experiment.evaluation, bench.inputs.prompts
     ends = bench.inputs.end_tokens
@@ -320,7 +320,7 @@ def _pick(logits: torch.Tensor, number: float) -> int:
     return int(np.searchsorted(cumulative, number * cumulative[-1], side="right"))
 
 
-def _ends(bench: Bench, texts: list[Any], sampled: Any) -> bool:
+def _ends(bench: WorkerContext, texts: list[Any], sampled: Any) -> bool:
     """One end token, the last, in what is trained; none but the last in what is sampled."""
     ends = bench.inputs.end_tokens
     trained = [response for _, *responses in texts for response in responses]

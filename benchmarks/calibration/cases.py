@@ -21,7 +21,7 @@ from dpo_bench.analysis.bootstrap import (
 from dpo_bench.analysis.bradley_terry import round_robin
 from dpo_bench.analysis.length_control import length_controlled
 from dpo_bench.analysis.matched import areas, compare, compare_levels
-from dpo_bench.analysis.overoptimization import fit_overoptimisation
+from dpo_bench.analysis.overoptimization import fit_overoptimization
 
 RESAMPLES = 600
 LEVEL = 3.0
@@ -163,7 +163,7 @@ def peak(seeds: int, simulations: int) -> Row:
     truth = math.exp(2 * (0.75 / 0.4 - 1))
     for seed in range(simulations):
         points, reference = hump(generator, 0.75, 0.4, 128, seeds)
-        found = fit_overoptimisation(points, reference, _weights(128, seed))
+        found = fit_overoptimization(points, reference, _weights(128, seed))
         held.append(found.peak is not None and holds(found.peak, truth))
     return coverage("peak of gold reward", "1 seed" if seeds == 1 else f"{seeds} seeds", held)
 

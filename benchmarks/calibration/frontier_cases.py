@@ -13,7 +13,7 @@ from benchmarks.calibration.rows import Row, coverage, holds
 from dpo_bench.analysis.bootstrap import Array, resample_weights
 from dpo_bench.analysis.curves import cells, read
 from dpo_bench.analysis.frontier import Frontier
-from dpo_bench.analysis.matched import gaps_at
+from dpo_bench.analysis.matched import regret_at
 from dpo_bench.analysis.points import Curves, Point
 
 PROMPTS, SAMPLES, POPULATION = 128, 64, 3000
@@ -97,7 +97,7 @@ def frontier_rows(simulations: int) -> Iterator[Row]:
         low, high = (np.interp(1.0, table["kl"], table[f"reward_{end}"]) for end in ("low", "high"))
         curve.append(bool(low <= best <= high))
         curves = _noisy([(kl[chosen], reward[chosen]) for kl, reward in tilts], generator)
-        difference.append(holds(gaps_at(curves, frontier, 1.0, weights)["loss"].estimate, gap))
+        difference.append(holds(regret_at(curves, frontier, 1.0, weights)["loss"].estimate, gap))
     setting = f"KL 1, {SAMPLES} samples for {PROMPTS} prompts"
     yield coverage("optimal frontier", setting, curve)
     yield coverage("gap to the optimal frontier", setting, difference)

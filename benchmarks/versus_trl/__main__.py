@@ -56,7 +56,7 @@ class Team:
     base: list[int] = field(default_factory=list)
     peak: list[int] = field(default_factory=list)
 
-    def hire(self, prepared: Prepared, processes: int, threads: int, cache: Path) -> None:
+    def spawn(self, prepared: Prepared, processes: int, threads: int, cache: Path) -> None:
         """Start the processes one after another: the first fills the cache for the others."""
         context = multiprocessing.get_context("spawn")
         for _ in range(processes):
@@ -120,7 +120,7 @@ def compare(prepared: Prepared, cores: int) -> dict[str, Any]:
         for name in CONTENDERS:
             team = Team(name)
             processes = cores if name == SWEEP else 1
-            team.hire(prepared, processes, cores // processes, Path(folder) / name)
+            team.spawn(prepared, processes, cores // processes, Path(folder) / name)
             teams.append(team)
         for at in range(0, len(trials), cores):
             for team in teams:

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.versus_trl.workloads import Prepared
 from dpo_bench.contract import get_loss
 from dpo_bench.data.batches import step_order
-from dpo_bench.data.tokenized import TokenisedPairs
+from dpo_bench.data.tokenized import TokenizedPairs
 
 PRELOAD = (
     "datasets",
@@ -71,14 +71,14 @@ class Ours:
 
     def __init__(self, prepared: Prepared) -> None:
         from dpo_bench.model.load import load_model
-        from dpo_bench.model.logprobs import choose_path
+        from dpo_bench.model.logprobs import choose_backend
         from dpo_bench.training.reference_model import CachedReference
 
         self.prepared = prepared
         self.pairs = prepared.load_pairs()
         model = load_model(prepared.model)
         self.initial = {name: value.clone() for name, value in model.state_dict().items()}
-        self.path = choose_path(model, longest=self.pairs.longest)
+        self.path = choose_backend(model, longest=self.pairs.longest)
         self.reference = CachedReference(self.path, self.pairs, "benchmark", "cpu/fp32")
 
     def trial(self, loss: str, beta: float) -> Run:
@@ -105,7 +105,7 @@ class Ours:
 
 
 class Peer:
-    """TRL's DPOTrainer, spared its tokenising: it is handed the token ids."""
+    """TRL's DPOTrainer, spared its tokenizing: it is handed the token ids."""
 
     options: ClassVar[dict[str, Any]] = {}
 
@@ -149,7 +149,7 @@ class Peer:
         from trl.trainer.dpo_trainer import DPOTrainer
 
         class Unshuffled(DPOTrainer):
-            """Sees the pairs as tokenised and in the order in which they are given."""
+            """Sees the pairs as tokenized and in the order in which they are given."""
 
             def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
                 return dataset
@@ -203,7 +203,7 @@ CONTENDERS: dict[str, type[Any]] = {
 }
 
 
-def _columns(pairs: TokenisedPairs) -> dict[str, list[list[int]]]:
+def _columns(pairs: TokenizedPairs) -> dict[str, list[list[int]]]:
     sides = {"prompt_ids": pairs.prompt, "chosen_ids": pairs.chosen, "rejected_ids": pairs.rejected}
     return {
         name: [np.asarray(side[index]).tolist() for index in range(len(side))]

@@ -24,7 +24,7 @@ from torch.nn.functional import logsigmoid, scaled_dot_product_attention
 from benchmarks.versus_trl.workloads import WORKLOADS, Prepared, prepare
 from dpo_bench.data.batches import split_passes
 from dpo_bench.data.packing import Pack
-from dpo_bench.data.tokenized import TokenisedPairs
+from dpo_bench.data.tokenized import TokenizedPairs
 from dpo_bench.model.load import load_model
 from dpo_bench.model.logprob_backends import AnyBatch, HiddenPath
 from dpo_bench.model.logprobs import sum_by_row, token_logps
@@ -100,7 +100,7 @@ class _Logps(torch.nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class WorkerContext:
     """A step's work: its pairs, and the passes that it takes.
 
     Attributes:
@@ -110,7 +110,7 @@ class Bench:
     """
 
     prepared: Prepared
-    pairs: TokenisedPairs
+    pairs: TokenizedPairs
     passes: list[list[int]]
 
     def betas(self, variants: int) -> list[float]:
@@ -123,42 +123,42 @@ class Bench:
         total = sum(len(part) for part in self.passes)
         return -logsigmoid(beta * (chosen - rejected)).sum() / total
 
-    def optimiser(self, weights: Sequence[Tensor]) -> torch.optim.Optimizer:
+    def optimizer(self, weights: Sequence[Tensor]) -> torch.optim.Optimizer:
         """The trainer's."""
         return torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.0, fused=True)
 
 
-def one_after_another(bench: Bench, variants: int) -> Callable[[], list[Tensor]]:
+def one_after_another(bench: WorkerContext, variants: int) -> Callable[[], list[Tensor]]:
     """A step of every variant in turn, as the trainer makes it; gives the gradient norms."""
     trials = []
     for beta in bench.betas(variants):
         path = HiddenPath(load_model(bench.prepared.model), packs=True)
-        trials.append((beta, path, bench.optimiser(list(path.model.parameters()))))
+        trials.append((beta, path, bench.optimizer(list(path.model.parameters()))))
 
     def step() -> list[Tensor]:
         norms = []
-        for beta, path, optimiser in trials:
-            optimiser.zero_grad()
+        for beta, path, optimizer in trials:
+            optimizer.zero_grad()
             for part in bench.passes:
                 batch = path.batch(bench.pairs, part)
                 bench.loss(token_logps(path, batch), batch, beta).backward()
             norms.append(torch.nn.utils.clip_grad_norm_(path.model.parameters(), 1.0))
-            optimiser.step()
+            optimizer.step()
         return norms
 
     return step
 
 
-def fused(bench: Bench, variants: int) -> Callable[[], list[Tensor]]:
+def fused(bench: WorkerContext, variants: int) -> Callable[[], list[Tensor]]:
     """The same step of all variants at once; gives the gradient norms."""
     models = [_Logps(FusablePath(load_model(bench.prepared.model), packs=True))] * variants
     stacked, buffers = stack_module_state(models)
     module, betas = models[0], bench.betas(variants)
     weights = list(stacked.values())
-    optimiser = bench.optimiser(weights)
+    optimizer = bench.optimizer(weights)
 
     def step() -> list[Tensor]:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         for part in bench.passes:
             batch = module.path.batch(bench.pairs, part)
 
@@ -174,19 +174,19 @@ def fused(bench: Bench, variants: int) -> Callable[[], list[Tensor]]:
         shrink = (1.0 / (norms + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
             gradient.mul_(shrink.view(-1, *[1] * (gradient.dim() - 1)))
-        optimiser.step()
+        optimizer.step()
         return list(norms)
 
     return step
 
 
-def bench_of(prepared: Prepared) -> Bench:
+def bench_of(prepared: Prepared) -> WorkerContext:
     """The first step of a workload, in the passes that the trainer takes."""
     pairs = prepared.load_pairs()
     path = HiddenPath(load_model(prepared.model), packs=True)
     indices = range(prepared.workload.pairs_per_step)
     parts = split_passes(pairs, list(indices), tokens_per_pass=path.tokens_per_pass())
-    return Bench(prepared, pairs, [list(part) for part in parts])
+    return WorkerContext(prepared, pairs, [list(part) for part in parts])
 
 
 def measure_fusion(prepared: Prepared, *, rounds: int = ROUNDS) -> dict[str, Any]:

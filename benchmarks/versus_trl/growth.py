@@ -106,7 +106,7 @@ def _trials(base: Workload) -> dict[str, Any]:
         prepared = prepare(workload, Path(folder))
         for count in FACTORS:
             team = Team("dpo_bench")
-            team.hire(prepared, 1, 1, Path(folder))
+            team.spawn(prepared, 1, 1, Path(folder))
             team.round([("dpo", 0.1)])  # the first pays for what is made once
             team.round([("dpo", 0.1)] * count)
             team.dismiss()
@@ -130,7 +130,7 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     2.0
     """
     x, y = [math.log(size) for size in sizes], [math.log(cost) for cost in costs]
-    centre, height = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - centre) * (b - height) for a, b in zip(x, y, strict=True)) / sum(
-        (a - centre) ** 2 for a in x
+    center, height = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - center) * (b - height) for a, b in zip(x, y, strict=True)) / sum(
+        (a - center) ** 2 for a in x
     )

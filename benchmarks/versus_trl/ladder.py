@@ -14,12 +14,12 @@ from torch.nn.functional import logsigmoid
 
 from dpo_bench.data.batches import split_passes
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprob_backends import FullPath, HiddenPath, LogpPath
+from dpo_bench.model.logprob_backends import FullPath, HiddenPath, LogprobBackend
 from dpo_bench.model.logprobs import sum_by_row, token_logps
 
 if TYPE_CHECKING:
     from benchmarks.versus_trl.workloads import Prepared
-    from dpo_bench.data.tokenized import TokenisedPairs
+    from dpo_bench.data.tokenized import TokenizedPairs
 
 Step = Callable[[], None]
 ROUNDS = 3
@@ -64,7 +64,7 @@ def _steps(prepared: Prepared) -> dict[str, Step]:
     indices = list(range(prepared.workload.pairs_per_step))
     cached = torch.zeros(2 * len(indices))
 
-    def step(path: LogpPath, live: LogpPath | None = None, budget: int = 0) -> Step:
+    def step(path: LogprobBackend, live: LogprobBackend | None = None, budget: int = 0) -> Step:
         def run() -> None:
             policy.zero_grad()
             for part in split_passes(pairs, indices, tokens_per_pass=budget):
@@ -85,7 +85,7 @@ def _steps(prepared: Prepared) -> dict[str, Step]:
     }
 
 
-def _sums(path: LogpPath, pairs: TokenisedPairs, indices: list[int]) -> Tensor:
+def _sums(path: LogprobBackend, pairs: TokenizedPairs, indices: list[int]) -> Tensor:
     batch = path.batch(pairs, indices)
     return sum_by_row(token_logps(path, batch), batch.lengths)
 
@@ -124,8 +124,8 @@ def _gain_of_processes(prepared: Prepared, cores: int) -> float:
     trials = [("dpo", 0.1)] * cores
     with tempfile.TemporaryDirectory() as folder:
         many, one = Team("dpo_bench"), Team("dpo_bench")
-        many.hire(prepared, cores, 1, Path(folder))
-        one.hire(prepared, 1, cores, Path(folder))
+        many.spawn(prepared, cores, 1, Path(folder))
+        one.spawn(prepared, 1, cores, Path(folder))
         many.round(trials)
         one.round(trials)
         many.dismiss()

@@ -50,7 +50,7 @@ class Worker:
 
     def __init__(self, prepared: Prepared, lora: LoRA | None, folder: Path) -> None:
         from dpo_bench.model.load import load_model
-        from dpo_bench.model.logprobs import choose_path
+        from dpo_bench.model.logprobs import choose_backend
         from dpo_bench.model.lora import with_adapter
         from dpo_bench.training.reference_model import CachedReference
 
@@ -58,11 +58,11 @@ class Worker:
         self.checkpoint = folder / "checkpoint.pt"
         self.pairs = prepared.load_pairs()
         longest = self.pairs.longest
-        base = choose_path(load_model(prepared.model).requires_grad_(False), longest=longest)
+        base = choose_backend(load_model(prepared.model).requires_grad_(False), longest=longest)
         self.start = base.model
         self.reference = CachedReference(base, self.pairs, "benchmark", "cpu/fp32")
         if lora is None:
-            self.path = choose_path(load_model(prepared.model), longest=longest)
+            self.path = choose_backend(load_model(prepared.model), longest=longest)
         else:
             self.path = with_adapter(base, lora, "benchmark")
 

@@ -44,9 +44,9 @@ def write_report(folder: Path, found: Mapping[str, Sequence[dict[str, Any]]], co
         "Nothing here was measured on a GPU.",
         "",
         (
-            "The same model, pairs, order, losses, betas, steps and optimiser settings in fp32. "
+            "The same model, pairs, order, losses, betas, steps and optimizer settings in fp32. "
             "The contenders take turns. Time includes loading the model and the reference's "
-            "log-probs; imports are left out, and TRL is spared its tokenising. TRL runs its "
+            "log-probs; imports are left out, and TRL is spared its tokenizing. TRL runs its "
             f"trials in a loop in one process of {cores} threads; this project in {cores} "
             "processes of one thread, as `sweep` does, and, to compare, in one process too. The "
             "final loss is the mean over the last quarter of the steps, averaged over the trials: "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dpo_bench.data.tokenized import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 from dpo_bench.experiment.config import Training
 from tests.tiny import save_tokenizer
 
@@ -28,8 +28,8 @@ class Workload:
         model: ``world``, ``llama`` or ``smollm2``.
         prompt: mean tokens of a prompt, varied by a fifth.
         response: fewest and most tokens of a response, uniform in between.
-        pairs_per_step: pairs of an optimiser step.
-        steps: optimiser steps of a trial: one pass over the pairs.
+        pairs_per_step: pairs of an optimizer step.
+        steps: optimizer steps of a trial: one pass over the pairs.
         trials: number of trials, the first of `TRIALS`.
         learning_rate: of AdamW, constant.
         width: of the llama.
@@ -107,16 +107,16 @@ class Prepared:
     Attributes:
         workload: what it is.
         model: folder of model and tokenizer, in transformers' format.
-        pairs: file of the tokenised pairs.
+        pairs: file of the tokenized pairs.
     """
 
     workload: Workload
     model: Path
     pairs: Path
 
-    def load_pairs(self) -> TokenisedPairs:
+    def load_pairs(self) -> TokenizedPairs:
         """The pairs; a trial sees each once."""
-        return TokenisedPairs.load(self.pairs)
+        return TokenizedPairs.load(self.pairs)
 
 
 def prepare(workload: Workload, folder: Path) -> Prepared:
@@ -131,7 +131,7 @@ def prepare(workload: Workload, folder: Path) -> Prepared:
     return Prepared(workload, model, folder / "pairs.safetensors")
 
 
-def random_pairs(workload: Workload) -> TokenisedPairs:
+def random_pairs(workload: Workload) -> TokenizedPairs:
     """Pairs of random tokens with the workload's lengths."""
     generator = np.random.default_rng(0)
     count, most = workload.pairs, min(workload.vocabulary, 4096)
@@ -141,7 +141,7 @@ def random_pairs(workload: Workload) -> TokenisedPairs:
 
     low, high = workload.response
     prompts = generator.normal(workload.prompt, workload.prompt / 5, count).clip(4).astype(int)
-    return TokenisedPairs(
+    return TokenizedPairs(
         side(prompts),
         side(generator.integers(low, high + 1, count)),
         side(generator.integers(low, high + 1, count)),
@@ -179,7 +179,7 @@ def _known_model(workload: Workload) -> Path:
     return resolve_model(spec, world=World(), trust_remote_code=False).path
 
 
-def _world_pairs(workload: Workload) -> TokenisedPairs:
+def _world_pairs(workload: Workload) -> TokenizedPairs:
     from dpo_bench.data.prepare import prepare_pairs
     from dpo_bench.experiment.config import Data, World
     from dpo_bench.model.load import load_tokenizer

@@ -1,16 +1,16 @@
 """Strengths of policies that all played each other (Bradley and Terry 1952, Biometrika 39, 324).
 
 A policy i beats j with probability 1/(1 + exp(s_j - s_i)): strengths are log-odds, and only their
-differences mean anything, so that they are centred at 0. They are fitted to the share of a prompt's
-responses with which i beats j, ties a half, summed over prompts, by choix (Maystre and
+differences mean anything, so that they are centered at 0. They are fitted to the share of a
+prompt's responses with which i beats j, ties a half, summed over prompts, by choix (Maystre and
 Grossglauser 2015, "Fast and accurate inference of Plackett-Luce models").
 
-Regularisation: every pair that met is given one further prompt, a tie. It keeps the strength of a
+Regularization: every pair that met is given one further prompt, a tie. It keeps the strength of a
 policy that always wins finite (about ln 2n above an opponent whom it beat on all n prompts) and is
 1 of n + 1 prompts for everybody else.
 
 Where some policies never met the others, even by way of third ones, their strengths cannot be
-compared: each such league is centred by itself.
+compared: each such league is centered by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Series compared at equal KL: `dpo_bench.analysis.matched` applied to a sweep's curves."""
+"""LossCurve compared at equal KL: `dpo_bench.analysis.matched` applied to a sweep's curves."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from dpo_bench.analysis import matched
 from dpo_bench.analysis.bootstrap import Array, Estimate
-from dpo_bench.analysis.curves import wide_spans
+from dpo_bench.analysis.curves import wide_kl_ranges
 from dpo_bench.analysis.measured import finite
-from dpo_bench.analysis.metrics import Measure
+from dpo_bench.analysis.metrics import Metric
 from dpo_bench.analysis.prompt_curves import TOO_FEW, CurvesOnPrompts
 
 NO_COMMON_RANGE = (
@@ -91,7 +91,7 @@ class MatchedComparison:
         total: how many series have finished trials.
     """
 
-    measure: Measure
+    measure: Metric
     low: float
     high: float
     levels: tuple[Level, ...]
@@ -115,7 +115,7 @@ class MatchedComparison:
 
 
 def compare_series(
-    found: CurvesOnPrompts | str, measure: Measure | None = None
+    found: CurvesOnPrompts | str, measure: Metric | None = None
 ) -> MatchedComparison | str:
     """Compare a measure, or else the headline, at matched KL; a sentence where that cannot be."""
     if isinstance(found, str):
@@ -148,7 +148,7 @@ def most_overlapping(curves: matched.Curves) -> matched.Curves:
     wide = {
         (step, name): ends
         for name, points in curves.items()
-        for step, ends in wide_spans(points).items()
+        for step, ends in wide_kl_ranges(points).items()
         if ends[0] < ends[1]
     }
 

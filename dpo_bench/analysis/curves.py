@@ -1,8 +1,8 @@
 """A loss's reward as a function of the KL to the reference, read off and never extrapolated.
 
 The points of a curve are a loss's policies of one length of training, one for each strength, in
-order of their mean KL. Points whose sqrt(KL) differ by at most `NEAR` are averaged into one knot:
-as a pair they would say nothing of the slope. Between two knots the reward is read off a straight
+order of their mean KL. Points whose sqrt(KL) differ by at most `NEAR` are averaged into one node:
+as a pair they would say nothing of the slope. Between two nodes the reward is read off a straight
 line in sqrt(KL), never beyond the ends.
 
 A loss whose policies were also measured along training has a curve for each of these steps. What is
@@ -19,9 +19,9 @@ and .025 too low against .022 and .038, on d (.75 - .25 ln d), d = sqrt(KL), .00
 .020 and .034. These errors are in no interval; they point the same way for all losses.
 
 Every resample of prompts moves both rewards and KLs, and each resampled curve is read at the
-level. Where a resampled curve ends just short of it, its last piece is prolonged by half its length
-at most: held flat instead, the interval is too narrow near the ends (coverage 92-93%); prolonged
-without a limit it explodes where two knots have almost the same KL.
+level. Where a resampled curve ends just short of it, its last piece is extrapolated by half its
+length at most: held flat instead, the interval is too narrow near the ends (coverage 92-93%);
+extrapolated without a limit it explodes where two nodes have almost the same KL.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from dpo_bench.analysis.bootstrap import Array
 from dpo_bench.analysis.points import Curves, Point, by_step
 
 NEAR = 0.1
-"""difference of sqrt(KL), sqrt(nats), up to which points are averaged into a knot"""
+"""difference of sqrt(KL), sqrt(nats), up to which points are averaged into a node"""
 
-_PROLONGED = 0.5
-"""share of its length by which a resampled curve's last piece may be prolonged"""
+_EXTRAPOLATED = 0.5
+"""share of its length by which a resampled curve's last piece may be extrapolated"""
 
 
 _Span = tuple[float, float]
 
 
-def knots(points: Sequence[Point]) -> list[list[int]]:
-    """Points of one step by knot, each with its points' indices, in order of KL.
+def nodes(points: Sequence[Point]) -> list[list[int]]:
+    """Points of one step by node, each with its points' indices, in order of KL.
 
-    A knot begins with the lowest point left and takes those within `NEAR` of it.
+    A node begins with the lowest point left and takes those within `NEAR` of it.
     """
     order = sorted(range(len(points)), key=lambda index: points[index].mean_kl)
     found: list[list[int]] = []
@@ -63,7 +63,7 @@ def knots(points: Sequence[Point]) -> list[list[int]]:
 
 
 def outline(points: Sequence[Point]) -> dict[int, list[tuple[float, float]]]:
-    """KL (nats) and reward of the knots of each step, in order: straight between in sqrt(KL)."""
+    """KL (nats) and reward of the nodes of each step, in order: straight between in sqrt(KL)."""
     found = {}
     for step, indices in by_step(points).items():
         own = [points[index] for index in indices]
@@ -72,21 +72,21 @@ def outline(points: Sequence[Point]) -> dict[int, list[tuple[float, float]]]:
                 float(np.mean([own[index].mean_kl for index in one])),
                 float(np.mean([own[index].reward.mean() for index in one])),
             )
-            for one in knots(own)
+            for one in nodes(own)
         ]
     return found
 
 
-def spans(points: Sequence[Point]) -> dict[int, _Span]:
-    """The KLs (nats) of the first and last knot of each step."""
+def kl_ranges(points: Sequence[Point]) -> dict[int, _Span]:
+    """The KLs (nats) of the first and last node of each step."""
     levels = {step: [kl for kl, _ in line] for step, line in outline(points).items()}
     return {step: (min(kls), max(kls)) for step, kls in levels.items()}
 
 
-def wide_spans(points: Sequence[Point]) -> dict[int, _Span]:
-    """`spans` of the steps that have two points or more."""
+def wide_kl_ranges(points: Sequence[Point]) -> dict[int, _Span]:
+    """`kl_ranges` of the steps that have two points or more."""
     counts = {step: len(indices) for step, indices in by_step(points).items()}
-    return {step: ends for step, ends in spans(points).items() if counts[step] > 1}
+    return {step: ends for step, ends in kl_ranges(points).items() if counts[step] > 1}
 
 
 def common_range(curves: Curves) -> tuple[float, float] | None:
@@ -94,7 +94,7 @@ def common_range(curves: Curves) -> tuple[float, float] | None:
 
     Of several steps' ranges those that overlap are one; of what is apart the widest in sqrt(KL).
     """
-    wide = [found for points in curves.values() if (found := wide_spans(points))]
+    wide = [found for points in curves.values() if (found := wide_kl_ranges(points))]
     if not wide:
         return None
     shared = set.intersection(*(set(found) for found in wide))
@@ -111,14 +111,14 @@ def common_range(curves: Curves) -> tuple[float, float] | None:
     return max(joined, key=lambda ends: math.sqrt(ends[1]) - math.sqrt(ends[0]), default=None)
 
 
-def readable(curves: Curves, level: float) -> tuple[list[str], list[int]]:
+def comparable(curves: Curves, level: float) -> tuple[list[str], list[int]]:
     """The losses that are compared at a KL (nats), and the steps that all of them span it at.
 
     They are the losses of the step that has the most, the later step where two have as many.
     """
     covering: dict[int, list[str]] = {}
     for name, points in curves.items():
-        for step, ends in spans(points).items():
+        for step, ends in kl_ranges(points).items():
             if _covers(ends, level):
                 covering.setdefault(step, []).append(name)
     if not covering:
@@ -143,7 +143,7 @@ def default_levels(low: float, high: float, count: int = 3) -> list[float]:
 
 def not_comparable(curves: Curves, level: float) -> dict[str, str]:
     """The losses that have no reward at a KL (nats), each with the reason."""
-    names, steps = readable(curves, level)
+    names, steps = comparable(curves, level)
     return {name: _reason(points, steps) for name, points in curves.items() if name not in names}
 
 
@@ -184,7 +184,7 @@ def read_levels(curves: Curves, means: Array, levels: Sequence[float]) -> Array:
         for step, indices in by_step(points).items():
             at = [index for index, used in enumerate(steps) if step in used]
             first = end - len(points)
-            own = [[first + indices[i] for i in one] for one in knots([points[i] for i in indices])]
+            own = [[first + indices[i] for i in one] for one in nodes([points[i] for i in indices])]
             values = _along(_merged(kl, own), _merged(reward, own), [levels[i] for i in at])
             for index, value in zip(at, values, strict=True):
                 found[index, :, column] += value / len(steps[index])
@@ -192,14 +192,14 @@ def read_levels(curves: Curves, means: Array, levels: Sequence[float]) -> Array:
 
 
 def _steps(curves: Curves, level: float) -> list[int]:
-    names, steps = readable(curves, level)
+    names, steps = comparable(curves, level)
     if len(names) < len(curves):
         raise ValueError(f"not all of {', '.join(curves)} span KL {level:.3g} at the same step")
     return steps
 
 
 def _merged(means: Array, own: Sequence[Sequence[int]]) -> Array:
-    """The means of each knot's columns [rows, knots]."""
+    """The means of each node's columns [rows, nodes]."""
     if all(len(one) == 1 for one in own):
         return means[:, [one[0] for one in own]]
     return np.stack([means[:, one].mean(axis=1) for one in own], axis=1)
@@ -211,7 +211,7 @@ def _covers(ends: _Span, level: float) -> bool:
 
 def _reason(points: Sequence[Point], steps: Sequence[int]) -> str:
     """Why points do not take part, where others do at these steps."""
-    found = spans(points)
+    found = kl_ranges(points)
     if not found:
         return "has no point"
     shared_steps = [step for step in steps if step in found]
@@ -224,7 +224,7 @@ def _reason(points: Sequence[Point], steps: Sequence[int]) -> str:
 
 
 def _along(kl: Array, reward: Array, levels: Sequence[float]) -> Array:
-    """The reward [levels, rows] of curves [rows, knots] in any order."""
+    """The reward [levels, rows] of curves [rows, nodes] in any order."""
     if not levels:
         return np.empty((0, len(kl)))
     if kl.shape[1] == 1:
@@ -236,12 +236,12 @@ def _along(kl: Array, reward: Array, levels: Sequence[float]) -> Array:
 
 
 def _between(root: Array, reward: Array, wanted: float) -> Array:
-    """The reward [rows] at one sqrt(KL), of curves [rows, knots] in order."""
+    """The reward [rows] at one sqrt(KL), of curves [rows, nodes] in order."""
     rows = np.arange(len(root))
     left = np.clip((root < wanted).sum(axis=1) - 1, 0, root.shape[1] - 2)
     width = root[rows, left + 1] - root[rows, left]
     share = np.divide(
         wanted - root[rows, left], width, out=np.full_like(width, 0.5), where=width > 0
     )
-    share = np.clip(share, -_PROLONGED, 1 + _PROLONGED)
+    share = np.clip(share, -_EXTRAPOLATED, 1 + _EXTRAPOLATED)
     return np.asarray(reward[rows, left] * (1 - share) + reward[rows, left + 1] * share)

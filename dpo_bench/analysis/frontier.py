@@ -1,6 +1,6 @@
 """The best reward that any policy could have at a given KL to the reference, estimated.
 
-The policy that maximises E[reward] - beta KL(policy || reference) is the reference tilted by
+The policy that maximizes E[reward] - beta KL(policy || reference) is the reference tilted by
 exp(reward / beta) (Rafailov et al. 2023, arXiv:2305.18290, eq. 4). With K samples per prompt the
 tilt is a softmax over them, w: reward = sum w r and KL = ln K - entropy(w). One temperature beta
 serves all prompts, which makes the mean reward the largest at the mean KL.

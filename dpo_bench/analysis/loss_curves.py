@@ -15,7 +15,7 @@ from dpo_bench.wording import plain_number
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class GridPoint:
     """One strength of a series: the trials that differ in nothing but the seed.
 
     Attributes:
@@ -41,7 +41,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class LossCurve:
     """A loss over its own grid of strengths.
 
     Attributes:
@@ -56,7 +56,7 @@ class Series:
     label: str
     loss: str
     strength_name: str
-    settings: tuple[Setting, ...]
+    settings: tuple[GridPoint, ...]
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -68,21 +68,21 @@ class Series:
         """The trials that finished."""
         return tuple(trial for trial in self.trials if trial.done)
 
-    def highest(self, name: str) -> Setting:
+    def highest(self, name: str) -> GridPoint:
         """The setting that finished with the highest mean of a measure; unknown means come last.
 
         Raises:
             ValueError: nothing finished.
         """
 
-        def height(setting: Setting) -> float:
+        def height(setting: GridPoint) -> float:
             mean = setting.mean(name)
             return -math.inf if mean is None else mean
 
         return max((setting for setting in self.settings if setting.done), key=height)
 
 
-def group_series(results: SweepResults) -> tuple[Series, ...]:
+def group_series(results: SweepResults) -> tuple[LossCurve, ...]:
     """The sweep's series, in the order in which the results table first names them."""
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in results.trials:
@@ -91,7 +91,7 @@ def group_series(results: SweepResults) -> tuple[Series, ...]:
     for members in groups.values():
         siblings.setdefault(members[0].loss, []).append(members[0])
     return tuple(
-        Series(
+        LossCurve(
             index=index,
             label=_label(members[0], siblings[members[0].loss]),
             loss=members[0].loss,
@@ -124,7 +124,7 @@ def largest_kl(results: SweepResults) -> float:
     return max([*ends, *(point.kl for curve in curves for point in curve)], default=1.0)
 
 
-def trial_label(series: Series, trial: Trial, seeds: Sequence[int]) -> str:
+def trial_label(series: LossCurve, trial: Trial, seeds: Sequence[int]) -> str:
     """A trial's name among all: series, strength, and the seed when there are several."""
     parts = [series.label]
     if trial.strength is not None:
@@ -139,13 +139,13 @@ def setting_key(trial: Trial) -> tuple[float | None, str]:
     return trial.strength, _other_settings(trial, None)
 
 
-def _settings(trials: Sequence[Trial]) -> tuple[Setting, ...]:
+def _settings(trials: Sequence[Trial]) -> tuple[GridPoint, ...]:
     by_strength: dict[float, list[Trial]] = {}
     for trial in trials:
         key = -math.inf if trial.strength is None else trial.strength
         by_strength.setdefault(key, []).append(trial)
     return tuple(
-        Setting(
+        GridPoint(
             strength=by_strength[key][0].strength,
             rank=rank,
             trials=tuple(sorted(by_strength[key], key=lambda trial: trial.seed)),

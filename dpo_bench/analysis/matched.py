@@ -21,7 +21,7 @@ from dpo_bench.analysis.curves import (
     not_comparable,
     read,
     read_levels,
-    wide_spans,
+    wide_kl_ranges,
 )
 from dpo_bench.analysis.frontier import Frontier
 from dpo_bench.analysis.points import Curves, Point
@@ -46,11 +46,11 @@ __all__ = [
     "compare_levels",
     "corrected",
     "default_levels",
-    "gaps_at",
     "groups",
+    "interpolate_at",
     "not_comparable",
     "prompts_to_separate",
-    "readings_at",
+    "regret_at",
     "rewards_at",
     "seeds_to_separate",
 ]
@@ -91,7 +91,7 @@ class Area:
     adjusted: float
 
 
-def readings_at(curves: Curves, level: float, weights: Array) -> dict[str, Clustered]:
+def interpolate_at(curves: Curves, level: float, weights: Array) -> dict[str, Clustered]:
     """The reward of each loss at a KL; without the losses that `not_comparable` names.
 
     Args:
@@ -110,11 +110,11 @@ def readings_at(curves: Curves, level: float, weights: Array) -> dict[str, Clust
 
 
 def rewards_at(curves: Curves, level: float, weights: Array) -> dict[str, Estimate]:
-    """`readings_at` without the parts of the uncertainty."""
-    return {name: one.estimate for name, one in readings_at(curves, level, weights).items()}
+    """`interpolate_at` without the parts of the uncertainty."""
+    return {name: one.estimate for name, one in interpolate_at(curves, level, weights).items()}
 
 
-def gaps_at(
+def regret_at(
     curves: Curves, frontier: Frontier, level: float, weights: Array
 ) -> dict[str, Clustered]:
     """How much better the optimal policy at a KL is than each loss there.
@@ -190,7 +190,7 @@ def compare_levels(
 def areas(curves: Curves, weights: Array) -> list[Area]:
     """The area between every pair of curves over the KLs that all of them span.
 
-    Only curves of two knots or more take part. The range is taken as it is found, in every
+    Only curves of two nodes or more take part. The range is taken as it is found, in every
     resample.
 
     Args:
@@ -254,7 +254,7 @@ def _usable(curves: Curves, level: float) -> Curves:
 
 
 def _has_width(points: Sequence[Point]) -> bool:
-    return any(low < high for low, high in wide_spans(points).values())
+    return any(low < high for low, high in wide_kl_ranges(points).values())
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dpo_bench.analysis.compare import MatchedComparison
 from dpo_bench.analysis.kl_axis import position
-from dpo_bench.analysis.loss_curves import Series, Setting
+from dpo_bench.analysis.loss_curves import GridPoint, LossCurve
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.analysis.results import Trial
 from dpo_bench.wording import number
@@ -30,11 +30,11 @@ class MatchedPolicies:
     """
 
     kl: float
-    settings: tuple[tuple[Series, Setting], ...]
+    settings: tuple[tuple[LossCurve, GridPoint], ...]
     compared: frozenset[int]
 
     @property
-    def players(self) -> list[tuple[Series, Trial]]:
+    def players(self) -> list[tuple[LossCurve, Trial]]:
         """Of each loss that covers the KL, its policy of the first seed."""
         return [(one, s.done[0]) for one, s in self.settings if one.index in self.compared]
 
@@ -53,7 +53,7 @@ class MatchedPolicies:
 
 
 def matched_policies(
-    series: Sequence[Series], comparison: MatchedComparison | str
+    series: Sequence[LossCurve], comparison: MatchedComparison | str
 ) -> MatchedPolicies:
     """Pick them."""
     known = [(one, [s for s in one.settings if s.done]) for one in series if one.done]
@@ -65,7 +65,7 @@ def matched_policies(
     return MatchedPolicies(kl, nearest, compared)
 
 
-def _middle(series: Sequence[Series]) -> float:
+def _middle(series: Sequence[LossCurve]) -> float:
     """The middle (nats) of the KLs that all series cover, or of those that any covers."""
     ranges = []
     for one in series:
@@ -80,7 +80,7 @@ def _middle(series: Sequence[Series]) -> float:
     return ((position(low) + position(high)) / 2) ** 2
 
 
-def _nearest(settings: Sequence[Setting], target: float) -> Setting:
+def _nearest(settings: Sequence[GridPoint], target: float) -> GridPoint:
     """The setting whose KL is nearest to a KL (nats), on the scale of the KL axis."""
     return min(
         settings,

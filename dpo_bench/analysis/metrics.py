@@ -11,7 +11,7 @@ from dpo_bench.analysis.results import SweepResults
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class Metric:
     """A figure of the results table.
 
     Attributes:
@@ -48,7 +48,7 @@ class Measure:
         return min(max(self.decimals, needed), self.decimals + 2)
 
 
-REWARD = Measure(
+REWARD = Metric(
     "reward",
     "Mean reward",
     "",
@@ -56,7 +56,7 @@ REWARD = Measure(
     "Mean reward of the policy's responses.",
     needs_reward=True,
 )
-WIN_RATE = Measure(
+WIN_RATE = Metric(
     "win_rate",
     "Win rate against the reference",
     "",
@@ -67,7 +67,7 @@ WIN_RATE = Measure(
     ),
     needs_reward=True,
 )
-WIN_RATE_CHOSEN = Measure(
+WIN_RATE_CHOSEN = Metric(
     "win_rate_chosen",
     "Win rate against the chosen response",
     "",
@@ -75,21 +75,21 @@ WIN_RATE_CHOSEN = Measure(
     "The same against the dataset's chosen response.",
     needs_reward=True,
 )
-KL = Measure(
+KL = Metric(
     "kl",
     "KL to the reference",
     "nats",
     2,
     "KL(policy || reference) per response, Rao-Blackwellised.",
 )
-KL_MONTE_CARLO = Measure(
+KL_MONTE_CARLO = Metric(
     "kl_monte_carlo",
     "KL, plain Monte Carlo",
     "nats",
     2,
     "The same from the sampled log-ratios alone: noisier, printed as a check.",
 )
-FRONTIER_GAP = Measure(
+FRONTIER_GAP = Metric(
     "frontier_gap",
     "Gap to the optimum",
     "",
@@ -100,21 +100,21 @@ FRONTIER_GAP = Measure(
     ),
     needs_reward=True,
 )
-ACCURACY = Measure(
+ACCURACY = Metric(
     "preference_accuracy",
     "Preference accuracy",
     "",
     3,
     "Share of held-out pairs whose margin is above 0, half where it is 0.",
 )
-MARGIN = Measure(
+MARGIN = Metric(
     "margin",
     "Margin",
     "nats",
     2,
     "Chosen minus rejected log-ratio on held-out pairs.",
 )
-CHOSEN = Measure(
+CHOSEN = Metric(
     "chosen_logratio",
     "Chosen log-ratio",
     "nats",
@@ -124,14 +124,14 @@ CHOSEN = Measure(
         " held-out pairs."
     ),
 )
-REJECTED = Measure(
+REJECTED = Metric(
     "rejected_logratio",
     "Rejected log-ratio",
     "nats",
     2,
     "The same for the rejected response.",
 )
-TOKENS = Measure(
+TOKENS = Metric(
     "response_tokens",
     "Response length",
     "tokens",
@@ -140,7 +140,7 @@ TOKENS = Measure(
 )
 
 DIAGNOSTICS = tuple(
-    Measure(*row)
+    Metric(*row)
     for row in (
         ("kl_per_token", "KL per token", "nats per token", 4,
          "All responses' KL over all their tokens: longer responses lower it while KL rises."),
@@ -186,7 +186,7 @@ IN_TABLE = (
 IN_HEAT_MAP = (WIN_RATE, REWARD, KL, ACCURACY, CHOSEN, TOKENS)
 
 
-def present(results: SweepResults, measures: tuple[Measure, ...]) -> tuple[Measure, ...]:
+def present(results: SweepResults, measures: tuple[Metric, ...]) -> tuple[Metric, ...]:
     """Those of the measures that some trial has, worded for how the sweep compares responses."""
     return tuple(
         _judged(measure) if results.judge else measure
@@ -195,7 +195,7 @@ def present(results: SweepResults, measures: tuple[Measure, ...]) -> tuple[Measu
     )
 
 
-def _judged(measure: Measure) -> Measure:
+def _judged(measure: Metric) -> Metric:
     """A win rate that a judge gave says so."""
     if measure not in (WIN_RATE, WIN_RATE_CHOSEN):
         return measure
@@ -210,7 +210,7 @@ def _judged(measure: Measure) -> Measure:
     )
 
 
-def ranking(results: SweepResults) -> Measure:
+def ranking(results: SweepResults) -> Metric:
     """What tells a loss's best policy: reward, a judge's win rate, or held-out accuracy."""
     if results.has_reward:
         return REWARD
@@ -218,20 +218,20 @@ def ranking(results: SweepResults) -> Measure:
     return found
 
 
-def headline(results: SweepResults) -> tuple[Measure, ...]:
+def headline(results: SweepResults) -> tuple[Metric, ...]:
     """What is drawn against KL: reward and win rate, or accuracy where nothing is scored."""
     return present(results, (REWARD, WIN_RATE) if results.has_wins else (ACCURACY,))
 
 
-def explored(results: SweepResults) -> tuple[Measure, ...]:
+def explored(results: SweepResults) -> tuple[Metric, ...]:
     """Every measure that some trial has, those that this module does not know by their names."""
     known = present(results, all_measures())
     names = {name for trial in results.done for name in trial.metrics}
     strange = sorted(names - {measure.name for measure in all_measures()})
-    further = (Measure(name, name.replace("_", " ").capitalize(), "", 3, "") for name in strange)
+    further = (Metric(name, name.replace("_", " ").capitalize(), "", 3, "") for name in strange)
     return (*known, *present(results, tuple(further)))
 
 
-def all_measures() -> tuple[Measure, ...]:
+def all_measures() -> tuple[Metric, ...]:
     """Every measure once."""
     return tuple(dict.fromkeys(chain(IN_TABLE, IN_HEAT_MAP, DIAGNOSTICS)))

@@ -1,7 +1,7 @@
-"""Where more optimisation begins to hurt: reward against the distance from the reference.
+"""Where more optimization begins to hurt: reward against the distance from the reference.
 
 With d = sqrt(KL), the gain over the reference follows R(d) = d (alpha - beta ln d) where a proxy is
-optimised (Gao et al. 2022, arXiv:2210.10760, for reinforcement learning; Rafailov et al. 2024,
+optimized (Gao et al. 2022, arXiv:2210.10760, for reinforcement learning; Rafailov et al. 2024,
 arXiv:2406.02900, for direct alignment). It peaks at ln d = alpha/beta - 1, if beta > 0. Beside it
 stand two curves with as many parameters: a quadratic in KL, a KL + b KL^2, which is what the latter
 paper compares with, and one in d, a d + b d^2.
@@ -57,7 +57,7 @@ class Fit:
     reason: str
 
 
-def fit_overoptimisation(
+def fit_overoptimization(
     points: Sequence[Point], reference_reward: ArrayLike, weights: Array
 ) -> Fit:
     """Fit the curves to one series of policies.

@@ -20,8 +20,8 @@ import pandas as pd
 from dpo_bench.analysis import matched
 from dpo_bench.analysis.bootstrap import Array, resample_weights
 from dpo_bench.analysis.curves import outline
-from dpo_bench.analysis.loss_curves import Series, Setting
-from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Measure
+from dpo_bench.analysis.loss_curves import GridPoint, LossCurve
+from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.results import SweepResults
 
 DEFAULT_RESAMPLES = 2000
@@ -51,7 +51,7 @@ class CurvesOnPrompts:
         checkpoints: how many of the points were measured along training.
     """
 
-    measures: tuple[Measure, ...]
+    measures: tuple[Metric, ...]
     by_measure: Mapping[str, matched.Curves]
     prompts: pd.Index
     weights: Array
@@ -62,20 +62,20 @@ class CurvesOnPrompts:
         """Those of the headline measure."""
         return self.by_measure[self.measures[0].name]
 
-    def lines(self, series: Series, measure: Measure) -> dict[int, list[tuple[float, float]]]:
+    def lines(self, series: LossCurve, measure: Metric) -> dict[int, list[tuple[float, float]]]:
         """By step KL (nats) and value along a curve, as it is read off; empty without any."""
         points = self.by_measure.get(measure.name, {}).get(str(series.index), ())
         return outline(points)
 
 
-def compared_measures(results: SweepResults) -> tuple[Measure, ...]:
+def compared_measures(results: SweepResults) -> tuple[Metric, ...]:
     """What losses are compared by: reward and win rate; under a judge only the latter."""
     if not results.has_wins:
         return ()
     return (REWARD, WIN_RATE) if results.has_reward else (WIN_RATE,)
 
 
-def read_curves(results: SweepResults, series: Sequence[Series]) -> CurvesOnPrompts | str:
+def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnPrompts | str:
     """The curve of every loss with finished trials; a sentence instead where there is none."""
     measures = compared_measures(results)
     if not measures:
@@ -111,7 +111,7 @@ def read_curves(results: SweepResults, series: Sequence[Series]) -> CurvesOnProm
     )
 
 
-def _policies(setting: Setting, columns: Mapping[str, str]) -> Iterator[_Policy]:
+def _policies(setting: GridPoint, columns: Mapping[str, str]) -> Iterator[_Policy]:
     """A strength after training, then at each step at which any of its seeds was measured."""
     last = max(int(trial.measured("steps").value or 0) for trial in setting.done)
     yield _Policy(last, [(one.seed, _by_prompt(one.samples, columns)) for one in setting.done])

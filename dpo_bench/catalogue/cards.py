@@ -41,7 +41,7 @@ def shipped_losses() -> list[str]:
 def catalogue(names: Iterable[str] | None = None) -> list[Card]:
     """One JSON-able card per loss, by family and name; all losses unless names are given.
 
-    A card's keys: name, aliases, family, paper, normalisation, needs_reference, needs,
+    A card's keys: name, aliases, family, paper, normalization, needs_reference, needs,
     batch_coupled, strength (the
     hyperparameter that the grid varies, or None), hyperparameters (name -> default and range),
     grid, summary, documentation, file.
@@ -65,7 +65,7 @@ def _card(loss: Loss) -> Card:
         "aliases": list(loss.aliases),
         "family": loss.family,
         "paper": loss.paper,
-        "normalisation": loss.normalisation,
+        "normalization": loss.normalization,
         "needs_reference": loss.needs_reference,
         "needs": list(loss.needs),
         "batch_coupled": loss.batch_coupled,
@@ -124,7 +124,7 @@ def _family_table(family: str, cards: Iterable[Card]) -> Table:
         for alias in card["aliases"]:
             name.append(f"\n  {alias}", style="dim")
         tuning = Text(_strength(card)).append(f"\n{_numbers(card['grid'])}", style="dim")
-        table.add_row(name, Text(card["summary"]), Text(card["normalisation"]), tuning)
+        table.add_row(name, Text(card["summary"]), Text(card["normalization"]), tuning)
     return table
 
 
@@ -155,7 +155,7 @@ def _facts(card: Card) -> list[tuple[str, str]]:
         ("aliases", ", ".join(card["aliases"]) or "none"),
         ("family", card["family"]),
         ("paper", card["paper"]),
-        ("log-probs", {"sum": "summed over tokens", "mean": "per token"}[card["normalisation"]]),
+        ("log-probs", {"sum": "summed over tokens", "mean": "per token"}[card["normalization"]]),
         ("reference", "needed" if card["needs_reference"] else "not used"),
         ("needs", "\n".join(f"{n}: {NEEDS[n].meaning}" for n in card["needs"]) or "nothing more"),
         ("batch", "whole: its pairs are coupled" if card["batch_coupled"] else "any part of it"),
@@ -197,7 +197,7 @@ def _markdown_row(card: Card) -> str:
     paper = re.sub(
         r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", _escape(card["paper"])
     )
-    cells = (names, _escape(card["summary"]), paper, card["normalisation"])
+    cells = (names, _escape(card["summary"]), paper, card["normalization"])
     return "| " + " | ".join((*cells, _strength(card), _numbers(card["grid"]))) + " |"
 
 

@@ -191,7 +191,7 @@ def _modified(name: str, base: Loss) -> Loss:
         function=function,
         family=FAMILY,
         paper=f"{modifier.paper}; {base.paper}",
-        normalisation=base.normalisation,
+        normalization=base.normalization,
         grid=base.grid,
         aliases=(),
         needs_reference=base.needs_reference,
@@ -282,7 +282,7 @@ def _mixture(terms: Sequence[Term]) -> Loss:
         family=FAMILY,
         paper="Wang et al. 2024 (MPO), arXiv:2411.10442, mixed losses; "
         + "; ".join(loss.paper for loss in parts),
-        normalisation="sum" if any(loss.normalisation == "sum" for loss in parts) else "mean",
+        normalization="sum" if any(loss.normalization == "sum" for loss in parts) else "mean",
         grid=tuple(value for value in first.grid if value in ranges[first.strength or ""])
         if first.strength
         else (),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LossFunction = Callable[..., "Tensor"]
-Normalisation = Literal["sum", "mean"]
+Normalization = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Loss:
         function: the pure function, ``f(logps, beta=..., ...) -> Tensor [pair]``.
         family: heading under which lists show it.
         paper: where it comes from, with the equation that is implemented.
-        normalisation: ``sum`` when it works on log-probs summed over the response, ``mean`` when
+        normalization: ``sum`` when it works on log-probs summed over the response, ``mean`` when
             it divides them by the response's tokens.
         grid: values of its strength that a sweep tries when none are given.
         aliases: further names.
@@ -84,7 +84,7 @@ class Loss:
         ranges: the values that each hyperparameter may take.
         needs: names of what it reads beyond sums and counts; see `NEEDS`.
         batch_coupled: whether a pair's loss depends on the batch's other pairs; it is then taken
-            on the whole batch of an optimiser step, in however many passes that is computed.
+            on the whole batch of an optimizer step, in however many passes that is computed.
         parts: the losses that it was composed of; none for a loss of the registry.
         modifiers: names of the modifiers that were laid over it.
         continued: where something else stands in for the formula, which would overflow there:
@@ -96,7 +96,7 @@ class Loss:
     function: LossFunction
     family: str
     paper: str
-    normalisation: Normalisation
+    normalization: Normalization
     grid: tuple[float, ...]
     aliases: tuple[str, ...]
     needs_reference: bool
@@ -120,7 +120,7 @@ class Loss:
         return self.function(known, **self.resolve(hyperparameters))
 
     def at(self, hyperparameters: Mapping[str, float]) -> Objective:
-        """The loss at these hyperparameters, ready to be minimised.
+        """The loss at these hyperparameters, ready to be minimized.
 
         Raises:
             ConfigurationError: an unknown or out-of-range hyperparameter.
@@ -187,7 +187,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What a trainer minimises: the mean of a function of each pair, and what that needs.
+    """What a trainer minimizes: the mean of a function of each pair, and what that needs.
 
     Attributes:
         function: the loss of each pair, its hyperparameters bound.

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from dpo_bench.contract import composition
 from dpo_bench.contract.composition import compose, list_modifiers
-from dpo_bench.contract.loss import Loss, LossFunction, Normalisation, read_hyperparameters
+from dpo_bench.contract.loss import Loss, LossFunction, Normalization, read_hyperparameters
 from dpo_bench.contract.requirements import NEEDS, require_known
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.plugins import mount_folder
+from dpo_bench.plugins import import_folder_as_package
 
 _losses: dict[str, Loss] = {}
 _aliases: dict[str, str] = {}
@@ -33,7 +33,7 @@ def register(
     name: str,
     *,
     paper: str,
-    normalisation: Normalisation,
+    normalization: Normalization,
     grid: Sequence[float],
     aliases: Sequence[str] = (),
     family: str = "other",
@@ -70,7 +70,7 @@ def register(
             function=function,
             family=family,
             paper=paper,
-            normalisation=normalisation,
+            normalization=normalization,
             grid=tuple(float(value) for value in grid),
             aliases=tuple(aliases),
             needs_reference=needs_reference,
@@ -140,7 +140,7 @@ def load_plugins(folder: str | Path) -> list[str]:
         raise ConfigurationError(f"plug-in folder {path} does not exist.")
     package = f"dpo_bench_plugins_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     with _naming(path / "__init__.py"):
-        mount_folder(package, path)
+        import_folder_as_package(package, path)
     _import_files(package, path)
     found = sorted(loss.name for loss in _losses.values() if path in loss.source_file.parents)
     if not found:

@@ -1,1 +1,1 @@
-"""Preference pairs: read, validated, tokenised, batched; and the embedded worlds."""
+"""Preference pairs: read, validated, tokenized, batched; and the embedded worlds."""

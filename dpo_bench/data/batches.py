@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpo_bench.data.tokenized import TokenisedPairs
+from dpo_bench.data.tokenized import TokenizedPairs
 
 Ids = Sequence[int] | NDArray[np.int32]
 
@@ -68,8 +68,8 @@ def step_order(pairs: int, pairs_per_step: int, steps: int, seed: int) -> StepOr
 
     Args:
         pairs: number of training pairs.
-        pairs_per_step: pairs of each optimiser step; may exceed ``pairs``.
-        steps: number of optimiser steps.
+        pairs_per_step: pairs of each optimizer step; may exceed ``pairs``.
+        steps: number of optimizer steps.
         seed: sets the order; the loss never does.
 
     >>> order = step_order(pairs=3, pairs_per_step=2, steps=3, seed=0)
@@ -80,7 +80,7 @@ def step_order(pairs: int, pairs_per_step: int, steps: int, seed: int) -> StepOr
 
 
 def split_passes(
-    pairs: TokenisedPairs, indices: Sequence[int], pairs_per_pass: int = 0, tokens_per_pass: int = 0
+    pairs: TokenizedPairs, indices: Sequence[int], pairs_per_pass: int = 0, tokens_per_pass: int = 0
 ) -> list[list[int]]:
     """Cut a step's pairs into forward passes; which pairs are in the step never changes.
 
@@ -88,7 +88,7 @@ def split_passes(
     that does not fit into memory fails at once.
 
     Args:
-        pairs: tokenised pairs.
+        pairs: tokenized pairs.
         indices: those of the step.
         pairs_per_pass: most pairs of a pass; 0 means any number.
         tokens_per_pass: most tokens of a pass, the prompt counted once; 0 means any number. A pair
@@ -113,7 +113,7 @@ def split_passes(
 
 
 def consecutive_passes(sizes: NDArray[np.int64], tokens_per_pass: int) -> Iterator[range]:
-    """Cut texts into passes of neighbours of at most so many tokens, or of one text.
+    """Cut texts into passes of neighbors of at most so many tokens, or of one text.
 
     >>> list(consecutive_passes(np.array([3, 4, 9, 1]), 8))
     [range(0, 2), range(2, 3), range(3, 4)]
@@ -162,11 +162,11 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def pad_batch(pairs: TokenisedPairs, indices: Sequence[int], pad_id: int = 0) -> Batch:
+def pad_batch(pairs: TokenizedPairs, indices: Sequence[int], pad_id: int = 0) -> Batch:
     """Pad pairs: first the rows of the chosen responses, then those of the rejected ones.
 
     Args:
-        pairs: tokenised pairs.
+        pairs: tokenized pairs.
         indices: which of them.
         pad_id: fills the right-hand side; in a causal model nothing reads it.
 

@@ -21,7 +21,7 @@ ANCHOR = "\n"
 class Encoder:
     """A tokenizer, reduced to what an exact boundary needs.
 
-    Prompt and response are tokenised apart and joined as ids: no token ever spans the boundary. The
+    Prompt and response are tokenized apart and joined as ids: no token ever spans the boundary. The
     tokenizer adds nothing by itself; what it would put before a text (BOS) is `prefix`.
 
     Attributes:
@@ -40,13 +40,13 @@ class Encoder:
         texts: Sequence[str],
         *,
         continuing: bool,
-        phase: str = "tokenising",
+        phase: str = "tokenizing",
         progress: Progress = quiet,
     ) -> list[Tokens]:
         """Token ids of each text, without special tokens other than those in the text itself.
 
         Args:
-            texts: the texts; each is tokenised once, however often it occurs.
+            texts: the texts; each is tokenized once, however often it occurs.
             continuing: whether they go on from another text, as a response does: then a space that
                 the tokenizer reads before a text's beginning is none of theirs.
             phase: what is told to ``progress``.
@@ -107,7 +107,7 @@ class Encoder:
         ]
 
     def _anchor(self) -> Tokens | None:
-        """Tokens of a newline if a text after it is tokenised otherwise than by itself."""
+        """Tokens of a newline if a text after it is tokenized otherwise than by itself."""
         newline, after, alone = self._encode([ANCHOR, ANCHOR + PROBE, PROBE], special=False)
         apart = np.array_equal(after[: len(newline)], newline)
         return newline if apart and not np.array_equal(after[len(newline) :], alone) else None

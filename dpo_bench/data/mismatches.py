@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpo_bench.data.tokenized import TokenisedPairs, Tokens
+from dpo_bench.data.tokenized import TokenizedPairs, Tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ class Mismatches:
     same, nothing else is left than the next pair's.
     """
 
-    def __init__(self, pairs: TokenisedPairs) -> None:
+    def __init__(self, pairs: TokenizedPairs) -> None:
         self.pairs = pairs
 
     @cached_property

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpo_bench.data.batches import Ids, to_device
-from dpo_bench.data.tokenized import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 
 Index = NDArray[np.int64]
 BUCKET_FILL = 0.75
@@ -84,7 +84,7 @@ class Pack:
         return replace(self, **changes)
 
 
-def pack_pairs(pairs: TokenisedPairs, indices: Sequence[int]) -> Pack:
+def pack_pairs(pairs: TokenizedPairs, indices: Sequence[int]) -> Pack:
     """Pack pairs; the responses count the chosen ones first, then the rejected ones."""
     owners = np.tile(np.arange(len(indices)), 2)
     responses = Ragged.of(
@@ -96,7 +96,7 @@ def pack_pairs(pairs: TokenisedPairs, indices: Sequence[int]) -> Pack:
 def pack_responses(prompts: Sequence[Ids], responses: Sequence[Ids]) -> Pack:
     """Pack prompts with their responses, as `pad_responses` pads them.
 
-    Neighbours with an equal prompt share it.
+    Neighbors with an equal prompt share it.
 
     Raises:
         ValueError: an empty prompt: nothing would predict the first token of its response.

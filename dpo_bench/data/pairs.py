@@ -10,7 +10,7 @@ from typing import Any
 
 from dpo_bench.data.formats import PreferencePair, RowFormat
 from dpo_bench.data.problems import NO_PREFERENCE, RowProblem, require_some, stopping_error
-from dpo_bench.data.rows import Place, Rows
+from dpo_bench.data.rows import Rows, SourceLocation
 from dpo_bench.data.shapes import Made, find_shape
 from dpo_bench.data.sources import read_rows
 from dpo_bench.data.wrapping import as_chat
@@ -33,7 +33,7 @@ class LoadedPairs:
     """
 
     pairs: Sequence[PreferencePair]
-    places: Sequence[Place]
+    places: Sequence[SourceLocation]
     dropped: Mapping[str, int] = field(default_factory=dict)
     description: str = ""
     duplicates: int = 0
@@ -89,7 +89,7 @@ def _duplicates(pairs: Sequence[PreferencePair]) -> int:
 def load_pairs(source: str, options: Data, split: str) -> LoadedPairs:
     """Read and validate preference pairs.
 
-    Recognised by their columns: pairs, and data of other shapes that pairs are made of. Recognised
+    Recognized by their columns: pairs, and data of other shapes that pairs are made of. Recognized
     row by row: plain text, or chat messages that repeat the prompt or leave it out.
 
     Args:
@@ -110,7 +110,7 @@ def pairs_from_rows(rows: Rows, options: Data) -> LoadedPairs:
     """Like `load_pairs`, for rows that are already read."""
     made, how = _made(rows, options)
     dropped: Counter[str] = Counter()
-    kept: list[tuple[Place, Mapping[str, Any]]] = []
+    kept: list[tuple[SourceLocation, Mapping[str, Any]]] = []
     for place, row in made:
         if isinstance(row, RowProblem):
             _leave_out(place, row, options, dropped)
@@ -120,7 +120,7 @@ def pairs_from_rows(rows: Rows, options: Data) -> LoadedPairs:
     places, records = zip(*kept, strict=True)
     row_format = RowFormat.of(Rows(rows.source, records, places), options, how)
     pairs: list[PreferencePair] = []
-    stands: list[Place] = []
+    stands: list[SourceLocation] = []
     for place, record in kept:
         try:
             pairs.append(_in_style(row_format.pair(record), options))
@@ -150,7 +150,9 @@ def _in_style(pair: PreferencePair, options: Data) -> PreferencePair:
     return pair
 
 
-def _leave_out(place: Place, problem: RowProblem, options: Data, dropped: Counter[str]) -> None:
+def _leave_out(
+    place: SourceLocation, problem: RowProblem, options: Data, dropped: Counter[str]
+) -> None:
     """Count a row that cannot be used, or stop because of it."""
     if options.invalid == "error" and problem.reason not in NO_PREFERENCE:
         raise stopping_error(place, problem) from None

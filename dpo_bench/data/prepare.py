@@ -1,4 +1,4 @@
-"""From a source of preference data to tokenised training and held-out pairs."""
+"""From a source of preference data to tokenized training and held-out pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.data.split import load_split_pairs, prompt_key
-from dpo_bench.data.tokenize import tokenise
+from dpo_bench.data.tokenize import tokenize
 from dpo_bench.data.wrapping import could_be_wrapped
 from dpo_bench.experiment.config import Data
 from dpo_bench.progress import Progress, quiet
@@ -17,7 +17,7 @@ from dpo_bench.storage import digest
 
 if TYPE_CHECKING:
     from dpo_bench.data.pairs import LoadedPairs
-    from dpo_bench.data.tokenized import TokenisedPairs
+    from dpo_bench.data.tokenized import TokenizedPairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Preferences:
     Attributes:
         training: pairs to train on.
         heldout: pairs to evaluate on.
-        options: how they were read and are to be tokenised.
+        options: how they were read and are to be tokenized.
     """
 
     training: LoadedPairs
@@ -73,7 +73,7 @@ class Preferences:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of all that the tokenised pairs depend on besides the tokenizer.
+        """SHA-256 (hex) of all that the tokenized pairs depend on besides the tokenizer.
 
         It covers the pairs as validated and templated, their order and side, and the limits. The
         same rows give the same digest wherever the data lies and in whatever kind of file.
@@ -105,21 +105,21 @@ def read_preferences(source: str, options: Data) -> Preferences:
     return Preferences(training, heldout, options)
 
 
-def tokenise_preferences(
+def tokenize_preferences(
     preferences: Preferences,
     tokenizer: Any,
     progress: Progress = quiet,
     *,
     listed_ends: Sequence[int] = (),
-) -> tuple[TokenisedPairs, TokenisedPairs, Counts]:
-    """Tokenise training and held-out pairs; the held-out ones keep their texts.
+) -> tuple[TokenizedPairs, TokenizedPairs, Counts]:
+    """Tokenize training and held-out pairs; the held-out ones keep their texts.
 
     Raises:
         DataError: pairs that the tokenizer or the limits refuse.
         ConfigurationError: a tokenizer without EOS, or without a chat template for chat data.
     """
     options = preferences.options
-    run = partial(tokenise, listed_ends=listed_ends, progress=progress)
+    run = partial(tokenize, listed_ends=listed_ends, progress=progress)
     training = run(preferences.training, tokenizer, options, keep_texts=False)
     heldout = run(preferences.heldout, tokenizer, options)
     dropped: Counter[str] = Counter()
@@ -149,14 +149,14 @@ def prepare_pairs(
     progress: Progress = quiet,
     *,
     listed_ends: Sequence[int] = (),
-) -> tuple[TokenisedPairs, TokenisedPairs, Counts]:
-    """Everything at once: tokenised training pairs, held-out pairs, and what became of the data.
+) -> tuple[TokenizedPairs, TokenizedPairs, Counts]:
+    """Everything at once: tokenized training pairs, held-out pairs, and what became of the data.
 
     Args:
         source: file, folder or hub id.
         tokenizer: of the policy, from transformers.
         options: the experiment's data section.
-        progress: told while tokenising.
+        progress: told while tokenizing.
         listed_ends: ids that the policy's maker lists as ends of a response.
 
     Raises:
@@ -165,4 +165,4 @@ def prepare_pairs(
         EnvironmentProblem: a source cannot be read or reached.
     """
     preferences = read_preferences(source, options)
-    return tokenise_preferences(preferences, tokenizer, progress, listed_ends=listed_ends)
+    return tokenize_preferences(preferences, tokenizer, progress, listed_ends=listed_ends)

@@ -1,4 +1,4 @@
-"""Pairs as the texts that are tokenised: plain ones as they are, chats by the chat template."""
+"""Pairs as the texts that are tokenized: plain ones as they are, chats by the chat template."""
 
 from __future__ import annotations
 

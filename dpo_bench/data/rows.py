@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
-class Place(NamedTuple):
+class SourceLocation(NamedTuple):
     """Where a row stands, for messages.
 
     Attributes:
@@ -38,7 +38,7 @@ class Rows:
 
     source: str
     records: Sequence[Mapping[str, Any]]
-    places: Sequence[Place]
+    places: Sequence[SourceLocation]
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -52,7 +52,9 @@ class Rows:
     @classmethod
     def numbered(cls, source: str, records: Sequence[Mapping[str, Any]]) -> Rows:
         """Rows numbered from 1."""
-        return cls(source, records, [Place(source, number + 1) for number in range(len(records))])
+        return cls(
+            source, records, [SourceLocation(source, number + 1) for number in range(len(records))]
+        )
 
     @classmethod
     def joined(cls, source: str, parts: Sequence[Rows]) -> Rows:

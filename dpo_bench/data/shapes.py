@@ -15,12 +15,12 @@ from typing import Any
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.data.margins import as_number
 from dpo_bench.data.problems import Reason, RowProblem
-from dpo_bench.data.rows import Place, Rows
+from dpo_bench.data.rows import Rows, SourceLocation
 from dpo_bench.errors import ConfigurationError, DataError
 from dpo_bench.experiment.config import Data
 
 Row = Mapping[str, Any]
-Made = tuple[Place, "dict[str, Any] | RowProblem"]
+Made = tuple[SourceLocation, "dict[str, Any] | RowProblem"]
 Converter = Callable[[Rows], Iterator[Made]]
 Verdict = tuple[float, float | None]
 """Above 0 where the first response is better, below 0 for the second; and the margin, if known."""
@@ -184,9 +184,7 @@ def _strength(column: str) -> Callable[[Row], Verdict]:
     return verdict
 
 
-def _labelled(
-    column: str, first: object, second: object, *ties: object
-) -> Callable[[Row], Verdict]:
+def _labeled(column: str, first: object, second: object, *ties: object) -> Callable[[Row], Verdict]:
     """A label of the better response; numbers may be spelled as text, as in CSV."""
 
     def verdict(row: Row) -> Verdict:
@@ -205,7 +203,7 @@ def _labelled(
 
 
 def _shp(row: Row) -> Verdict:
-    lead, _ = _labelled("labels", 1, 0)(row)
+    lead, _ = _labeled("labels", 1, 0)(row)
     scores = as_number(row.get("score_A")), as_number(row.get("score_B"))
     margin = None if None in scores else abs((scores[0] or 0.0) - (scores[1] or 0.0))
     return lead, margin
@@ -252,7 +250,7 @@ SHAPES = (
     Shape(
         "safe_rlhf",
         frozenset({"prompt", "response_0", "response_1", "better_response_id"}),
-        _two("response_0", "response_1", _labelled("better_response_id", 0, 1)),
+        _two("response_0", "response_1", _labeled("better_response_id", 0, 1)),
         "PKU-SafeRLHF: response_0 and response_1 by better_response_id",
     ),
     Shape(
@@ -261,7 +259,7 @@ SHAPES = (
         _two(
             "conversation_a",
             "conversation_b",
-            _labelled("winner", "model_a", "model_b", *ARENA_TIES),
+            _labeled("winner", "model_a", "model_b", *ARENA_TIES),
         ),
         "Chatbot Arena: conversation_a and conversation_b by winner",
     ),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_bench.data.opening import DECOMPRESSORS, OTHER_ENCODING, kind_of, open_data, refuse_pointer
-from dpo_bench.data.rows import Place, Rows
+from dpo_bench.data.rows import Rows, SourceLocation
 from dpo_bench.errors import DataError, EnvironmentProblem
 
 LONGEST_FIELD = 2**31 - 1
@@ -68,12 +68,12 @@ def _read_json(path: Path, label: str) -> Rows:
 
 def _read_json_lines(path: Path, label: str) -> Rows:
     records: list[dict[str, Any]] = []
-    places: list[Place] = []
+    places: list[SourceLocation] = []
     with open_data(path, label) as stream:  # binary: only a newline ends a line, not U+2028
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
-            place = Place(label, number, "line")
+            place = SourceLocation(label, number, "line")
             records.append(_object(_parse_json(line, str(place)), str(place)))
             places.append(place)
     return Rows(label, records, places)
@@ -82,7 +82,7 @@ def _read_json_lines(path: Path, label: str) -> Rows:
 def _read_json_array(path: Path, label: str) -> Rows:
     with open_data(path, label) as stream:
         values = _parse_json(stream.read(), label)
-    places = [Place(label, number + 1) for number in range(len(values))]
+    places = [SourceLocation(label, number + 1) for number in range(len(values))]
     return Rows(
         label,
         [_object(value, str(place)) for value, place in zip(values, places, strict=True)],

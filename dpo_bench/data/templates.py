@@ -98,7 +98,7 @@ class Template:
 
 
 def _without(template: str, field: str) -> str:
-    r"""A template without a field, and without the white space that parts it from its neighbour.
+    r"""A template without a field, and without the white space that parts it from its neighbor.
 
     >>> _without("{system}\n\n{prompt}", "system"), _without("{prompt}\n{input}", "input")
     ('{prompt}', '{prompt}')

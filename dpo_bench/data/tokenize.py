@@ -16,17 +16,17 @@ from dpo_bench.data.limits import Limits, Sides
 from dpo_bench.data.pairs import LoadedPairs
 from dpo_bench.data.problems import Reason, RowProblem, require_some, stopping_error
 from dpo_bench.data.rendering import PairTexts, render
-from dpo_bench.data.rows import Place
-from dpo_bench.data.tokenized import Ragged, Tally, TokenisedPairs, Tokens
+from dpo_bench.data.rows import SourceLocation
+from dpo_bench.data.tokenized import Ragged, Tally, TokenizedPairs, Tokens
 from dpo_bench.experiment.config import Data
 from dpo_bench.progress import Progress, quiet
 
-__all__ = ["TokenisedPairs", "tokenise"]
+__all__ = ["TokenizedPairs", "tokenize"]
 
 Result = TypeVar("Result")
 
 
-def tokenise(
+def tokenize(
     pairs: LoadedPairs,
     tokenizer: Any,
     options: Data,
@@ -34,12 +34,12 @@ def tokenise(
     listed_ends: Sequence[int] = (),
     keep_texts: bool = True,
     progress: Progress = quiet,
-) -> TokenisedPairs:
-    """Tokenise pairs.
+) -> TokenizedPairs:
+    """Tokenize pairs.
 
     A plain prompt is what the tokenizer puts before a text (BOS, if it does) and the prompt's
     tokens; a chat's prompt is what the tokenizer's chat template writes, no token added. A response
-    is tokenised apart from it, without special tokens, and EOS is appended unless a token that ends
+    is tokenized apart from it, without special tokens, and EOS is appended unless a token that ends
     responses is already there; see `Ends`. Decoded together, prompt and response are the two texts,
     one after the other.
 
@@ -56,11 +56,11 @@ def tokenise(
             options say to leave such pairs out), or no pair is left.
         ConfigurationError: the tokenizer has no EOS, or chat data and no chat template.
     """
-    return _Run(tokenizer, options, listed_ends, progress).tokenise(pairs, keep_texts)
+    return _Run(tokenizer, options, listed_ends, progress).tokenize(pairs, keep_texts)
 
 
 class _Run:
-    """One tokenisation: the tools, and the count of what is left out."""
+    """One tokenization: the tools, and the count of what is left out."""
 
     def __init__(
         self, tokenizer: Any, options: Data, listed_ends: Sequence[int], progress: Progress
@@ -73,7 +73,7 @@ class _Run:
         self.progress = progress
         self.dropped: Counter[str] = Counter()
 
-    def tokenise(self, pairs: LoadedPairs, keep_texts: bool) -> TokenisedPairs:
+    def tokenize(self, pairs: LoadedPairs, keep_texts: bool) -> TokenizedPairs:
         rendered = self._usable(
             lambda row: render(pairs.pairs[row], self.template), pairs.places, range(len(pairs))
         )
@@ -94,7 +94,7 @@ class _Run:
             Ragged.of(list(side)) for side in zip(*fitted.values(), strict=True)
         )
         margins = np.array([pairs.pairs[row].margin for row in fitted], np.float64)  # None: NaN
-        tokenised = TokenisedPairs(
+        tokenized = TokenizedPairs(
             prompt,
             chosen,
             rejected,
@@ -102,12 +102,12 @@ class _Run:
             margins=None if np.isnan(margins).all() else margins,
         )
         if not keep_texts:
-            return tokenised
+            return tokenized
         cut_prompts = [index for index, (prompt, _, _) in enumerate(cut) if prompt]
-        return self._with_texts(tokenised, [rendered[row] for row in fitted], cut_prompts)
+        return self._with_texts(tokenized, [rendered[row] for row in fitted], cut_prompts)
 
     def _usable(
-        self, step: Callable[[int], Result], places: Sequence[Place], rows: Iterable[int]
+        self, step: Callable[[int], Result], places: Sequence[SourceLocation], rows: Iterable[int]
     ) -> dict[int, Result]:
         """What a step makes of each row; rows that it cannot use are left out and counted."""
         made: dict[int, Result] = {}
@@ -121,8 +121,8 @@ class _Run:
         return made
 
     def _with_texts(
-        self, pairs: TokenisedPairs, texts: Sequence[PairTexts], cut: Sequence[int]
-    ) -> TokenisedPairs:
+        self, pairs: TokenizedPairs, texts: Sequence[PairTexts], cut: Sequence[int]
+    ) -> TokenizedPairs:
         """The same with the texts as the model reads them, and the messages that they came from."""
         prompts = [text.prompt for text in texts]
         decoded = self.encoder.decode([pairs.prompt[index] for index in cut])
@@ -141,13 +141,13 @@ class _Run:
         prompts = self.encoder.encode(
             [text.prompt for text in texts],
             continuing=False,
-            phase="tokenising prompts",
+            phase="tokenizing prompts",
             progress=self.progress,
         )
         responses = self.encoder.encode(
             [response for text in texts for response in (text.chosen, text.rejected)],
             continuing=True,
-            phase="tokenising responses",
+            phase="tokenizing responses",
             progress=self.progress,
         )
         return [

@@ -1,4 +1,4 @@
-"""Tokenised preference pairs: flat arrays, an identity, and a file."""
+"""Tokenized preference pairs: flat arrays, an identity, and a file."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What was cut or left out while pairs were tokenised.
+    """What was cut or left out while pairs were tokenized.
 
     Attributes:
         truncated_prompts: pairs whose prompt was cut.
@@ -78,7 +78,7 @@ class Tally:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenisedPairs:
+class TokenizedPairs:
     """Preference pairs as token ids. A response has one end token, its last, unless it was cut.
 
     Attributes:
@@ -141,9 +141,9 @@ class TokenisedPairs:
             total.update(side.flat.astype("<i4").tobytes())
         return total.hexdigest()
 
-    def take(self, indices: Sequence[int]) -> TokenisedPairs:
+    def take(self, indices: Sequence[int]) -> TokenizedPairs:
         """Some of the pairs, in the order of the indices, with an empty tally."""
-        return TokenisedPairs(
+        return TokenizedPairs(
             self.prompt.take(indices),
             self.chosen.take(indices),
             self.rejected.take(indices),
@@ -174,7 +174,7 @@ class TokenisedPairs:
         write_atomic(path, save(tensors, {"dpo_bench": json.dumps(header, sort_keys=True)}))
 
     @classmethod
-    def load(cls, path: Path) -> TokenisedPairs:
+    def load(cls, path: Path) -> TokenizedPairs:
         """Read what `save` wrote.
 
         Raises:
@@ -187,7 +187,7 @@ class TokenisedPairs:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 header = json.loads((file.metadata() or {})["dpo_bench"])
         except (SafetensorError, KeyError, ValueError) as problem:
-            raise DataError(f"{path} holds no tokenised pairs ({problem}).") from None
+            raise DataError(f"{path} holds no tokenized pairs ({problem}).") from None
         if header["checksum"] != _checksum(tensors):
             raise DataError(f"{path} is damaged: its checksum is wrong. Delete it.")
         prompt, chosen, rejected = (

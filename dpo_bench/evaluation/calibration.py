@@ -29,7 +29,7 @@ BINS = 10
 
 def implicit_scale(loss: Loss, trial: Trial) -> float | None:
     """The beta of a trial's implicit reward; None when its loss has none."""
-    if loss.strength == "beta" and loss.needs_reference and loss.normalisation == "sum":
+    if loss.strength == "beta" and loss.needs_reference and loss.normalization == "sum":
         return trial.strength
     return None
 

@@ -56,7 +56,7 @@ def distinct(responses: Sequence[Sequence[int]], size: int = 2) -> float:
 
 
 def ngrams(tokens: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """All runs of ``size`` neighbouring tokens."""
+    """All runs of ``size`` neighboring tokens."""
     return [tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)]
 
 

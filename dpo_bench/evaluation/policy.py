@@ -18,10 +18,10 @@ from dpo_bench.evaluation.compute import Figures
 from dpo_bench.evaluation.diagnostics import repetitions
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, sampling_plan
 from dpo_bench.evaluation.responses import draw_responses, sequence_kl
-from dpo_bench.model.logprobs import LogpPath, sum_by_row, token_logps
+from dpo_bench.model.logprobs import LogprobBackend, sum_by_row, token_logps
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge import Judge
-from dpo_bench.rewards.scoring import Contest, JudgeContest, NoContest, RewardContest
+from dpo_bench.rewards.scoring import JudgeScoring, NoScoring, RewardScoring, Scoring
 
 if TYPE_CHECKING:
     from dpo_bench.evaluation.prompts import EvaluationPrompts
@@ -59,7 +59,7 @@ class Evaluator:
     def __init__(
         self,
         *,
-        reference: LogpPath,
+        reference: LogprobBackend,
         heldout_reference: ReferenceLogps,
         evaluation: ReferenceEvaluation,
         tokenizer: Any,
@@ -74,7 +74,7 @@ class Evaluator:
         self.tokenizer = tokenizer
         self.end_tokens = end_tokens
         self.prompts = prompts
-        self.contest = make_contest(scorer, prompts.prompts, evaluation, options.judge_opponents)
+        self.scoring = make_scoring(scorer, prompts.prompts, evaluation, options.judge_opponents)
         self.options = options
         self.weights = resample_weights(len(prompts), options.resamples, options.seed)
         self.frontier = (
@@ -84,7 +84,7 @@ class Evaluator:
         )
 
     def evaluate(
-        self, policy: LogpPath, progress: Progress = quiet, *, scale: float | None = None
+        self, policy: LogprobBackend, progress: Progress = quiet, *, scale: float | None = None
     ) -> PolicyEvaluation:
         """Sample, score and compare one policy.
 
@@ -99,7 +99,7 @@ class Evaluator:
             TrialError: the judge fails on too many.
         """
         responses, samples = self._draw(policy, "policy", self.options.temperature, progress)
-        cost = self.contest.enter(samples, progress)
+        cost = self.scoring.score(samples, progress)
         samples["repetition"] = repetitions(responses)
         figures = Figures(
             self.prompts.prompt_of_pair, self.weights, self.options.seed, self.evaluation
@@ -113,7 +113,7 @@ class Evaluator:
 
     def _add_divergence(
         self,
-        policy: LogpPath,
+        policy: LogprobBackend,
         responses: list[Response],
         samples: pd.DataFrame,
         progress: Progress,
@@ -140,14 +140,14 @@ class Evaluator:
         return self._draw(self.reference, "policy", 1.0, quiet)[0]
 
     def _draw(
-        self, policy: LogpPath, stream: str, temperature: float, progress: Progress
+        self, policy: LogprobBackend, stream: str, temperature: float, progress: Progress
     ) -> tuple[list[Response], pd.DataFrame]:
         plan = sampling_plan(
             self.options, self.end_tokens, stream, self.options.samples_per_prompt, temperature
         )
         return draw_responses(policy, self.tokenizer, self.prompts, plan, progress)
 
-    def _heldout(self, policy: LogpPath, progress: Progress) -> pd.DataFrame:
+    def _heldout(self, policy: LogprobBackend, progress: Progress) -> pd.DataFrame:
         pairs = self.prompts.pairs
         parts = []
         for indices in consecutive_passes(pairs.sizes, policy.tokens_per_pass()):
@@ -164,20 +164,20 @@ class Evaluator:
         return table
 
 
-def make_contest(
+def make_scoring(
     scorer: Reward | Judge | None,
     prompts: Sequence[Prompt],
     reference: ReferenceEvaluation,
     opponents_each: int,
-) -> Contest:
-    """The contest that a scorer holds against an evaluated reference."""
+) -> Scoring:
+    """How a scorer holds responses against an evaluated reference."""
     if scorer is None:
-        return NoContest()
+        return NoScoring()
     if isinstance(scorer, Judge):
-        return JudgeContest(scorer, prompts, reference.responses, reference.chosen, opponents_each)
+        return JudgeScoring(scorer, prompts, reference.responses, reference.chosen, opponents_each)
     if reference.rewards is None or reference.chosen_rewards is None:
         raise ValueError("the reference was evaluated without this reward")
-    return RewardContest(scorer, prompts, reference.rewards, reference.chosen_rewards)
+    return RewardScoring(scorer, prompts, reference.rewards, reference.chosen_rewards)
 
 
 def per_prompt(samples: pd.DataFrame) -> pd.DataFrame:

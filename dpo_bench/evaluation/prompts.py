@@ -13,7 +13,7 @@ from dpo_bench.rewards.base import Prompt
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dpo_bench.data.tokenized import TokenisedPairs
+    from dpo_bench.data.tokenized import TokenizedPairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class EvaluationPrompts:
     tokens: tuple[tuple[int, ...], ...]
     prompts: tuple[Prompt, ...]
     chosen: tuple[str, ...]
-    pairs: TokenisedPairs
+    pairs: TokenizedPairs
     prompt_of_pair: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class EvaluationPrompts:
         return [self.prompts[index] for index in indices]
 
 
-def choose_prompts(heldout: TokenisedPairs, count: int) -> EvaluationPrompts:
+def choose_prompts(heldout: TokenizedPairs, count: int) -> EvaluationPrompts:
     """The first ``count`` distinct prompts of the held-out pairs, or all when there are fewer."""
     index_of: dict[tuple[int, ...], int] = {}
     rows: list[int] = []

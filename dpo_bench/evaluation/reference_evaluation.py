@@ -28,7 +28,7 @@ from dpo_bench.storage import published_folder, read_parquet, write_json, write_
 if TYPE_CHECKING:
     from dpo_bench.evaluation.prompts import EvaluationPrompts
     from dpo_bench.experiment.config import Evaluation
-    from dpo_bench.model.logprobs import LogpPath
+    from dpo_bench.model.logprobs import LogprobBackend
     from dpo_bench.rewards.base import Reward
 
 
@@ -93,7 +93,7 @@ def sampling_plan(
 class _Visit:
     """One evaluation of the reference."""
 
-    reference: LogpPath
+    reference: LogprobBackend
     tokenizer: Any
     end_tokens: frozenset[int]
     prompts: EvaluationPrompts
@@ -174,7 +174,7 @@ class _Visit:
 
 def evaluate_reference(
     folder: Path,
-    reference: LogpPath,
+    reference: LogprobBackend,
     *,
     tokenizer: Any,
     end_tokens: frozenset[int],

@@ -9,7 +9,7 @@ import numpy as np
 
 from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.model.logprob_backends import common_path
-from dpo_bench.model.logprobs import LogpPath, score, sum_by_row
+from dpo_bench.model.logprobs import LogprobBackend, score, sum_by_row
 from dpo_bench.model.sampling import Response, SamplingPlan, sample_responses
 from dpo_bench.progress import Progress, quiet
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def draw_responses(
-    path: LogpPath,
+    path: LogprobBackend,
     tokenizer: Any,
     prompts: EvaluationPrompts,
     plan: SamplingPlan,
@@ -70,8 +70,8 @@ class SequenceScores(NamedTuple):
 
 
 def sequence_kl(
-    policy: LogpPath,
-    reference: LogpPath,
+    policy: LogprobBackend,
+    reference: LogprobBackend,
     prompts: EvaluationPrompts,
     responses: Sequence[Response],
     progress: Progress = quiet,

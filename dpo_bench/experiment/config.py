@@ -66,7 +66,7 @@ class World(Section):
 
 
 class Data(Section):
-    """How preference data is read and tokenised."""
+    """How preference data is read and tokenized."""
 
     split: str = "train"
     """split of a hub id or folder; ``train`` is also the one that is named like ``train_prefs``"""
@@ -122,7 +122,7 @@ class LoRA(Section):
 class Training(Section):
     """The one trainer's settings, the same for every loss."""
 
-    optimiser: Literal["adamw", "rmsprop"] = "adamw"
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
     """AdamW, or RMSprop as in the DPO paper"""
     learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate)] = "auto"
     """peak learning rate; auto: by the model's size, so that a first run moves; no tuned value"""
@@ -135,7 +135,7 @@ class Training(Section):
     max_gradient_norm: Positive = 10.0
     """gradients are scaled down to this norm"""
     pairs_per_step: Count = 32
-    """pairs whose mean loss makes one optimiser step"""
+    """pairs whose mean loss makes one optimizer step"""
     pairs_per_pass: Annotated[int, Field(ge=0)] = 0
     """pairs per forward pass, smaller to save memory; never changes the result; 0 means all"""
     reference_sync_steps: Annotated[int, Field(ge=0)] = 0
@@ -145,7 +145,7 @@ class Training(Section):
     tokens_per_pass: Annotated[int, Field(ge=0)] = 0
     """tokens per forward pass, likewise, a pair's prompt counted once; 0 suits the device"""
     steps: Count | None = None
-    """optimiser steps"""
+    """optimizer steps"""
     epochs: Positive | None = None
     """passes over the pairs, instead of ``steps``; neither given: 1, but at least 30 steps"""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -285,7 +285,7 @@ class Experiment(Section):
     trust_remote_code: bool = False
     """allow a hub model to run code of its own"""
     data: Data = Data()
-    """how preference data is read and tokenised"""
+    """how preference data is read and tokenized"""
     world: World = World()
     """the embedded world"""
     training: Training = Training()

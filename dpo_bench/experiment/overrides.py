@@ -24,7 +24,7 @@ QUICKSTART = "quickstart"
 
 
 @dataclass(frozen=True, slots=True)
-class Flags:
+class Overrides:
     """What was typed; None or empty where nothing was. A flag that is repeated collects."""
 
     policy: str | None = None
@@ -37,7 +37,7 @@ class Flags:
     settings: tuple[str, ...] = ()
 
 
-def resolve(file: str | None, flags: Flags) -> Experiment:
+def resolve(file: str | None, flags: Overrides) -> Experiment:
     """The experiment that a file and flags make together.
 
     Without a file it is the quickstart; but with a model or data of the user's own, only the
@@ -60,7 +60,7 @@ def resolve(file: str | None, flags: Flags) -> Experiment:
     return validate(tree, origin)
 
 
-def resolve_evaluation(file: str | None, policy: str, flags: Flags) -> Experiment:
+def resolve_evaluation(file: str | None, policy: str, flags: Overrides) -> Experiment:
     """The experiment whose conditions an existing policy is measured under.
 
     Without a file and with a reference or data of the user's own, these two are all it needs.
@@ -78,7 +78,7 @@ def resolve_evaluation(file: str | None, policy: str, flags: Flags) -> Experimen
     return resolve(file, flags)
 
 
-def _own_base(flags: Flags) -> Tree:
+def _own_base(flags: Overrides) -> Tree:
     if not flags.policy or not flags.preferences:
         missing = "--preferences" if flags.policy else "--policy"
         raise ConfigurationError(
@@ -98,7 +98,7 @@ def slug(text: str) -> str:
     return re.sub(r"(?:[^\w.]|\.{2,})+", "-", text).strip("-.") or "experiment"
 
 
-def _apply(tree: Tree, flags: Flags) -> None:
+def _apply(tree: Tree, flags: Overrides) -> None:
     for key in ("policy", "reference", "preferences"):
         if (value := getattr(flags, key)) is not None:
             tree[key] = value

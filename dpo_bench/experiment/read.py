@@ -129,7 +129,7 @@ ELSEWHERE = {
     "per_device_train_batch_size": "training.pairs_per_pass",
     "gradient_accumulation_steps": "training.pairs_per_step",
     "max_grad_norm": "training.max_gradient_norm",
-    "optim": "training.optimiser",
+    "optim": "training.optimizer",
     "lr_scheduler_type": "training.schedule",
     "lr_scheduler": "training.schedule",
     "warmup_ratio": "training.warmup_fraction",

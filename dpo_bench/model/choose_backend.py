@@ -17,7 +17,13 @@ from torch import Tensor
 
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.compatibility import declared_positions
-from dpo_bench.model.logprob_backends import FullPath, HiddenPath, LogpPath, OwnHeadPath, Sampler
+from dpo_bench.model.logprob_backends import (
+    FullPath,
+    HiddenPath,
+    LogprobBackend,
+    OwnHeadPath,
+    Sampler,
+)
 from dpo_bench.model.packed_attention import UnsupportedAttentionError
 from dpo_bench.model.sampling import growing_rows
 
@@ -32,7 +38,9 @@ PROBE_LOGITS = 30.0
 that have them) and scales act on logits of this size, and hardly on a fresh model's small ones."""
 
 
-def choose_path(model: Any, precision: str = "fp32", longest: int = PROBE_TOKENS) -> LogpPath:
+def choose_backend(
+    model: Any, precision: str = "fp32", longest: int = PROBE_TOKENS
+) -> LogprobBackend:
     """The quickest path that is right for a model.
 
     Args:
@@ -55,7 +63,7 @@ def choose_path(model: Any, precision: str = "fp32", longest: int = PROBE_TOKENS
     return path(model, precision, masks_padding=masks_padding, packs=packs, sampler=sampler)
 
 
-def _require_readable(path: LogpPath, longest: int) -> None:
+def _require_readable(path: LogprobBackend, longest: int) -> None:
     """See that a model can read a text as long as any will be."""
     text = _probe_texts(path.model, max(longest, PROBE_TOKENS))[0]
     try:
@@ -70,7 +78,7 @@ def _require_readable(path: LogpPath, longest: int) -> None:
         ) from error
 
 
-def _require_independent(path: LogpPath, longest: int) -> None:
+def _require_independent(path: LogprobBackend, longest: int) -> None:
     """See that a short text is the same alone and beside the longest.
 
     Rotary positions that are scaled dynamically (``dynamic``, ``longrope``) change for a whole
@@ -92,7 +100,7 @@ def _require_independent(path: LogpPath, longest: int) -> None:
         )
 
 
-def _packing_is_exact(path: LogpPath, longest: int) -> bool:
+def _packing_is_exact(path: LogprobBackend, longest: int) -> bool:
     """Whether packed texts have the log-probs that they have when padded.
 
     Two prompts of unlike lengths with two responses each, the longest text as long as any will be.
@@ -125,7 +133,7 @@ def _packing_is_exact(path: LogpPath, longest: int) -> bool:
     return False
 
 
-def _sampler(path: LogpPath, longest: int) -> Sampler:
+def _sampler(path: LogprobBackend, longest: int) -> Sampler:
     """The quickest way to sample in which every token is drawn from the logits that score it."""
     ways: tuple[Sampler, ...] = ("batched", "equal")
     reason = ""
@@ -149,7 +157,7 @@ def _sampler(path: LogpPath, longest: int) -> Sampler:
     return way
 
 
-def _sampling_is_exact(path: LogpPath, way: Sampler, longest: int) -> bool:
+def _sampling_is_exact(path: LogprobBackend, way: Sampler, longest: int) -> bool:
     """Whether texts that grow token by token have the logits that score them when they are whole.
 
     Two prompts of unlike lengths, the longer as long as any text will be, grow by the same tokens
@@ -164,7 +172,7 @@ def _sampling_is_exact(path: LogpPath, way: Sampler, longest: int) -> bool:
     return _grows_as_scored(path, way, [longer, shorter])
 
 
-def _grows_as_scored(path: LogpPath, way: Sampler, prompts: list[list[int]]) -> bool:
+def _grows_as_scored(path: LogprobBackend, way: Sampler, prompts: list[list[int]]) -> bool:
     device, owner = path.device, [at // 2 for at in range(2 * len(prompts))]
     generator = torch.Generator().manual_seed(PROBE_SEED)
     shape = len(owner), SAMPLED_TOKENS
@@ -232,9 +240,9 @@ def _needs_mask(model: Any) -> bool:
     )
 
 
-def _head(model: Any) -> type[LogpPath]:
+def _head(model: Any) -> type[LogprobBackend]:
     """The cheapest way from hidden states to logits that is the model's."""
-    ways: dict[type[LogpPath], Callable[[Any], bool]] = {
+    ways: dict[type[LogprobBackend], Callable[[Any], bool]] = {
         HiddenPath: _head_is_all,
         OwnHeadPath: _head_is_apart,
     }

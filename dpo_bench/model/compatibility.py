@@ -15,7 +15,7 @@ import torch
 from dpo_bench.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
-    from dpo_bench.model.logprob_backends import LogpPath
+    from dpo_bench.model.logprob_backends import LogprobBackend
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def require_ids(model: Any, count: int, tokenizer: Any, used: Collection[int]) -
         )
 
 
-def share_vocabulary(policy: LogpPath, reference: LogpPath) -> None:
+def share_vocabulary(policy: LogprobBackend, reference: LogprobBackend) -> None:
     """Let two models' distributions range over the tokens that both embed.
 
     Within a family the embeddings are padded to different sizes; ids beyond the smaller are no

@@ -29,14 +29,14 @@ DIGIT_BY_DIGIT = frozenset(
     {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 )
 """Values of ``tokenizer.ggml.pre`` whose text is cut at every digit before the usual byte-level
-splitting (llama.cpp, src/llama-vocab.cpp). transformers 5.23 leaves that out, and then tokenises
+splitting (llama.cpp, src/llama-vocab.cpp). transformers 5.23 leaves that out, and then tokenizes
 the blanks before a number otherwise than the model was trained."""
 
 
 def converted_folder(file: Path, progress: Progress = quiet) -> Path:
     """The folder in transformers' format that a GGUF file converts to.
 
-    Made when the cache lacks it. Quantised weights become fp32 numbers of the same value.
+    Made when the cache lacks it. Quantized weights become fp32 numbers of the same value.
 
     Args:
         file: a GGUF file of an architecture that transformers reads.
@@ -83,7 +83,7 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
         read = factory.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
         )
-        # What was read cannot save itself: it believes that it is still quantised.
+        # What was read cannot save itself: it believes that it is still quantized.
         config = read.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config

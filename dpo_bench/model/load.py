@@ -166,11 +166,11 @@ def _without_dropout(config: Any) -> None:
 
 
 def _require_full_precision(path: Path) -> None:
-    quantisation = read_json(path / "config.json").get("quantization_config")
-    if quantisation:
-        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    quantization = read_json(path / "config.json").get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise EnvironmentProblem(
-            f"{path} holds quantised weights ({method or 'unknown method'}), which cannot be "
+            f"{path} holds quantized weights ({method or 'unknown method'}), which cannot be "
             "trained: give the model's full-precision weights."
         )
 

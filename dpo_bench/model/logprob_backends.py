@@ -20,7 +20,7 @@ from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
 from dpo_bench.model.packed_attention import packed_attention
 
 if TYPE_CHECKING:
-    from dpo_bench.data.tokenized import TokenisedPairs
+    from dpo_bench.data.tokenized import TokenizedPairs
 
 AnyBatch = Batch | Pack
 Sampler = Literal["batched", "equal", "uncached"]
@@ -32,7 +32,7 @@ GPU_TOKENS = 16384
 """Tokens of a forward pass on a GPU; not measured."""
 
 
-class LogpPath(ABC):
+class LogprobBackend(ABC):
     """A model and the way its log-probs are computed.
 
     Attributes:
@@ -107,7 +107,7 @@ class LogpPath(ABC):
         least, most = CPU_TOKENS
         return min(most, max(least, CPU_WORK // int(self.model.num_parameters())))
 
-    def batch(self, pairs: TokenisedPairs, indices: Sequence[int]) -> AnyBatch:
+    def batch(self, pairs: TokenizedPairs, indices: Sequence[int]) -> AnyBatch:
         """Pairs as this path reads them, on its device: the chosen responses, then the rejected."""
         make = pack_pairs if self.packs else pad_batch
         return make(pairs, indices).to(self.device)
@@ -157,7 +157,7 @@ class LogpPath(ABC):
             yield {"input_ids": batch.input_ids}
 
 
-class HiddenPath(LogpPath):
+class HiddenPath(LogprobBackend):
     """Base transformer, then the output embedding at the response positions only."""
 
     kind = "hidden"
@@ -231,7 +231,7 @@ class _OnlyStates(tuple[Tensor]):
         """Caches, attentions, router logits ...: not there."""
 
 
-class FullPath(LogpPath):
+class FullPath(LogprobBackend):
     """The whole model at every position, for architectures whose head looks at more than states."""
 
     kind = "full"
@@ -291,7 +291,7 @@ def _forward_replaced(module: Any, forward: Callable[..., Any]) -> Iterator[None
             module.forward = before
 
 
-def common_path(first: LogpPath, second: LogpPath) -> LogpPath:
+def common_path(first: LogprobBackend, second: LogprobBackend) -> LogprobBackend:
     """The one of two paths whose batches both can read: any model reads padded ones."""
     return first if second.packs else second
 

@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 from torch.utils.checkpoint import checkpoint
 
-from dpo_bench.model.choose_backend import choose_path
-from dpo_bench.model.logprob_backends import LogpPath
+from dpo_bench.model.choose_backend import choose_backend
+from dpo_bench.model.logprob_backends import LogprobBackend
 
 if TYPE_CHECKING:
     from dpo_bench.data.batches import Ids
     from dpo_bench.model.logprob_backends import AnyBatch
 
 __all__ = [
-    "LogpPath",
+    "LogprobBackend",
     "TokenScores",
-    "choose_path",
+    "choose_backend",
     "response_logps",
     "score",
     "sum_by_row",
@@ -52,7 +52,7 @@ class TokenScores:
     entropy: Tensor
 
 
-def token_logps(path: LogpPath, batch: AnyBatch) -> Tensor:
+def token_logps(path: LogprobBackend, batch: AnyBatch) -> Tensor:
     """Log-prob of every response token; shape [token], nats, with gradient.
 
     Args:
@@ -78,14 +78,16 @@ def token_logps(path: LogpPath, batch: AnyBatch) -> Tensor:
     return torch.cat(parts)
 
 
-def response_logps(path: LogpPath, prompts: Sequence[Ids], responses: Sequence[Ids]) -> Tensor:
+def response_logps(
+    path: LogprobBackend, prompts: Sequence[Ids], responses: Sequence[Ids]
+) -> Tensor:
     """Summed log-probs of responses to prompts; shape [response], nats, without gradient."""
     batch = path.response_batch(prompts, responses)
     with torch.no_grad():
         return sum_by_row(token_logps(path, batch), batch.lengths)
 
 
-def score(policy: LogpPath, reference: LogpPath, batch: AnyBatch) -> TokenScores:
+def score(policy: LogprobBackend, reference: LogprobBackend, batch: AnyBatch) -> TokenScores:
     """Compare two models at every response position, without gradient.
 
     Args:
@@ -127,7 +129,7 @@ def _slices(tokens: int, vocabulary: int) -> Iterator[slice]:
         yield slice(start, min(start + step, tokens))
 
 
-def _target_logps(path: LogpPath, states: Tensor, target: Tensor) -> Tensor:
+def _target_logps(path: LogprobBackend, states: Tensor, target: Tensor) -> Tensor:
     return -cross_entropy(path.logits(states), target, reduction="none")
 
 

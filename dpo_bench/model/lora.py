@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dpo_bench.experiment.config import LoRA
-    from dpo_bench.model.logprob_backends import LogpPath
+    from dpo_bench.model.logprob_backends import LogprobBackend
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def require_peft() -> None:
         )
 
 
-def with_adapter(base: LogpPath, settings: LoRA, address: str) -> LogpPath:
+def with_adapter(base: LogprobBackend, settings: LoRA, address: str) -> LogprobBackend:
     """The same path to a model that shares all weights of the base and has an adapter besides.
 
     Only the adapter can be trained; it adds exactly nothing until it is. The base is frozen, and

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.errors import EnvironmentProblem
-from dpo_bench.model.logprobs import LogpPath, response_logps, sum_by_row, token_logps
+from dpo_bench.model.logprobs import LogprobBackend, response_logps, sum_by_row, token_logps
 from dpo_bench.model.token_statistics import sum_shared
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest, write_atomic
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dpo_bench.data.mismatches import Mismatches
-    from dpo_bench.data.tokenized import TokenisedPairs
+    from dpo_bench.data.tokenized import TokenizedPairs
 
     Values = NDArray[np.float32]
     Arrays = dict[str, Values]
@@ -53,8 +53,8 @@ class ReferenceLogps:
 
 
 def reference_logps(
-    path: LogpPath,
-    pairs: TokenisedPairs,
+    path: LogprobBackend,
+    pairs: TokenizedPairs,
     model_digest: str,
     device: str,
     progress: Progress = quiet,
@@ -63,7 +63,7 @@ def reference_logps(
 
     Args:
         path: the reference with the kernel path that the policy takes too.
-        pairs: the tokenised pairs.
+        pairs: the tokenized pairs.
         model_digest: of the reference's weights.
         device: device and precision, e.g. ``cpu/fp32``.
         progress: told after each pass.
@@ -78,8 +78,8 @@ def reference_logps(
 
 
 def shared_reference_logps(
-    path: LogpPath,
-    pairs: TokenisedPairs,
+    path: LogprobBackend,
+    pairs: TokenizedPairs,
     model_digest: str,
     device: str,
     progress: Progress = quiet,
@@ -92,7 +92,7 @@ def shared_reference_logps(
 
 
 def mismatched_reference_logps(
-    path: LogpPath,
+    path: LogprobBackend,
     mismatches: Mismatches,
     model_digest: str,
     device: str,
@@ -114,7 +114,7 @@ def mismatched_reference_logps(
 
 
 def _tokens(
-    path: LogpPath, pairs: TokenisedPairs, model_digest: str, device: str, progress: Progress
+    path: LogprobBackend, pairs: TokenizedPairs, model_digest: str, device: str, progress: Progress
 ) -> tuple[Values, Values]:
     """Log-probs of all tokens of chosen and rejected responses."""
     sizes = {
@@ -127,7 +127,9 @@ def _tokens(
     return found["chosen"], found["rejected"]
 
 
-def _key(path: LogpPath, pairs: TokenisedPairs, model_digest: str, device: str) -> dict[str, str]:
+def _key(
+    path: LogprobBackend, pairs: TokenizedPairs, model_digest: str, device: str
+) -> dict[str, str]:
     return {"model": model_digest, "pairs": pairs.digest, "device": device, "path": path.name}
 
 
@@ -164,7 +166,7 @@ def _read(file: Path, sizes: Mapping[str, int]) -> Arrays | None:
     return found if all(len(found[name]) == size for name, size in sizes.items()) else None
 
 
-def _compute(path: LogpPath, pairs: TokenisedPairs, progress: Progress) -> Arrays:
+def _compute(path: LogprobBackend, pairs: TokenizedPairs, progress: Progress) -> Arrays:
     sides: tuple[list[Tensor], list[Tensor]] = ([], [])
     for indices in consecutive_passes(pairs.sizes, path.tokens_per_pass()):
         batch = path.batch(pairs, indices)

@@ -32,7 +32,7 @@ from dpo_bench.progress import Progress, quiet
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dpo_bench.model.logprob_backends import LogpPath, Sampler
+    from dpo_bench.model.logprob_backends import LogprobBackend, Sampler
 
 Tokens = Sequence[int]
 DRAW_ELEMENTS = 1 << 24
@@ -86,7 +86,7 @@ def uniforms(plan: SamplingPlan, prompts: int) -> NDArray[np.float64]:
 
 
 def sample_responses(
-    path: LogpPath,
+    path: LogprobBackend,
     prompts: Sequence[Tokens],
     plan: SamplingPlan,
     progress: Progress = quiet,
@@ -103,7 +103,7 @@ def sample_responses(
         The responses in the order (prompt, sample).
     """
     numbers = uniforms(plan, len(prompts))
-    # Neighbours in length share a batch, which keeps the padding small.
+    # Neighbors in length share a batch, which keeps the padding small.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     rows = [(index, sample) for index in order for sample in range(plan.samples)]
     found: list[Response] = []
@@ -171,7 +171,7 @@ class Growing(Protocol):
 class CachedRows:
     """Texts whose past stays in a cache, padded on the left where they are of unlike lengths."""
 
-    def __init__(self, path: LogpPath, prompts: Sequence[Tokens], *, padded: bool) -> None:
+    def __init__(self, path: LogprobBackend, prompts: Sequence[Tokens], *, padded: bool) -> None:
         from transformers import DynamicCache
 
         self.path = path
@@ -221,7 +221,7 @@ class CachedRows:
 class UncachedRows:
     """Texts that are read anew for every token, as they are when they are scored."""
 
-    def __init__(self, path: LogpPath, prompts: Sequence[Tokens]) -> None:
+    def __init__(self, path: LogprobBackend, prompts: Sequence[Tokens]) -> None:
         self.path = path
         self.texts = [list(prompt) for prompt in prompts]
 
@@ -245,7 +245,7 @@ class UncachedRows:
             text.append(token)
 
 
-def growing_rows(path: LogpPath, prompts: Sequence[Tokens], sampler: Sampler) -> Growing:
+def growing_rows(path: LogprobBackend, prompts: Sequence[Tokens], sampler: Sampler) -> Growing:
     """Texts that grow from these prompts, in one of the ways; ``equal`` wants equal lengths."""
     if sampler == "uncached":
         return UncachedRows(path, prompts)
@@ -253,13 +253,13 @@ def growing_rows(path: LogpPath, prompts: Sequence[Tokens], sampler: Sampler) ->
 
 
 def _decode(
-    path: LogpPath,
+    path: LogprobBackend,
     prompts: Sequence[Tokens],
     numbers: Tensor,
     plan: SamplingPlan,
     tell: Callable[[float], None],
 ) -> list[list[int]]:
-    """Token ids of one response to each prompt; a prompt may stand in neighbouring rows."""
+    """Token ids of one response to each prompt; a prompt may stand in neighboring rows."""
     starts = [at for at, prompt in enumerate(prompts) if at == 0 or prompt is not prompts[at - 1]]
     owner = torch.zeros(len(prompts), dtype=torch.long)
     owner[starts[1:]] = 1

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 from torch.utils.checkpoint import checkpoint
 
-from dpo_bench.model.logprobs import LOGITS_AT_ONCE, LogpPath, sum_by_row, token_logps
+from dpo_bench.model.logprobs import LOGITS_AT_ONCE, LogprobBackend, sum_by_row, token_logps
 
 if TYPE_CHECKING:
     from dpo_bench.model.logprob_backends import AnyBatch
@@ -38,7 +38,11 @@ class TokenValues:
 
 
 def token_values(
-    path: LogpPath, batch: AnyBatch, *, confidence: bool = False, reference: LogpPath | None = None
+    path: LogprobBackend,
+    batch: AnyBatch,
+    *,
+    confidence: bool = False,
+    reference: LogprobBackend | None = None,
 ) -> TokenValues:
     """Log-probs of response tokens and, from the same logits, what else is asked for.
 
@@ -80,12 +84,12 @@ def token_values(
 
 
 def _values(
-    path: LogpPath,
+    path: LogprobBackend,
     states: Tensor,
     target: Tensor,
     *,
     confidence: bool,
-    reference: LogpPath | None,
+    reference: LogprobBackend | None,
     other: Tensor | None,
 ) -> Tensor:
     """Rows of values of some tokens, shape [1 to 3, token]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.measured import Measured
 from dpo_bench.analysis.metrics import FRONTIER_GAP, KL, REWARD, WIN_RATE, present
 from dpo_bench.report.matched_table import MatchedTables
@@ -119,7 +119,7 @@ def _matched(matched: MatchedTables) -> str:
     return _table("l" + "r" * len(levels), headings, rows)
 
 
-def _best_first(matched: MatchedTables) -> list[Series]:
+def _best_first(matched: MatchedTables) -> list[LossCurve]:
     """By the figure at the middle level; those without one last."""
     values = matched.comparison.middle.values
     lowest = float("-inf")

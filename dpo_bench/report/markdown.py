@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.report.matched_table import MatchedTables
 from dpo_bench.report.sections.uncertainty import FAMILY
@@ -168,7 +168,7 @@ def _difference(cell: Cell, *words: str) -> str:
     return ", ".join(filter(None, (_cell(cell), *map(markdown_text, words))))
 
 
-def _name(series: Series) -> str:
+def _name(series: LossCurve) -> str:
     return markdown_text(series.label)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
-from dpo_bench.analysis.loss_curves import Series
-from dpo_bench.analysis.metrics import KL, Measure
+from dpo_bench.analysis.loss_curves import LossCurve
+from dpo_bench.analysis.metrics import KL, Metric
 from dpo_bench.report.table_values import Cell
 from dpo_bench.wording import MISSING, interval, listing, number
 
@@ -65,7 +65,7 @@ class MatchedTables:
 
     comparison: MatchedComparison
     levels: tuple[str, ...]
-    values: tuple[tuple[Series, tuple[Cell, ...]], ...]
+    values: tuple[tuple[LossCurve, tuple[Cell, ...]], ...]
     differences: tuple[DifferenceRow, ...]
     shown: tuple[DifferenceRow, ...]
     groups: tuple[tuple[str, ...], ...]
@@ -74,12 +74,12 @@ class MatchedTables:
     reach: float
 
     @property
-    def measure(self) -> Measure:
+    def measure(self) -> Metric:
         """What was compared."""
         return self.comparison.measure
 
 
-def matched_tables(comparison: MatchedComparison, series: Sequence[Series]) -> MatchedTables:
+def matched_tables(comparison: MatchedComparison, series: Sequence[LossCurve]) -> MatchedTables:
     """Lay out a comparison."""
     shown = {one.index: one for one in series}
     reach, measure = comparison_reach(comparison), comparison.measure
@@ -140,7 +140,7 @@ def comparison_reach(comparison: MatchedComparison) -> float:
     return max(ends, default=0.0) or 1.0
 
 
-def difference_cell(pair: PairAtLevel, reach: float, measure: Measure) -> DifferenceCell:
+def difference_cell(pair: PairAtLevel, reach: float, measure: Metric) -> DifferenceCell:
     """One pair at one level, with its place on an axis from ``-reach`` to ``reach``."""
     if pair.reason:
         return DifferenceCell(Cell(MISSING), False, pair.reason, "", "", None)
@@ -170,7 +170,7 @@ def needed_to_separate(pair: PairAtLevel) -> str:
     return "neither prompts alone nor seeds alone would separate"
 
 
-def spread_apart(pair: PairAtLevel, measure: Measure) -> str:
+def spread_apart(pair: PairAtLevel, measure: Metric) -> str:
     """The standard errors of a difference by what they come from; empty with one seed."""
     if pair.shares is None:
         return ""
@@ -184,7 +184,7 @@ def _round_up(count: int) -> int:
     return -(-count // step) * step
 
 
-def _value_cell(level: Level, index: int, measure: Measure) -> Cell:
+def _value_cell(level: Level, index: int, measure: Metric) -> Cell:
     if index not in level.values:
         return Cell(MISSING, level.reasons.get(index, ""))
     found = level.values[index]
@@ -202,6 +202,6 @@ def _letters(groups: Sequence[Sequence[int]]) -> dict[int, str]:
     return {index: ",".join(marks) for index, marks in found.items()}
 
 
-def _groups(level: Level, shown: dict[int, Series]) -> Iterator[str]:
+def _groups(level: Level, shown: dict[int, LossCurve]) -> Iterator[str]:
     for group in level.groups:
         yield listing([shown[index].label for index in group])

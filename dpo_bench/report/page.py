@@ -65,7 +65,7 @@ def render_page(
     environment.filters["one_line"] = one_line
     environment.globals["style"] = theme.style
     style = environment.get_template("report.css").render(
-        light=Markup(theme.custom_properties(dark=False)),  # noqa: S704 - this program's colours
+        light=Markup(theme.custom_properties(dark=False)),  # noqa: S704 - this program's colors
         dark=Markup(theme.custom_properties(dark=True)),  # noqa: S704
     )
     script, data = page_script(), page_data(view)

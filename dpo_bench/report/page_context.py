@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpo_bench.analysis.loss_curves import trial_label
-from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Measure, explored, ranking
+from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Metric, explored, ranking
 from dpo_bench.report.families import loss_cards
 from dpo_bench.report.page_samples import embedded_samples
 from dpo_bench.report.samples import BEST
@@ -168,7 +168,7 @@ def _alternatives(view: ReportView) -> dict[str, str]:
     return {key: text + more for key, text in texts.items()}
 
 
-def _described(series: Any, measure: Measure) -> str:
+def _described(series: Any, measure: Metric) -> str:
     pairs = [(setting.mean(KL.name), setting.mean(measure.name)) for setting in series.settings]
     known = [(kl, value) for kl, value in pairs if kl is not None and value is not None]
     if not known:

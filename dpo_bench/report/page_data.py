@@ -11,9 +11,9 @@ from typing import Any
 
 from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
 from dpo_bench.analysis.kl_axis import ticks
-from dpo_bench.analysis.loss_curves import Series, largest_kl, trial_label
+from dpo_bench.analysis.loss_curves import LossCurve, largest_kl, trial_label
 from dpo_bench.analysis.measured import Measured, finite
-from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, Measure, explored, headline
+from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, Metric, explored, headline
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.families import loss_card
 from dpo_bench.report.matched_table import needed_to_separate, spread_apart
@@ -52,7 +52,7 @@ def page_data(view: ReportView) -> dict[str, Any]:
     }
 
 
-def _measure(measure: Measure, results: SweepResults) -> dict[str, Any]:
+def _measure(measure: Metric, results: SweepResults) -> dict[str, Any]:
     found: dict[str, Any] = {
         "title": measure.title, "axis": measure.axis, "unit": measure.unit,
         "decimals": measure.decimals, "about": measure.about,
@@ -70,11 +70,11 @@ def _first_axes(results: SweepResults) -> list[list[str]]:
     return [[KL.name, name] for name in upright[:2]]
 
 
-def _series(series: Series) -> dict[str, Any]:
+def _series(series: LossCurve) -> dict[str, Any]:
     return {
         "label": one_line(series.label),
         "family": loss_card(series.loss).family,
-        "colour": style(series.index).colour,
+        "color": style(series.index).color,
         "symbol": style(series.index).marker.plotly,
         "path": style(series.index).marker.path,
         "dash": style(series.index).dash[0],
@@ -83,7 +83,7 @@ def _series(series: Series) -> dict[str, Any]:
 
 
 def _trial(
-    series: Series, trial: Trial, results: SweepResults, measures: Sequence[Measure]
+    series: LossCurve, trial: Trial, results: SweepResults, measures: Sequence[Metric]
 ) -> dict[str, Any]:
     figures = {one.name: trial.measured(one.name) for one in measures}
     found: dict[str, Any] = {
@@ -115,7 +115,7 @@ def _trial(
     return found
 
 
-def _along(trial: Trial, measures: Sequence[Measure]) -> dict[str, list[Any]]:
+def _along(trial: Trial, measures: Sequence[Metric]) -> dict[str, list[Any]]:
     """The trial's evaluations along training, the last one its own; empty where there was none."""
     table = trial.checkpoints
     if table.empty:
@@ -166,7 +166,7 @@ def _compared(comparison: MatchedComparison) -> dict[str, Any]:
     }
 
 
-def _level(level: Level, measure: Measure) -> dict[str, Any]:
+def _level(level: Level, measure: Metric) -> dict[str, Any]:
     return {
         "kl": plain_number(float(f"{level.kl:.3g}")),
         "values": {
@@ -178,7 +178,7 @@ def _level(level: Level, measure: Measure) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _pair(pair: PairAtLevel, measure: Measure) -> list[Any]:
+def _pair(pair: PairAtLevel, measure: Metric) -> list[Any]:
     """First, second, difference, low, high, separated, what would separate them, spread apart."""
     if pair.reason:
         return [pair.first, pair.second, None, None, None, False, "", ""]

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.matched_policies import MatchedPolicies
 from dpo_bench.analysis.measured import finite
 from dpo_bench.analysis.metrics import ranking
@@ -73,7 +73,7 @@ class EmbeddedSamples:
 
 
 def embedded_samples(
-    results: SweepResults, series: Sequence[Series], ladder: Sequence[tuple[int, int]] = LADDER
+    results: SweepResults, series: Sequence[LossCurve], ladder: Sequence[tuple[int, int]] = LADDER
 ) -> EmbeddedSamples | None:
     """The first step of the ladder that fits; None when no trial finished."""
     if not results.done:
@@ -111,7 +111,7 @@ def deflated(value: Any) -> str:
 
 
 def selections(
-    results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
+    results: SweepResults, series: Sequence[LossCurve], policies: MatchedPolicies
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Key, title and trials (ids) of what can be shown beside each other, the default first."""
     known = [one for one in series if one.done]
@@ -126,7 +126,7 @@ def selections(
     yield ALL, "every policy", [trial.id for one in known for trial in one.done]
 
 
-def _ordered(series: Sequence[Series]) -> Iterator[Trial]:
+def _ordered(series: Sequence[LossCurve]) -> Iterator[Trial]:
     return (trial for one in series for trial in one.trials)
 
 

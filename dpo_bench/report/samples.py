@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpo_bench.analysis.loss_curves import Series, trial_label
+from dpo_bench.analysis.loss_curves import LossCurve, trial_label
 from dpo_bench.analysis.matched_policies import MatchedPolicies
 from dpo_bench.analysis.metrics import KL, REWARD, ranking
 from dpo_bench.analysis.results import SweepResults, Trial
@@ -73,7 +73,7 @@ class SampleBrowser:
 
 
 def sample_browser(
-    results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
+    results: SweepResults, series: Sequence[LossCurve], policies: MatchedPolicies
 ) -> SampleBrowser | None:
     """Pick prompts and responses; None when no trial finished."""
     if not results.done:
@@ -110,7 +110,7 @@ def best_title(results: SweepResults) -> str:
 def _cards(
     row: Any,
     reference: dict[Any, Any],
-    policies: Sequence[tuple[tuple[Series, Trial, tuple[str, ...]], dict[Any, Any]]],
+    policies: Sequence[tuple[tuple[LossCurve, Trial, tuple[str, ...]], dict[Any, Any]]],
     results: SweepResults,
     limit: int,
 ) -> Iterator[Card]:
@@ -152,8 +152,8 @@ def _known(value: Any) -> bool:
 
 
 def _chosen(
-    results: SweepResults, series: Sequence[Series], policies: MatchedPolicies
-) -> Iterator[tuple[Series, Trial, tuple[str, ...]]]:
+    results: SweepResults, series: Sequence[LossCurve], policies: MatchedPolicies
+) -> Iterator[tuple[LossCurve, Trial, tuple[str, ...]]]:
     """One finished trial per setting, with the selections that show it."""
     nearest = [setting for _, setting in policies.settings]
     best = ranking(results).name

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import stdev
 
 from dpo_bench.analysis.kl_axis import position
-from dpo_bench.analysis.loss_curves import Series, Setting
+from dpo_bench.analysis.loss_curves import GridPoint, LossCurve
 from dpo_bench.analysis.measured import Measured
 from dpo_bench.analysis.metrics import (
     IN_HEAT_MAP,
@@ -15,7 +15,7 @@ from dpo_bench.analysis.metrics import (
     KL,
     REWARD,
     WIN_RATE,
-    Measure,
+    Metric,
     present,
 )
 from dpo_bench.analysis.results import SweepResults, Trial
@@ -82,8 +82,8 @@ class HeatCell:
 class HeatMap:
     """One measure over series and ranks of strength; rows may differ in length."""
 
-    measure: Measure
-    rows: tuple[tuple[Series, tuple[HeatCell, ...]], ...]
+    measure: Metric
+    rows: tuple[tuple[LossCurve, tuple[HeatCell, ...]], ...]
     low: float
     high: float
 
@@ -93,7 +93,7 @@ class HeatMap:
         return max(len(cells) for _, cells in self.rows)
 
 
-def measured_cell(measured: Measured, measure: Measure) -> Cell:
+def measured_cell(measured: Measured, measure: Metric) -> Cell:
     """A figure with its interval and n; a dash when it is missing."""
     if measured.value is None:
         return Cell(MISSING)
@@ -104,7 +104,7 @@ def measured_cell(measured: Measured, measure: Measure) -> Cell:
     return Cell(number(measured.value, decimals), detail, measured.value)
 
 
-def results_table(results: SweepResults, series: Sequence[Series]) -> Table:
+def results_table(results: SweepResults, series: Sequence[LossCurve]) -> Table:
     """Every trial with every figure that any trial has."""
     measures = present(results, IN_TABLE)
     many_seeds = len(results.seeds) > 1
@@ -125,7 +125,11 @@ def results_table(results: SweepResults, series: Sequence[Series]) -> Table:
 
 
 def _cells(
-    series: Series, setting: Setting, trial: Trial, measures: Sequence[Measure], many_seeds: bool
+    series: LossCurve,
+    setting: GridPoint,
+    trial: Trial,
+    measures: Sequence[Metric],
+    many_seeds: bool,
 ) -> tuple[Cell, ...]:
     cells = [Cell(series.label, value=series.label), strength_cell(series, setting)]
     if many_seeds:
@@ -141,7 +145,7 @@ def _cells(
     return (*cells, Cell(number(seconds, 1), value=seconds))
 
 
-def strength_cell(series: Series, setting: Setting) -> Cell:
+def strength_cell(series: LossCurve, setting: GridPoint) -> Cell:
     """A strength with its name where that is not beta."""
     if setting.strength is None:
         return Cell(MISSING)
@@ -149,7 +153,7 @@ def strength_cell(series: Series, setting: Setting) -> Cell:
     return Cell(f"{name}{plain_number(setting.strength)}", value=setting.strength)
 
 
-def heat_maps(results: SweepResults, series: Sequence[Series]) -> tuple[HeatMap, ...]:
+def heat_maps(results: SweepResults, series: Sequence[LossCurve]) -> tuple[HeatMap, ...]:
     """A map per measure, columns in the order of strength within each loss."""
     return tuple(
         _heat_map(series, measure, len(results.seeds) > 1)
@@ -157,7 +161,7 @@ def heat_maps(results: SweepResults, series: Sequence[Series]) -> tuple[HeatMap,
     )
 
 
-def _heat_map(series: Sequence[Series], measure: Measure, many_seeds: bool) -> HeatMap:
+def _heat_map(series: Sequence[LossCurve], measure: Metric, many_seeds: bool) -> HeatMap:
     values = [
         value
         for one in series
@@ -179,9 +183,9 @@ def _heat_map(series: Sequence[Series], measure: Measure, many_seeds: bool) -> H
 
 
 def _heat_cell(
-    series: Series,
-    setting: Setting,
-    measure: Measure,
+    series: LossCurve,
+    setting: GridPoint,
+    measure: Metric,
     many_seeds: bool,
     share: Callable[[float], float],
 ) -> HeatCell:
@@ -198,7 +202,7 @@ def _heat_cell(
     return HeatCell(strength, cell, share(mean))
 
 
-def seed_table(results: SweepResults, series: Sequence[Series]) -> Table | None:
+def seed_table(results: SweepResults, series: Sequence[LossCurve]) -> Table | None:
     """Mean and standard deviation (n - 1) over the seeds; None with a single seed."""
     if len(results.seeds) < 2:
         return None
@@ -216,7 +220,7 @@ def seed_table(results: SweepResults, series: Sequence[Series]) -> Table | None:
     return Table(tuple(columns), tuple(rows))
 
 
-def _spread(setting: Setting, measure: Measure) -> Cell:
+def _spread(setting: GridPoint, measure: Metric) -> Cell:
     values = [trial.measured(measure.name).value for trial in setting.done]
     known = [value for value in values if value is not None]
     mean = setting.mean(measure.name)

@@ -1,9 +1,9 @@
-"""Colours and markers: one place for the page, its charts and the figure files.
+"""Colors and markers: one place for the page, its charts and the figure files.
 
-The series colours were searched for the largest smallest distance (CIE Lab, at least 20) between
+The series colors were searched for the largest smallest distance (CIE Lab, at least 20) between
 any two under normal vision and simulated protanopia, deuteranopia and tritanopia, for a light and
-a dark ground. Shape says the same as colour: no two of the first ten series share a marker, and
-after eight series colours return with another marker and line.
+a dark ground. Shape says the same as color: no two of the first ten series share a marker, and
+after eight series colors return with another marker and line.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ class Style:
     """How the series of one index looks.
 
     Attributes:
-        colour: index into the series colours.
+        color: index into the series colors.
         marker: its shape.
         dash: plotly's and matplotlib's line style.
     """
 
-    colour: int
+    color: int
     marker: Marker
     dash: tuple[str, str]
 
@@ -123,9 +123,9 @@ def rank_shade(rank: int, count: int) -> int:
 
 
 def custom_properties(dark: bool) -> str:
-    """CSS declarations of all colours; the page's script reads the same ones for its charts."""
+    """CSS declarations of all colors; the page's script reads the same ones for its charts."""
     series, ranks = (SERIES_DARK, RANKS_DARK) if dark else (SERIES_LIGHT, RANKS_LIGHT)
     named = dict(DARK if dark else LIGHT)
-    named |= {f"series-{index}": colour for index, colour in enumerate(series)}
-    named |= {f"rank-{index}": colour for index, colour in enumerate(ranks)}
-    return " ".join(f"--{name}: {colour};" for name, colour in named.items())
+    named |= {f"series-{index}": color for index, color in enumerate(series)}
+    named |= {f"rank-{index}": color for index, color in enumerate(ranks)}
+    return " ".join(f"--{name}: {color};" for name, color in named.items())

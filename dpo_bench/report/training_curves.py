@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.report.theme import rank_shade
 from dpo_bench.wording import rounded
 
@@ -23,7 +23,7 @@ _BUDGET = 30_000
 """values that the training curves of all trials together may take in the page"""
 
 
-def training_data(series: Sequence[Series], places: dict[str, int]) -> dict[str, Any]:
+def training_data(series: Sequence[LossCurve], places: dict[str, int]) -> dict[str, Any]:
     """What the page's script draws the training curves from, a panel per series.
 
     With very many trials only every so many logged steps are kept (``every``), evenly.

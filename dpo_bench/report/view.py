@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dpo_bench.analysis.compare import MatchedComparison, compare_series
-from dpo_bench.analysis.loss_curves import Series, group_series, trial_label
+from dpo_bench.analysis.loss_curves import LossCurve, group_series, trial_label
 from dpo_bench.analysis.matched_policies import MatchedPolicies, matched_policies
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
 from dpo_bench.report.samples import SampleBrowser, sample_browser
-from dpo_bench.report.sections.further import further_findings
+from dpo_bench.report.sections.further import further_sections
 from dpo_bench.report.sections.judging import judging_section
 from dpo_bench.report.sections.methods import Note, method_notes
-from dpo_bench.report.sections.regret import GapsAtLevel, frontier_gaps, gap_section
+from dpo_bench.report.sections.regret import RegretAtLevel, frontier_regret, regret_section
 from dpo_bench.report.sections.sanity_checks import controls_section
-from dpo_bench.report.sections.section import Finding
+from dpo_bench.report.sections.section import Section
 from dpo_bench.report.sections.setup import Setup, describe_setup
-from dpo_bench.report.sections.summary import Findings, find
+from dpo_bench.report.sections.summary import Summary, find
 from dpo_bench.report.table_values import HeatMap, Table, heat_maps, results_table, seed_table
 
 
@@ -54,28 +54,28 @@ class ReportView:
         seeds: spread over seeds; None with one seed.
         browser: responses side by side, for paper; None when no trial finished.
         failed: failed trials.
-        further: gaps, areas, over-optimisation, strengths, length control, controls, judging: if
+        further: gaps, areas, over-optimization, strengths, length control, controls, judging: if
             known.
         notes: methods.
         provenance: versions, hashes, machine.
     """
 
     results: SweepResults
-    series: tuple[Series, ...]
-    findings: Findings
+    series: tuple[LossCurve, ...]
+    findings: Summary
     setup: Setup
     curves: CurvesOnPrompts | None
     comparison: MatchedComparison | str
     matched: MatchedTables | None
     also_matched: tuple[MatchedTables, ...]
     policies: MatchedPolicies
-    gaps: tuple[GapsAtLevel, ...]
+    gaps: tuple[RegretAtLevel, ...]
     heat_maps: tuple[HeatMap, ...]
     table: Table
     seeds: Table | None
     browser: SampleBrowser | None
     failed: tuple[Failure, ...]
-    further: tuple[Finding, ...]
+    further: tuple[Section, ...]
     notes: tuple[Note, ...]
     provenance: tuple[tuple[str, str], ...]
 
@@ -115,7 +115,7 @@ def build_view(results: SweepResults) -> ReportView:
     matched = None if isinstance(comparison, str) else matched_tables(comparison, series)
     also = _also_matched(known, series) if matched else ()
     policies = matched_policies(series, comparison)
-    gaps = frontier_gaps(results, curves, comparison)
+    gaps = frontier_regret(results, curves, comparison)
     return ReportView(
         results=results,
         series=series,
@@ -133,8 +133,8 @@ def build_view(results: SweepResults) -> ReportView:
         browser=sample_browser(results, series, policies),
         failed=tuple(_failures(results, series)),
         further=(
-            *filter(None, (gap_section(series, gaps),)),
-            *further_findings(results, series, known, policies),
+            *filter(None, (regret_section(series, gaps),)),
+            *further_sections(results, series, known, policies),
             *filter(None, (controls_section(results), judging_section(results))),
         ),
         notes=method_notes(results, known if matched else None),
@@ -143,14 +143,14 @@ def build_view(results: SweepResults) -> ReportView:
 
 
 def _also_matched(
-    curves: CurvesOnPrompts | None, series: tuple[Series, ...]
+    curves: CurvesOnPrompts | None, series: tuple[LossCurve, ...]
 ) -> tuple[MatchedTables, ...]:
     """The comparison by the measures beside the headline."""
     found = [compare_series(curves, one) for one in curves.measures[1:]] if curves else []
     return tuple(matched_tables(one, series) for one in found if not isinstance(one, str))
 
 
-def _failures(results: SweepResults, series: tuple[Series, ...]) -> Iterator[Failure]:
+def _failures(results: SweepResults, series: tuple[LossCurve, ...]) -> Iterator[Failure]:
     for one in series:
         for trial in one.trials:
             if not trial.done:

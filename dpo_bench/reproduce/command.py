@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReproduceRequest:
     """What was typed.
 
     Attributes:
@@ -41,7 +41,7 @@ class Wanted:
     command: str
 
 
-def reproduce(wanted: Wanted, console: Console) -> bool:
+def reproduce(wanted: ReproduceRequest, console: Console) -> bool:
     """List, or run and print; False when a verdict fails.
 
     Raises:
@@ -70,7 +70,7 @@ def reproduce(wanted: Wanted, console: Console) -> bool:
     return not any(one.outcome.failed for one in finished)
 
 
-def _list(wanted: Wanted, console: Console) -> None:
+def _list(wanted: ReproduceRequest, console: Console) -> None:
     if wanted.as_json:
         print(json.dumps([_card(one) for one in experiments()], indent=2, ensure_ascii=False))
     else:
@@ -81,7 +81,9 @@ def _card(one: Reproducible) -> dict[str, str]:
     return {key: getattr(one, key) for key in ("name", "title", "source", "cost", "kind")}
 
 
-def _run(chosen: Iterable[Reproducible], wanted: Wanted, console: Console) -> list[Finished]:
+def _run(
+    chosen: Iterable[Reproducible], wanted: ReproduceRequest, console: Console
+) -> list[Finished]:
     from dpo_bench.reproduce.files import Finished
 
     finished = []

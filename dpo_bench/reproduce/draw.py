@@ -43,15 +43,15 @@ def _bytes(figure: Figure, kind: str) -> bytes:
 def _curves(axis: Axes, outcome: Outcome) -> None:
     for index, curve in enumerate(outcome.curves):
         look = theme.style(index)
-        colour = theme.SERIES_LIGHT[look.colour]
-        axis.plot(curve.x, curve.y, look.dash[1], color=colour, label=font_text(curve.series, 28))
+        color = theme.SERIES_LIGHT[look.color]
+        axis.plot(curve.x, curve.y, look.dash[1], color=color, label=font_text(curve.series, 28))
         if curve.low:
-            axis.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
+            axis.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.2, linewidth=0)
         for row in outcome.rows:
             if row.series == curve.series and row.published is not None:
                 assert isinstance(row.x, float | int)  # noqa: S101 - curves have numbers for x
                 axis.plot(
-                    [row.x], [row.published], look.marker.matplotlib, color=colour,
+                    [row.x], [row.published], look.marker.matplotlib, color=color,
                     markerfacecolor="white", markersize=5.5,
                 )  # fmt: skip
     if outcome.logarithmic:

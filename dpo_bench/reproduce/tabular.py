@@ -83,7 +83,7 @@ def train_by_adam(
     """Train one policy per setting and seed from uniform, all at once.
 
     Each update averages the loss over a mini-batch drawn with replacement; the draws of a seed are
-    the same for every setting. Adam works element by element, so that one optimiser over all
+    the same for every setting. Adam works element by element, so that one optimizer over all
     policies does what one for each would do.
 
     Args:
@@ -104,39 +104,39 @@ def train_by_adam(
     counts = np.stack([draw.multinomial(batch, share, size=updates) for draw in draws], axis=1)
     weights = torch.from_numpy(counts) / batch
     logits = torch.zeros(len(settings), seeds, actions, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.Adam([logits], lr=learning_rate)
+    optimizer = torch.optim.Adam([logits], lr=learning_rate)
     records = []
     for step in range(updates):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses = [
             setting.mean_loss(logits[index], pairs, weights[step])
             for index, setting in enumerate(settings)
         ]
         torch.stack(losses).sum().backward()
-        optimiser.step()
+        optimizer.step()
         if (step + 1) % every == 0:
             records.append(logits.detach().softmax(-1))
     return torch.stack(records)
 
 
-def minimise(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Minimise a smooth function of logits [action] as far as fp64 goes.
+def minimize(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Minimize a smooth function of logits [action] as far as fp64 goes.
 
     L-BFGS finds the basin, Newton's method the digits. Adding a constant to all logits changes
     nothing, hence the pseudo-inverse.
     """
     logits = start.clone().double().requires_grad_()
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         [logits], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = objective(logits)
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     found = logits.detach()
     for _ in range(8):
         slope = gradient(objective, found)

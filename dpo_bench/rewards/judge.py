@@ -1,6 +1,6 @@
 """A judge, which says which of two responses to a prompt is better.
 
-Every pair is shown in both orders, because judges favour a place (Zheng et al. 2023,
+Every pair is shown in both orders, because judges favor a place (Zheng et al. 2023,
 arXiv:2306.05685); a response wins when it is preferred in both, and everything else is a tie.
 """
 
@@ -51,7 +51,7 @@ class Judgement:
     Attributes:
         wins: 1 where ours wins, 0 where theirs does, .5 for a tie; NaN without a verdict.
         agreed: 1 where both orders say the same, else 0; NaN without a verdict.
-        places: share of the two verdicts that favour the response shown first: .5 where the place
+        places: share of the two verdicts that favor the response shown first: .5 where the place
             does not matter; NaN without a verdict.
         cost: what it took.
     """

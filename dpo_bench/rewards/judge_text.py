@@ -31,7 +31,7 @@ _WRAPPED = re.compile(
     r"\\(?:boxed|text)\{([^{}]*)\}|<(answer|verdict)>([^<>]*)</\2>", re.IGNORECASE
 )
 _NAMES = r"answer|verdict|winner|choice|preference|better response|better"
-_LABELLED = re.compile(
+_LABELED = re.compile(
     rf"(?:(?:(?:the|my) )?(?:final )?(?:{_NAMES})(?: is:?|:) *)?(?:response |option )?(a|b|tie)",
     re.IGNORECASE,
 )
@@ -117,7 +117,7 @@ def _alone(text: str) -> Verdict | None:
         text = bare
     label, colon, value = text.rpartition(":")
     text = f"{label.strip(_DRESS)}{colon} {value.strip(_DRESS)}".strip()
-    found = _LABELLED.fullmatch(text)
+    found = _LABELED.fullmatch(text)
     return Verdict(found[1].upper()) if found else None
 
 

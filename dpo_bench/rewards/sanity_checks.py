@@ -48,7 +48,7 @@ SAME = 1e-6
 """Relative difference up to which two rewards of one text are the same: rounding in a batch."""
 ROUNDED = 1e-2
 """Share of the largest reward by which a text's may change with the size of the batch: a model in
-bf16, which has 8 bits, rounds so; what is centred or ranked within a call changes by more."""
+bf16, which has 8 bits, rounds so; what is centered or ranked within a call changes by more."""
 UNCHANGED = 1e-4
 """Share of the largest reward up to which another response changes nothing: rounding in fp32."""
 

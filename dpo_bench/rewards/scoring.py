@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 COLUMNS = ("reward", "win_reference", "win_chosen", "judge_agreed")
 
 
-class Contest(Protocol):
+class Scoring(Protocol):
     """Fills in what became of each response."""
 
-    def enter(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:
+    def score(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:
         """Set `COLUMNS` of a table of responses, ordered by prompt and sample.
 
         Returns:
@@ -40,17 +40,17 @@ class Contest(Protocol):
         """
 
 
-class NoContest:
+class NoScoring:
     """Nothing scores the responses."""
 
-    def enter(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
+    def score(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
         """Everything is missing."""
         table[list(COLUMNS)] = np.nan
         return {}
 
 
 @dataclass(frozen=True)
-class RewardContest:
+class RewardScoring:
     """By a reward: each response against all of the reference's.
 
     Attributes:
@@ -65,7 +65,7 @@ class RewardContest:
     opponents: Array
     chosen: Array
 
-    def enter(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
+    def score(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
         """Score the responses and compare."""
         prompts = [self.prompts[index] for index in table["prompt_id"]]
         table["reward"] = self.reward.score(prompts, table["response"])
@@ -78,7 +78,7 @@ class RewardContest:
 
 
 @dataclass(frozen=True)
-class JudgeContest:
+class JudgeScoring:
     """By a judge: each response against a few of the reference's, and the chosen one.
 
     Attributes:
@@ -96,7 +96,7 @@ class JudgeContest:
     chosen: Sequence[str]
     opponents_each: int
 
-    def enter(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:
+    def score(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:
         """Judge the responses; without a verdict a share is missing."""
         each = self.opponents_each
         prompts = [self.prompts[index].transcript for index in table["prompt_id"]]

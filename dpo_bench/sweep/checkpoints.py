@@ -18,28 +18,30 @@ from dpo_bench.storage import published_folder, read_parquet, write_json, write_
 from dpo_bench.sweep.results import JUDGE_COSTS
 
 if TYPE_CHECKING:
-    from dpo_bench.sweep.context import Bench
+    from dpo_bench.sweep.context import WorkerContext
 
 EVALUATION, PROMPTS = "evaluation.json", "prompts.parquet"
 
 
-class AlongTraining:
-    """Evaluates a bench's policy every so many steps.
+class CheckpointEvaluation:
+    """Evaluates a context's policy every so many steps.
 
     Args:
-        bench: holds the policy that is being trained.
+        context: holds the policy that is being trained.
         folder: where the evaluations are kept until the trial ends.
         scale: the beta of the policy's implicit reward, or None.
         progress: told that training is under way; so a stop that is asked for meanwhile waits for
             the trainer, which saves its state first.
     """
 
-    def __init__(self, bench: Bench, folder: Path, scale: float | None, progress: Progress) -> None:
-        self.bench = bench
+    def __init__(
+        self, context: WorkerContext, folder: Path, scale: float | None, progress: Progress
+    ) -> None:
+        self.context = context
         self.folder = folder
         self.scale = scale
         self.progress = progress
-        self.every = bench.experiment.evaluation.every
+        self.every = context.experiment.evaluation.every
 
     def after_step(self, done: int, total: int) -> None:
         """Evaluate when it is time; the last step is the trial's own evaluation."""
@@ -51,8 +53,8 @@ class AlongTraining:
         from dpo_bench.evaluation.policy import per_prompt
 
         started = time.monotonic()
-        result = self.bench.evaluator.evaluate(
-            self.bench.policy,
+        result = self.context.evaluator.evaluate(
+            self.context.policy,
             lambda _phase, _done, _total: self.progress("training", done, total),
             scale=self.scale,
         )

@@ -12,14 +12,14 @@ from dpo_bench.contract import get_loss
 from dpo_bench.evaluation.policy import Evaluator
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, evaluate_reference
 from dpo_bench.experiment.identity import COSMETIC, IN_CONTENT, RECIPE
-from dpo_bench.model.choose_backend import choose_path
+from dpo_bench.model.choose_backend import choose_backend
 from dpo_bench.model.compatibility import (
     require_ids,
     require_positions,
     share_vocabulary,
 )
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprob_backends import LogpPath
+from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
 from dpo_bench.model.reference_cache import reference_logps
 from dpo_bench.progress import Progress, quiet
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from dpo_bench.sweep.sources import Sources
 
 
-class Bench:
+class WorkerContext:
     """Model, data and reference of an experiment, ready for any number of trials.
 
     The slow parts (the reference's log-probs, its responses and their rewards) are kept by content
@@ -114,7 +114,7 @@ class Bench:
             model.config.use_cache = False
         self.inputs.tokenizer.save_pretrained(folder)
 
-    def _starting_policy(self) -> tuple[LogpPath, Callable[[int], object]]:
+    def _starting_policy(self) -> tuple[LogprobBackend, Callable[[int], object]]:
         """The policy, and what puts it back to its starting point for a seed.
 
         Where it starts at the reference it needs no copy of that: an adapter stands over the
@@ -158,14 +158,14 @@ class Bench:
             _ = reference.all_sums  # had now, by the first worker, so that the others find them
         return reference
 
-    def load(self, folder: ModelFolder) -> LogpPath:
+    def load(self, folder: ModelFolder) -> LogprobBackend:
         """A model on this experiment's device, with the kernel path that suits it."""
         model = load_model(
             folder, self.sources.device, trust_remote_code=self.experiment.trust_remote_code
         )
         inputs = self.inputs
         require_positions(model, inputs.longest_pair, inputs.longest_prompt, inputs.new_tokens)
-        return choose_path(model, self.sources.precision, inputs.longest)
+        return choose_backend(model, self.sources.precision, inputs.longest)
 
     def _evaluate_reference(self, progress: Progress) -> Path:
         """The folder of the reference's evaluation, made when the cache lacks it."""

@@ -1,4 +1,4 @@
-"""What every trial of a sweep is given: tokenised pairs, evaluation prompts, ends of responses.
+"""What every trial of a sweep is given: tokenized pairs, evaluation prompts, ends of responses.
 
 It needs the policy's tokenizer but no model, so that a plan can show it before anything is loaded.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from dpo_bench.data.chat import ChatTemplate
 from dpo_bench.data.ends import Ends
 from dpo_bench.data.prepare import prepare_pairs
-from dpo_bench.data.tokenized import TokenisedPairs
+from dpo_bench.data.tokenized import TokenizedPairs
 from dpo_bench.evaluation.prompts import EvaluationPrompts, choose_prompts
 from dpo_bench.experiment.identity import RECIPE
 from dpo_bench.model.compatibility import require_same_tokens
@@ -48,7 +48,7 @@ class Inputs:
 
     tokenizer: Any
     end_tokens: frozenset[int]
-    pairs: TokenisedPairs
+    pairs: TokenizedPairs
     prompts: EvaluationPrompts
     counts: dict[str, Any]
     new_tokens: int
@@ -81,7 +81,7 @@ class Inputs:
 
 
 def prepare_inputs(experiment: Experiment, sources: Sources, progress: Progress = quiet) -> Inputs:
-    """Tokenise the data, or take it from the cache.
+    """Tokenize the data, or take it from the cache.
 
     Raises:
         DataError: pairs that cannot be used.
@@ -105,11 +105,11 @@ def prepare_inputs(experiment: Experiment, sources: Sources, progress: Progress 
             training.save(new / "training.safetensors")
             heldout.save(new / "heldout.safetensors")
             write_json(new / "counts.json", counts.as_dict())
-    heldout = TokenisedPairs.load(folder / "heldout.safetensors")
+    heldout = TokenizedPairs.load(folder / "heldout.safetensors")
     inputs = Inputs(
         tokenizer=tokenizer,
         end_tokens=ends,
-        pairs=TokenisedPairs.load(folder / "training.safetensors"),
+        pairs=TokenizedPairs.load(folder / "training.safetensors"),
         prompts=choose_prompts(heldout, experiment.evaluation.prompts),
         counts=json.loads((folder / "counts.json").read_text(encoding="utf-8")),
         new_tokens=experiment.evaluation.max_new_tokens,

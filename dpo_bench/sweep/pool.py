@@ -68,30 +68,30 @@ class Pool:
         self.waiting = deque(tasks)
         try:
             # The first worker prepares what all share and fills the caches; the others find it.
-            self._hire(0)
+            self._spawn(0)
             while self.waiting or any(worker.task for worker in self.workers):
                 for channel, message in self.executor.listen(1.0):
-                    self._hear(self._owner(channel), message)
+                    self._handle(self._owner(channel), message)
         except BaseException:
             if any(worker.task for worker in self.workers):
                 self.display.note("stopping: saving the running trials (Ctrl-C again: at once)")
             raise
         finally:
-            self._dismiss()
+            self._shutdown()
 
-    def _hire(self, index: int) -> None:
-        self.workers.append(_Worker(index, self.executor.hire(self.job)))
+    def _spawn(self, index: int) -> None:
+        self.workers.append(_Worker(index, self.executor.spawn(self.job)))
 
     def _owner(self, channel: Channel) -> _Worker:
         return next(worker for worker in self.workers if worker.channel is channel)
 
-    def _hear(self, worker: _Worker, message: Message) -> None:
+    def _handle(self, worker: _Worker, message: Message) -> None:
         if isinstance(message, WorkerDiedError):
-            self._bury(worker, message)
+            self._died(worker, message)
         elif isinstance(message, Exception):
             raise message
         elif isinstance(message, Ready):
-            self._welcome(worker, message)
+            self._ready(worker, message)
         elif isinstance(message, Note):
             self.on_note(message)
         elif message.kind == "progress":
@@ -108,14 +108,14 @@ class Pool:
         elif worker.index == 0:
             self.display.phase(event.text, event.done, event.total)
 
-    def _welcome(self, worker: _Worker, message: Ready) -> None:
+    def _ready(self, worker: _Worker, message: Ready) -> None:
         first = not any(other.is_ready for other in self.workers)
         worker.is_ready = True
         if first:
             self.on_ready(message)
             self.display.start(len(self.waiting))
             for index in range(1, min(self.size, len(self.waiting))):
-                self._hire(index)
+                self._spawn(index)
         self._assign(worker)
 
     def _assign(self, worker: _Worker) -> None:
@@ -123,7 +123,7 @@ class Pool:
         if worker.task is not None:
             worker.channel.send(worker.task)
 
-    def _bury(self, worker: _Worker, reason: WorkerDiedError) -> None:
+    def _died(self, worker: _Worker, reason: WorkerDiedError) -> None:
         """A worker is gone without a word: its trial fails, and another worker takes its place.
 
         One that died before its first trial is not replaced: the next would die of the same.
@@ -138,9 +138,9 @@ class Pool:
         self.on_death(worker.task, reason)
         self.display.finished(worker.task[0].label, str(reason))
         if self.waiting:
-            self._hire(worker.index)
+            self._spawn(worker.index)
 
-    def _dismiss(self) -> None:
+    def _shutdown(self) -> None:
         """Let all save and end; who does not in time, or at a second Ctrl-C, is killed."""
         deadline = time.monotonic() + SECONDS_TO_STOP
         try:

@@ -22,7 +22,7 @@ from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.round_robin import write_opponents
 from dpo_bench.sweep.sources import Sources, find_sources
-from dpo_bench.sweep.store import Store, link_files, seal
+from dpo_bench.sweep.store import Store, link_files, write_manifest
 from dpo_bench.sweep.trials import manifest_of
 from dpo_bench.sweep.versions import installed_versions
 from dpo_bench.sweep.worker import Job, Ready, Task
@@ -139,7 +139,7 @@ def _write_opponents(
 
 def _is_there(store: Store, identity: str) -> bool:
     manifest = store.manifest(identity)
-    return (manifest is not None and manifest.is_final) or store.adopt(identity)
+    return (manifest is not None and manifest.is_final) or store.reuse(identity)
 
 
 def _run_missing(
@@ -161,7 +161,7 @@ def _run_missing(
     def record_death(task: Task, reason: WorkerDiedError) -> None:
         trial, identity = task
         with store.new_trial(identity) as folder:
-            seal(
+            write_manifest(
                 folder,
                 manifest_of(
                     trial, identity, "failed", error=str(reason), cause=type(reason).__name__

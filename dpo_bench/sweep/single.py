@@ -13,7 +13,7 @@ from dpo_bench.analysis.bootstrap import Estimate
 from dpo_bench.experiment import Experiment
 from dpo_bench.notes import heard
 from dpo_bench.storage import write_json, write_parquet
-from dpo_bench.sweep.context import Bench
+from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.sources import find_sources
 
@@ -55,8 +55,8 @@ def evaluate_policy(
     }
     measured = experiment.model_copy(update=changes)
     with display, heard(lambda note: display.note(note.text, warning=note.is_warning)):
-        bench = Bench(measured, find_sources(measured, display.phase), display.phase)
-        result = bench.evaluator.evaluate(bench.policy, display.phase)
+        context = WorkerContext(measured, find_sources(measured, display.phase), display.phase)
+        result = context.evaluator.evaluate(context.policy, display.phase)
     table = Table("metric", "value", "95% interval", "n", "unit", title=policy)
     for name, estimate in result.metrics.items():
         interval = f"\\[{estimate.low:.3f}, {estimate.high:.3f}]" if has_interval(estimate) else ""

@@ -174,7 +174,7 @@ class Store:
 
     @contextlib.contextmanager
     def new_trial(self, trial: str) -> Iterator[Path]:
-        """Fill a trial's folder, which appears when the block ends; see `seal`.
+        """Fill a trial's folder, which appears when the block ends; see `write_manifest`.
 
         An earlier failure of the same trial is replaced.
         """
@@ -185,30 +185,30 @@ class Store:
         with published_folder(final) as folder:
             yield folder
 
-    def adopt(self, trial: str) -> bool:
-        """Take a finished trial over from a neighbouring sweep that has done the same one."""
+    def reuse(self, trial: str) -> bool:
+        """Take a finished trial over from a neighboring sweep that has done the same one."""
         if self.manifest(trial) is not None:
             return False
-        for neighbour in sorted(self.folder.parent.glob(f"*/trials/{trial}")):
-            found = Store(neighbour.parent.parent).manifest(trial)
-            if found and found.status == "done" and not damaged_files(neighbour):
+        for neighbor in sorted(self.folder.parent.glob(f"*/trials/{trial}")):
+            found = Store(neighbor.parent.parent).manifest(trial)
+            if found and found.status == "done" and not damaged_files(neighbor):
                 with self.new_trial(trial) as folder:
-                    link_files(neighbour, folder)
-                self._adopt_shared(Store(neighbour.parent.parent))
+                    link_files(neighbor, folder)
+                self._reuse_shared(Store(neighbor.parent.parent))
                 return True
         return False
 
-    def _adopt_shared(self, neighbour: Store) -> None:
+    def _reuse_shared(self, neighbor: Store) -> None:
         """Take over the reference: sweeps that share a trial share their conditions."""
-        if self.reference_folder.is_dir() or not neighbour.reference_folder.is_dir():
+        if self.reference_folder.is_dir() or not neighbor.reference_folder.is_dir():
             return
         with published_folder(self.reference_folder) as folder:
-            link_files(neighbour.reference_folder, folder)
-        record = neighbour.read_experiment() or {}
+            link_files(neighbor.reference_folder, folder)
+        record = neighbor.read_experiment() or {}
         self.add_to_record({key: record[key] for key in FOUND if key in record})
 
 
-def seal(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, last, with the checksum of every other file of the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     artefacts = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}

@@ -1,4 +1,4 @@
-"""One trial from its initial weights to its sealed folder."""
+"""One trial from its initial weights to its finished folder."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dpo_bench.errors import DivergedError, DpoBenchError
 from dpo_bench.evaluation.calibration import implicit_scale
 from dpo_bench.progress import Control
 from dpo_bench.storage import write_json, write_parquet
-from dpo_bench.sweep.checkpoints import AlongTraining
-from dpo_bench.sweep.store import Manifest, Store, seal
+from dpo_bench.sweep.checkpoints import CheckpointEvaluation
+from dpo_bench.sweep.store import Manifest, Store, write_manifest
 from dpo_bench.training.trainer import AfterStep, StoppedError, Trainer, TrainingResult
 
 if TYPE_CHECKING:
     from dpo_bench.evaluation.policy import PolicyEvaluation
     from dpo_bench.experiment import Trial
-    from dpo_bench.sweep.context import Bench
+    from dpo_bench.sweep.context import WorkerContext
 
 
 def run_trial(
-    bench: Bench, sweep: Path, trial: Trial, identity: str, control: Control
+    context: WorkerContext, sweep: Path, trial: Trial, identity: str, control: Control
 ) -> str | None:
     """Train, evaluate and publish one trial.
 
@@ -40,12 +40,12 @@ def run_trial(
     store = Store(sweep)
     trainer: Trainer | None = None
     scale = implicit_scale(get_loss(trial.loss), trial)
-    along = AlongTraining(bench, store.evaluations(identity), scale, control.progress)
+    along = CheckpointEvaluation(context, store.evaluations(identity), scale, control.progress)
     try:
-        trainer = _trainer(bench, trial, store.checkpoint(identity), control, along.after_step)
+        trainer = _trainer(context, trial, store.checkpoint(identity), control, along.after_step)
         result = trainer.run()
         started = time.monotonic()
-        evaluation = bench.evaluator.evaluate(bench.policy, control.progress, scale=scale)
+        evaluation = context.evaluator.evaluate(context.policy, control.progress, scale=scale)
         seconds = {
             "training": result.seconds,
             "evaluation": time.monotonic() - started,
@@ -55,9 +55,9 @@ def run_trial(
         with store.new_trial(identity) as folder:
             _write(folder, result, evaluation)
             along.publish(folder)
-            if bench.experiment.keep_policies:
-                bench.save_policy(folder / "policy")
-            seal(folder, manifest)
+            if context.experiment.keep_policies:
+                context.save_policy(folder / "policy")
+            write_manifest(folder, manifest)
     except StoppedError:
         raise
     except Exception as error:
@@ -75,18 +75,18 @@ def describe(error: BaseException) -> str:
 
 
 def _trainer(
-    bench: Bench, trial: Trial, checkpoint: Path, control: Control, after_step: AfterStep
+    context: WorkerContext, trial: Trial, checkpoint: Path, control: Control, after_step: AfterStep
 ) -> Trainer:
     loss = get_loss(trial.loss)
-    bench.reset_policy(trial.seed)
+    context.reset_policy(trial.seed)
     # Nothing here draws random numbers, but a user's loss may: then by the trial's seed.
     torch.manual_seed(trial.seed)
     return Trainer(
-        path=bench.policy,
+        path=context.policy,
         loss=loss.at(dict(trial.hyperparameters)),
-        pairs=bench.inputs.pairs,
-        reference=bench.training_reference,
-        settings=bench.experiment.training,
+        pairs=context.inputs.pairs,
+        reference=context.training_reference,
+        settings=context.experiment.training,
         seed=trial.seed,
         checkpoint=checkpoint,
         control=control,
@@ -132,7 +132,7 @@ def _publish_failure(
     error: Exception,
     *,
     trainer: Trainer | None,
-    along: AlongTraining,
+    along: CheckpointEvaluation,
 ) -> None:
     with store.new_trial(identity) as folder:
         along.publish(folder)
@@ -149,4 +149,4 @@ def _publish_failure(
             cause=type(error).__name__,
             traceback=trace,
         )
-        seal(folder, manifest)
+        write_manifest(folder, manifest)

@@ -21,7 +21,7 @@ from dpo_bench.storage import CACHE_VARIABLE, cache_root
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment, Trial
-    from dpo_bench.sweep.context import Bench
+    from dpo_bench.sweep.context import WorkerContext
     from dpo_bench.sweep.sources import Sources
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Ready:
     Attributes:
         counts: what became of the preference data; see `Inputs.counts`.
         reference: folder of the reference's evaluation.
-        computing: how log-probs are computed and responses sampled; see `Bench.computing`.
+        computing: how log-probs are computed and responses sampled; see `WorkerContext.computing`.
     """
 
     counts: dict[str, Any]
@@ -116,9 +116,9 @@ class _Voice:
         now = time.monotonic()
         if phase != self.phase or done == total or now - self.last > SECONDS_BETWEEN_EVENTS:
             self.last, self.phase = now, phase
-            self.say(Event("progress", phase, done, total))
+            self.send(Event("progress", phase, done, total))
 
-    def say(self, message: object) -> None:
+    def send(self, message: object) -> None:
         try:
             self.pipe.send(message)
         except (BrokenPipeError, ConnectionResetError):
@@ -134,33 +134,33 @@ def work(pipe: Pipe, job: Job, should_stop: Callable[[], bool]) -> None:
         should_stop: whether to save and end.
     """
     voice = _Voice(pipe, should_stop)
-    with heard(voice.say, job.note_level):
-        bench = _prepare(job, voice)
-        if bench is not None:
-            _serve(bench, job, voice)
+    with heard(voice.send, job.note_level):
+        context = _prepare(job, voice)
+        if context is not None:
+            _serve(context, job, voice)
 
 
-def _prepare(job: Job, voice: _Voice) -> Bench | None:
+def _prepare(job: Job, voice: _Voice) -> WorkerContext | None:
     import torch
 
     from dpo_bench.contract import load_plugins
-    from dpo_bench.sweep.context import Bench
+    from dpo_bench.sweep.context import WorkerContext
 
     try:
         torch.set_num_threads(job.threads)
         for folder in job.plugins:
             load_plugins(folder)
-        bench = Bench(job.experiment, job.sources, voice.progress)
-        _ = bench.training_reference  # had now, so that what is wrong with the data is said now
+        context = WorkerContext(job.experiment, job.sources, voice.progress)
+        _ = context.training_reference  # had now, so that what is wrong with the data is said now
     except DpoBenchError as error:
-        voice.say(error)
+        voice.send(error)
         return None
     except Exception as error:  # whatever a model's own code or a disk stumbles over
         log.debug("%s", "".join(traceback.format_exception(error)))
-        voice.say(EnvironmentProblem(_why(error)))
+        voice.send(EnvironmentProblem(_why(error)))
         return None
-    voice.say(Ready(bench.inputs.counts, bench.reference_folder, bench.computing))
-    return bench
+    voice.send(Ready(context.inputs.counts, context.reference_folder, context.computing))
+    return context
 
 
 def _why(error: Exception) -> str:
@@ -179,7 +179,7 @@ def _why(error: Exception) -> str:
     )
 
 
-def _serve(bench: Bench, job: Job, voice: _Voice) -> None:
+def _serve(context: WorkerContext, job: Job, voice: _Voice) -> None:
     from dpo_bench.sweep.trials import run_trial
     from dpo_bench.training.trainer import StoppedError
 
@@ -193,7 +193,7 @@ def _serve(bench: Bench, job: Job, voice: _Voice) -> None:
             return
         trial, identity = task
         try:
-            error = run_trial(bench, job.folder, trial, identity, control)
+            error = run_trial(context, job.folder, trial, identity, control)
         except StoppedError:
             return
-        voice.say(Event("ended", error or ""))
+        voice.send(Event("ended", error or ""))

@@ -20,7 +20,7 @@ class Checkpoint:
     Attributes:
         step: the next step to make.
         model: the policy's weights by name, without those that are frozen.
-        optimiser: the optimiser's own state.
+        optimizer: the optimizer's own state.
         metrics: the metrics of the steps made so far, shape [step, metric].
         seconds: training time so far.
         expected: what the first step's loss had to be at the reference; None where unknown.
@@ -30,7 +30,7 @@ class Checkpoint:
 
     step: int
     model: dict[str, Tensor]
-    optimiser: dict[str, Any]
+    optimizer: dict[str, Any]
     metrics: Tensor
     seconds: float
     expected: float | None

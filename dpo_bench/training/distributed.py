@@ -38,7 +38,7 @@ class Ranks:
 
     @classmethod
     def current(cls) -> Ranks:
-        """As torch.distributed was initialised; alone when it was not."""
+        """As torch.distributed was initialized; alone when it was not."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()

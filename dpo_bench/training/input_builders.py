@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from dpo_bench.errors import DataError
-from dpo_bench.model.logprobs import LogpPath, response_logps, sum_by_row
+from dpo_bench.model.logprobs import LogprobBackend, response_logps, sum_by_row
 from dpo_bench.model.token_statistics import TokenValues, sum_shared
 
 if TYPE_CHECKING:
     from dpo_bench.contract import PairLogps
-    from dpo_bench.data.tokenized import TokenisedPairs
+    from dpo_bench.data.tokenized import TokenizedPairs
     from dpo_bench.model.logprob_backends import AnyBatch
     from dpo_bench.training.reference_model import CachedReference
 
@@ -34,8 +34,8 @@ class Supplies:
         loss: name of the loss, for messages.
     """
 
-    path: LogpPath
-    pairs: TokenisedPairs
+    path: LogprobBackend
+    pairs: TokenizedPairs
     reference: CachedReference | None
     loss: str
 
@@ -95,7 +95,7 @@ class PreferenceMargin(Provider):
         return {"preference_margin": self.margins[torch.as_tensor(indices).to(self.margins.device)]}
 
 
-def require_margins(loss: str, pairs: TokenisedPairs, column: str = "") -> None:
+def require_margins(loss: str, pairs: TokenizedPairs, column: str = "") -> None:
     """Refuse pairs of which one has no margin.
 
     Args:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from dpo_bench.contract import Objective, PairLogps
-from dpo_bench.data.tokenized import TokenisedPairs
+from dpo_bench.data.tokenized import TokenizedPairs
 from dpo_bench.model.logprob_backends import AnyBatch
-from dpo_bench.model.logprobs import LogpPath, sum_by_row
+from dpo_bench.model.logprobs import LogprobBackend, sum_by_row
 from dpo_bench.model.token_statistics import token_values
 from dpo_bench.training.input_builders import PROVIDERS, Fields, Provider, Supplies
 from dpo_bench.training.reference_model import CachedReference
 
 
-class Measurer:
+class LossInputBuilder:
     """Makes the records of a run.
 
     Args:
@@ -29,8 +29,8 @@ class Measurer:
 
     def __init__(
         self,
-        path: LogpPath,
-        pairs: TokenisedPairs,
+        path: LogprobBackend,
+        pairs: TokenizedPairs,
         reference: CachedReference | None,
         objective: Objective,
     ) -> None:

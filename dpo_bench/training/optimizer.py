@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate."""
+"""The optimizer and its learning rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPARED = re.compile(r"bias|layernorm|rmsnorm|_norm(?:$|\.)|(?:^|\.)norm(?:$|\.)"
 """Names, in lower case, of parameters that do not decay; the rule of transformers' trainer."""
 
 
-def build_optimiser(model: Module, settings: Training) -> Optimizer:
+def build_optimizer(model: Module, settings: Training) -> Optimizer:
     """AdamW with torch's defaults (betas .9 and .999), or RMSprop as the DPO paper trains.
 
     Weight decay spares biases and the weights of norms, as transformers' trainer does.
@@ -37,7 +37,7 @@ def build_optimiser(model: Module, settings: Training) -> Optimizer:
         for parameters, decay in ((decaying, settings.weight_decay), (others, 0.0))
         if parameters
     ]
-    if settings.optimiser == "adamw":
+    if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.peak_rate, fused=True)
     return torch.optim.RMSprop(groups, lr=settings.peak_rate)
 

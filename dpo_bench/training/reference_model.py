@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dpo_bench.data.mismatches import Mismatches
-from dpo_bench.data.tokenized import TokenisedPairs
+from dpo_bench.data.tokenized import TokenizedPairs
 from dpo_bench.model.logprob_backends import AnyBatch
-from dpo_bench.model.logprobs import LogpPath, response_logps, sum_by_row, token_logps
+from dpo_bench.model.logprobs import LogprobBackend, response_logps, sum_by_row, token_logps
 from dpo_bench.model.reference_cache import (
     ReferenceLogps,
     mismatched_reference_logps,
@@ -41,8 +41,8 @@ class CachedReference:
 
     def __init__(
         self,
-        path: LogpPath,
-        pairs: TokenisedPairs,
+        path: LogprobBackend,
+        pairs: TokenizedPairs,
         model_digest: str,
         device: str,
         progress: Progress = quiet,
@@ -79,7 +79,7 @@ class CachedReference:
         """Log-probs of other prompts' responses, shape [pair]; see `Mismatches`."""
         return self._mismatched[torch.as_tensor(indices, device=self._mismatched.device)]
 
-    def after_step(self, step: int, policy: LogpPath) -> None:
+    def after_step(self, step: int, policy: LogprobBackend) -> None:
         """Nothing: it is frozen."""
 
     def state(self) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ class SyncedReference(CachedReference):
         ConfigurationError: policy and reference have not the same weights.
     """
 
-    def __init__(self, frozen: CachedReference, policy: LogpPath, settings: Training) -> None:
+    def __init__(self, frozen: CachedReference, policy: LogprobBackend, settings: Training) -> None:
         require_mixable(frozen.path.model, policy.model)
         super().__init__(copy.deepcopy(frozen.path), frozen.pairs, *frozen.key)
         self.every, self.rate = settings.reference_sync_steps, settings.reference_sync_rate
@@ -122,7 +122,7 @@ class SyncedReference(CachedReference):
         """Log-probs of other prompts' responses as it is now, shape [pair]."""
         return response_logps(self.path, *self.mismatches.texts(indices))
 
-    def after_step(self, step: int, policy: LogpPath) -> None:
+    def after_step(self, step: int, policy: LogprobBackend) -> None:
         """Follow the policy when it is time; ``step`` counts from 0."""
         if (step + 1) % self.every:
             return

@@ -1,4 +1,4 @@
-"""The gradient of one optimiser step, in as many passes and processes as it takes."""
+"""The gradient of one optimizer step, in as many passes and processes as it takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpo_bench.contract import Objective, PairLogps
 from dpo_bench.data.batches import split_passes
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.training.distributed import Ranks
-from dpo_bench.training.inputs import Measurer, joined, present
+from dpo_bench.training.inputs import LossInputBuilder, joined, present
 from dpo_bench.training.step_metrics import pair_sums
 
 Parts = Sequence[Sequence[int]]
@@ -35,7 +35,7 @@ class StepGradient:
     """
 
     objective: Objective
-    measurer: Measurer
+    measurer: LossInputBuilder
     ranks: Ranks
     pairs_per_pass: int
     tokens_per_pass: int

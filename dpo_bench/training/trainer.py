@@ -15,12 +15,12 @@ from torch import Tensor
 from dpo_bench.contract import Loss, Objective, PairLogps
 from dpo_bench.data.batches import step_order
 from dpo_bench.errors import DivergedError
-from dpo_bench.model.logprobs import LogpPath
+from dpo_bench.model.logprobs import LogprobBackend
 from dpo_bench.progress import Control
 from dpo_bench.training.checkpoint import Checkpoint
 from dpo_bench.training.distributed import Ranks
-from dpo_bench.training.inputs import Measurer
-from dpo_bench.training.optimizer import build_optimiser, learning_rate
+from dpo_bench.training.inputs import LossInputBuilder
+from dpo_bench.training.optimizer import build_optimizer, learning_rate
 from dpo_bench.training.reference_model import CachedReference, SyncedReference
 from dpo_bench.training.step_metrics import (
     CONTINUED,
@@ -36,7 +36,7 @@ from dpo_bench.training.weights import restore_weights, trained_weights
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dpo_bench.data.tokenized import TokenisedPairs
+    from dpo_bench.data.tokenized import TokenizedPairs
     from dpo_bench.experiment.config import Training
 
 PairLoss = Callable[[PairLogps], Tensor]
@@ -62,7 +62,7 @@ class TrainingResult:
         initial_loss_expected: the same with the policy's log-probs replaced by the reference's:
             what ``initial_loss`` must be when the policy starts at the reference. None where the
             reference's log-probs were not computed.
-        steps: optimiser steps made.
+        steps: optimizer steps made.
         seconds: training time, interruptions left out.
     """
 
@@ -74,7 +74,7 @@ class TrainingResult:
 
 
 def number_of_steps(settings: Training, pairs: int) -> int:
-    """Optimiser steps of a run: as given, or enough for the epochs.
+    """Optimizer steps of a run: as given, or enough for the epochs.
 
     When nothing is given it is one epoch, but at least `FEWEST_STEPS`: on a small set of pairs one
     epoch would leave the policy where it was.
@@ -92,7 +92,7 @@ class Trainer:
 
     Args:
         path: the policy with its kernel path; its weights are changed in place.
-        loss: what is minimised: a loss at its defaults, an `Objective`, or a plain function of a
+        loss: what is minimized: a loss at its defaults, an `Objective`, or a plain function of a
             record that needs nothing beyond it.
         pairs: the training pairs; the processes of a distributed run have the same ones.
         reference: the reference, for the same pairs. None, for a loss that does not read it, saves
@@ -108,10 +108,10 @@ class Trainer:
 
     def __init__(
         self,
-        path: LogpPath,
+        path: LogprobBackend,
         loss: Objective | Loss | PairLoss,
         *,
-        pairs: TokenisedPairs,
+        pairs: TokenizedPairs,
         reference: CachedReference | None,
         settings: Training,
         seed: int,
@@ -133,7 +133,7 @@ class Trainer:
                 settings.reference_sync_steps,
             )
         self.reference = reference
-        measurer = Measurer(path, pairs, reference, self.objective)
+        measurer = LossInputBuilder(path, pairs, reference, self.objective)
         self.measurer = measurer
         self.gradient = StepGradient(
             self.objective,
@@ -146,7 +146,7 @@ class Trainer:
         self.checkpoint = checkpoint
         self.control = control or Control()
         self.after_step = after_step
-        self.optimiser = build_optimiser(path.model, settings)
+        self.optimizer = build_optimizer(path.model, settings)
         self.log = MetricLog()
         self.first_step = 0
         self.seconds = 0.0
@@ -197,15 +197,15 @@ class Trainer:
         return table
 
     def _step(self, step: int) -> Tensor:
-        """One optimiser step; returns its metrics, shape [metric], on the device."""
-        for group in self.optimiser.param_groups:
+        """One optimizer step; returns its metrics, shape [metric], on the device."""
+        for group in self.optimizer.param_groups:
             group["lr"] = self._rate(step)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         means = self.gradient(self.order[step], self._tell_first if step == 0 else self._tell)
         norm = torch.nn.utils.clip_grad_norm_(
             self.path.model.parameters(), self.settings.max_gradient_norm
         )
-        self.optimiser.step()
+        self.optimizer.step()
         if self.reference is not None:
             self.reference.after_step(step, self.path)
             if step == 0:
@@ -250,7 +250,7 @@ class Trainer:
         if state is None:
             return
         restore_weights(self.path.model, state.model)
-        self.optimiser.load_state_dict(state.optimiser)
+        self.optimizer.load_state_dict(state.optimizer)
         self.log = MetricLog(state.metrics)
         self.first_step, self.seconds = state.step, state.seconds
         self.expected = state.expected
@@ -265,7 +265,7 @@ class Trainer:
         Checkpoint(
             step=step,
             model=trained_weights(self.path.model),
-            optimiser=self.optimiser.state_dict(),
+            optimizer=self.optimizer.state_dict(),
             metrics=self.log.read(),
             seconds=self.seconds,
             expected=self.expected,

@@ -52,7 +52,7 @@ def world_preferences(name: str, options: World, progress: Progress = quiet) -> 
 
     Options that change labels (``labels``, ``temperature``, ``flip_rate``, ``proxy``) change which
     response of a pair is chosen and nothing else; the pairs of a smaller ``pairs`` are the first of
-    a larger one. Held-out pairs are always labelled by the gold reward, without noise, and their
+    a larger one. Held-out pairs are always labeled by the gold reward, without noise, and their
     prompts occur in no training pair.
 
     Args:

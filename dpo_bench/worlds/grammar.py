@@ -1,4 +1,4 @@
-"""The generative grammar of the reviews, and the recogniser that tells whether a text obeys it.
+"""The generative grammar of the reviews, and the recognizer that tells whether a text obeys it.
 
 A review has a prompt that sets a scene and a response that says what its author thought. Most
 responses have one polarity throughout; a negation or a "but" may turn single words against it, so
@@ -230,7 +230,7 @@ def is_prompt(text: str) -> bool:
 
 
 class _Reader:
-    """A recogniser: for each rule and position, the positions where the rule may end."""
+    """A recognizer: for each rule and position, the positions where the rule may end."""
 
     def __init__(self, tokens: list[str], kept: Mapping[str, set[str]]) -> None:
         self._tokens = tokens

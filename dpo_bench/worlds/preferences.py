@@ -1,4 +1,4 @@
-"""Preference data of a world: labelled pairs to train on, and held-out ones with clean labels."""
+"""Preference data of a world: labeled pairs to train on, and held-out ones with clean labels."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ HELDOUT_FILE = "heldout.jsonl"
 def preferences_folder(name: str, recipe: Recipe, options: World, progress: Progress) -> Path:
     """Folder with `TRAINING_FILE` and `HELDOUT_FILE`, made where it is missing."""
     reference = reference_folder(name, recipe, options.seed, progress)
-    labelling = options.model_dump(mode="json")
+    labeling = options.model_dump(mode="json")
     if options.labels == "deterministic":
-        del labelling["temperature"]
+        del labeling["temperature"]
 
     def fill(folder: Path) -> dict[str, Any]:
         sampler = PairSampler(name, reference, options.seed, progress)
         described = sampler.heldout()
         heldout = read_pairs(described)
         training = sampler.training(options.pairs, heldout)
-        progress("world: labelling pairs", 0, 1)
-        facts = _write_labelled(folder, training, heldout, options)
-        progress("world: labelling pairs", 1, 1)
+        progress("world: labeling pairs", 0, 1)
+        facts = _write_labeled(folder, training, heldout, options)
+        progress("world: labeling pairs", 1, 1)
         return facts | {"reference": read_facts(described)}
 
-    settings = {"world": name, "reference": content_digest(reference), "options": labelling}
+    settings = {"world": name, "reference": content_digest(reference), "options": labeling}
     return kept_folder(f"{name}-preferences", settings, fill)
 
 
-def _write_labelled(
+def _write_labeled(
     folder: Path, training: Sequence[ResponsePair], heldout: Sequence[ResponsePair], options: World
 ) -> dict[str, Any]:
     yardstick = [text for pair in heldout for text in (pair.first, pair.second)]

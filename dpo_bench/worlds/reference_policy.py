@@ -121,25 +121,25 @@ def _train(model: LlamaForCausalLM, recipe: Recipe, seed: int, progress: Progres
     """Train in place; returns the loss of each step, nats per token."""
     import torch
 
-    optimisers = _optimisers(model, recipe)
+    optimizers = _optimizers(model, recipe)
     batches = _batches(recipe, stream_seed("reviews", seed))
     losses = []
     for step in range(recipe.steps):
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _schedule(step / recipe.steps)
         loss = _step_loss(model, next(batches))
         model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.item())
         progress(PHASE, step + 1, recipe.steps)
     return losses
 
 
-def _optimisers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for embeddings and norms.
 
     With Muon 86 to 88% of the samples were well formed (seeds 0, 1, 2); in the same time AdamW

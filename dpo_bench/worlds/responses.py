@@ -1,4 +1,4 @@
-"""Pairs of responses that a world's reference gives to the grammar's prompts, not yet labelled.
+"""Pairs of responses that a world's reference gives to the grammar's prompts, not yet labeled.
 
 Sampling is the costly part, so its results are kept: in blocks of prompts, each drawn from a
 random stream of its own. The first ``n`` pairs are therefore the same however many are asked for,

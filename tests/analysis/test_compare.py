@@ -46,7 +46,7 @@ def by_hand(folder: Path, loss: str, kl: float) -> float:
     return float(np.interp(kl**0.5, x, y))
 
 
-def test_rewards_are_read_off_between_neighbouring_policies(folder_of: ByName) -> None:
+def test_rewards_are_read_off_between_neighboring_policies(folder_of: ByName) -> None:
     folder = folder_of("clean")
     for level in compared(folder).levels:
         for index, loss in enumerate(("dpo", "cdpo", "hinge", "ipo")):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_bench.analysis.bootstrap import Array, Estimate, resample_weights
-from dpo_bench.analysis.curves import cells, knots, outline, read
+from dpo_bench.analysis.curves import cells, nodes, outline, read
 from dpo_bench.analysis.frontier import Frontier
 from dpo_bench.analysis.matched import (
     Comparison,
@@ -19,10 +19,10 @@ from dpo_bench.analysis.matched import (
     compare,
     compare_levels,
     default_levels,
-    gaps_at,
     groups,
+    interpolate_at,
     not_comparable,
-    readings_at,
+    regret_at,
     rewards_at,
 )
 
@@ -112,7 +112,7 @@ class TestCurve:
         assert estimate.low < 0.79
         assert estimate.high > 0.81
 
-    def test_neighbours_of_almost_the_same_kl_do_not_blow_the_interval_up(self) -> None:
+    def test_neighbors_of_almost_the_same_kl_do_not_blow_the_interval_up(self) -> None:
         points = [_noisy(1.0, 0.2, 0)]
         for kl, seed in ((5.0, 1), (5.01, 2)):
             noisy = _noisy(1.0, 0.5, seed)
@@ -254,7 +254,7 @@ class TestComparison:
 class TestKnots:
     def test_points_closer_than_a_tenth_in_root_kl_are_averaged(self) -> None:
         points = [_flat(kl, 0) for kl in (4.0, 1.0, 1.2, 1.1, 1.3)]
-        assert knots(points) == [[1, 3, 2], [4], [0]]
+        assert nodes(points) == [[1, 3, 2], [4], [0]]
 
     def test_many_points_smooth_the_curve(self) -> None:
         generator = np.random.default_rng(0)
@@ -335,11 +335,11 @@ class TestSeeds:
         (pair,) = compare({"a": one, "b": other}, 2.0, WEIGHTS)
         assert pair.spread is not None
         assert pair.spread.between == pytest.approx(0, abs=1e-9)
-        assert readings_at({"a": one}, 2.0, WEIGHTS)["a"].spread.between > 0.2
+        assert interpolate_at({"a": one}, 2.0, WEIGHTS)["a"].spread.between > 0.2
 
     def test_one_seed_says_that_its_variance_is_unknown(self) -> None:
         curves = {"a": [_noisy(0.5, 0, 0), _noisy(5, 0.7, 1)]}
-        assert not readings_at(curves, 2.0, WEIGHTS)["a"].spread.known
+        assert not interpolate_at(curves, 2.0, WEIGHTS)["a"].spread.known
 
     def test_names_must_fit_the_rows(self) -> None:
         for names in ((1,), (1, 1)):
@@ -399,7 +399,7 @@ class TestGaps:
         rewards = np.random.default_rng(0).normal(size=(PROMPTS, 32))
         frontier = Frontier(rewards)
         curves = {"a": [_flat(0.1, 0.0), _flat(1.0, 0.4)], "b": [_flat(0.5, 0.2)]}
-        found = gaps_at(curves, frontier, 0.4, WEIGHTS)
+        found = regret_at(curves, frontier, 0.4, WEIGHTS)
         assert list(found) == ["a"]
         reward = rewards_at(curves, 0.4, WEIGHTS)["a"].value
         assert found["a"].estimate.value == pytest.approx(frontier.reward_at(0.4) - reward)
@@ -408,12 +408,12 @@ class TestGaps:
     def test_beyond_the_frontier_there_is_none(self) -> None:
         frontier = Frontier(np.random.default_rng(0).normal(size=(PROMPTS, 32)))
         curves = {"a": [_flat(0.1, 0.0), _flat(9.0, 0.4)]}
-        assert gaps_at(curves, frontier, frontier.valid_kl + 0.01, WEIGHTS) == {}
+        assert regret_at(curves, frontier, frontier.valid_kl + 0.01, WEIGHTS) == {}
 
     def test_other_prompts_are_refused(self) -> None:
         frontier = Frontier(np.random.default_rng(0).normal(size=(PROMPTS - 1, 32)))
         with pytest.raises(ValueError, match="39 prompts, the losses 40"):
-            gaps_at({"a": [_flat(0.1, 0.0), _flat(1.0, 0.4)]}, frontier, 0.4, WEIGHTS)
+            regret_at({"a": [_flat(0.1, 0.0), _flat(1.0, 0.4)]}, frontier, 0.4, WEIGHTS)
 
 
 def _compared(rewards: dict[str, float], apart: set[frozenset[str]]) -> list[tuple[str, ...]]:

@@ -19,7 +19,7 @@ from dpo_bench.analysis.prompt_curves import compared_measures, read_curves
 from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.report.figures.data import figure_table, matched_values
 from dpo_bench.report.markdown import render_markdown
-from dpo_bench.report.sections.regret import frontier_gaps, gap_section
+from dpo_bench.report.sections.regret import frontier_regret, regret_section
 from dpo_bench.report.view import build_view
 from tests.report.conftest import ByName, ViewOf
 
@@ -135,7 +135,7 @@ def test_gaps_stand_at_the_compared_kls_inside_the_frontiers_range(view_of: View
             assert gap.low < gap.value < gap.high
     beyond = [one for one in view.gaps if one.optimum is None]
     assert all(one.gaps == {} for one in beyond)
-    section = gap_section(view.series, view.gaps)
+    section = regret_section(view.series, view.gaps)
     assert section is not None
     assert ("do not show it" in section.about) == bool(beyond)
     csv = matched_values(view).query("measure == 'frontier_gap'")
@@ -148,7 +148,7 @@ def test_one_loss_alone_has_gaps_at_kls_of_its_own(folder_of: ByName, tmp_path: 
     table[table["loss"] == "dpo"].to_parquet(folder / "results.parquet")
     results = read_sweep(folder)
     curves = read_curves(results, group_series(results))
-    found = frontier_gaps(results, curves, compare_series(curves))
+    found = frontier_regret(results, curves, compare_series(curves))
     assert len(found) == 3
     assert any(one.gaps for one in found)
 
@@ -159,8 +159,8 @@ def test_without_a_frontier_there_are_no_gaps(view_of: ViewOf) -> None:
     bare = dataclasses.replace(view.results.reference, folder=Path("none"))
     bare.__dict__["samples"] = view.results.reference.samples
     results = dataclasses.replace(view.results, reference=bare)
-    assert frontier_gaps(results, view.curves, view.comparison) == ()
-    assert gap_section(view.series, ()) is None
+    assert frontier_regret(results, view.curves, view.comparison) == ()
+    assert regret_section(view.series, ()) is None
 
 
 def test_whole_policies_are_picked_at_the_middle_of_the_compared_kls(view_of: ViewOf) -> None:

@@ -26,7 +26,7 @@ from tests.registry import restored_registry
 PLUGIN = '''
 from dpo_bench import register
 
-@register("mine", aliases=("my_own",), paper="a [bold]note[/bold], 2026", normalisation="sum",
+@register("mine", aliases=("my_own",), paper="a [bold]note[/bold], 2026", normalization="sum",
           family="home-made", grid=(0.5, 1, 2))
 def mine(logps, beta: float = 1.0):
     """Straight | line: -beta [red]margin[/red].
@@ -73,7 +73,7 @@ def test_card_tells_what_the_registry_knows(plugin: str) -> None:
         "aliases": ["my_own"],
         "family": "home-made",
         "paper": "a [bold]note[/bold], 2026",
-        "normalisation": "sum",
+        "normalization": "sum",
         "needs_reference": True,
         "needs": [],
         "batch_coupled": False,

@@ -78,7 +78,7 @@ AVERAGED = """
 from dpo_bench import register
 
 
-@register("averaged", paper="none", normalisation="sum", grid=(0.1, 1))
+@register("averaged", paper="none", normalization="sum", grid=(0.1, 1))
 def averaged(logps, beta=0.1):
     "Hinge."
     return (1 - beta * logps.margin).relu().mean()

@@ -184,7 +184,9 @@ def test_two_sweeps_in_one_folder_do_not_meet(arguments: list[str], tmp_path: Pa
     out = tmp_path / "out"
     with running(arguments, out) as process:
         wait_until(lambda: checkpoints(out))
+        process.send_signal(signal.SIGSTOP)  # else it may have ended before the second begins
         second = dpo_bench(*arguments, "--out", out, code=5)
+        process.send_signal(signal.SIGCONT)
         assert "in use by another process" in second.stderr
         _, message = process.communicate(timeout=120)
         assert process.returncode == 0, message

@@ -91,10 +91,10 @@ def test_a_second_run_computes_nothing_and_a_larger_plan_only_what_is_new(
     larger = dpo_bench_here(*base, "--beta", "0.1,0.5", *rest)
     assert "2 trials, 1 computed now" in larger.stdout
     # Another sweep beside it takes over what it shares, although its folder and name differ.
-    neighbour = dpo_bench_here(
+    neighbor = dpo_bench_here(
         *base, "--beta", "0.5,0.1", "--out", tmp_path / "second", "--set=name=other", *QUICK
     )
-    assert "2 trials, 0 computed now" in neighbour.stdout
+    assert "2 trials, 0 computed now" in neighbor.stdout
     assert set(results(tmp_path / "second")["trial"]) == set(results(tmp_path / "first")["trial"])
     assert (
         "every file is as it was written"
@@ -128,7 +128,7 @@ def test_a_plugin_runs_sweeps_and_is_reported_with_no_other_edit(
     plugins.mkdir()
     (plugins / "square.py").write_text(
         "from dpo_bench import register\n\n\n"
-        '@register("square", paper="mine", normalisation="sum", grid=(0.5, 2))\n'
+        '@register("square", paper="mine", normalization="sum", grid=(0.5, 2))\n'
         "def square(logps, beta: float = 1.0):\n"
         '    """Squared distance of the margin from 1/beta."""\n'
         "    return (logps.margin - 1 / beta) ** 2\n"
@@ -152,12 +152,12 @@ def test_a_diverging_trial_is_a_row_and_the_others_go_on(
     (plugins / "bad.py").write_text(
         "from torch.nn.functional import softplus\n\n"
         "from dpo_bench import register\n\n\n"
-        '@register("nan", paper="none", normalisation="sum", grid=(1,))\n'
+        '@register("nan", paper="none", normalization="sum", grid=(1,))\n'
         "def nan(logps, beta: float = 1.0):\n"
         '    """Not a number."""\n'
         "    bad = float('nan') if len(logps.margin) == 8 else 1.0\n"
         "    return softplus(-beta * logps.margin) * bad\n\n\n"
-        '@register("crash", paper="none", normalisation="sum", grid=(1,))\n'
+        '@register("crash", paper="none", normalization="sum", grid=(1,))\n'
         "def crash(logps, beta: float = 1.0):\n"
         '    """Not a loss."""\n'
         "    if len(logps.margin) == 8:\n"

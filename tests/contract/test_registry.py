@@ -18,7 +18,7 @@ from tests.registry import restored_registry
 LOSS = '''
 from dpo_bench import register
 
-@register("{name}", aliases=({aliases}), paper="none", normalisation="sum", grid=(0.1, 1))
+@register("{name}", aliases=({aliases}), paper="none", normalization="sum", grid=(0.1, 1))
 def {function}(logps, beta: float = 0.1):
     """Straight line."""
     return -beta * logps.margin

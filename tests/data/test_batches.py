@@ -15,7 +15,7 @@ from dpo_bench.data.batches import (
     split_passes,
     step_order,
 )
-from dpo_bench.data.tokenized import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 
 SIZES = st.tuples(
     st.integers(1, 20), st.integers(1, 45), st.integers(0, 12), st.integers(-5, 2**70)
@@ -24,12 +24,12 @@ TOKENS = st.lists(st.integers(1, 99), min_size=1, max_size=6)
 PAIRS = st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=6)
 
 
-def make(pairs: list[tuple[list[int], list[int], list[int]]]) -> TokenisedPairs:
+def make(pairs: list[tuple[list[int], list[int], list[int]]]) -> TokenizedPairs:
     prompt, chosen, rejected = (
         Ragged.of([np.asarray(tokens, np.int32) for tokens in side])
         for side in zip(*pairs, strict=True)
     )
-    return TokenisedPairs(prompt, chosen, rejected)
+    return TokenizedPairs(prompt, chosen, rejected)
 
 
 @given(SIZES)
@@ -93,9 +93,9 @@ def test_an_impossible_order_is_refused(arguments: tuple[int, int, int, int]) ->
 def test_passes_hold_the_step_s_pairs_and_no_more_than_fit(
     pairs: list[tuple[list[int], list[int], list[int]]], per_pass: int, data: st.DataObject
 ) -> None:
-    tokenised = make(pairs)
+    tokenized = make(pairs)
     indices = data.draw(st.lists(st.integers(0, len(pairs) - 1), min_size=1, max_size=12))
-    passes = split_passes(tokenised, indices, per_pass)
+    passes = split_passes(tokenized, indices, per_pass)
     assert sorted(index for part in passes for index in part) == sorted(indices)
     if per_pass == 0:
         assert passes == [indices]
@@ -115,12 +115,12 @@ def test_passes_gather_pairs_of_similar_length_the_longest_first() -> None:
 def test_a_budget_of_tokens_moves_no_pair_to_another_step(
     pairs: list[tuple[list[int], list[int], list[int]]], tokens: int, per_pass: int
 ) -> None:
-    tokenised = make(pairs)
+    tokenized = make(pairs)
     indices = [*range(len(pairs)), 0]
-    passes = split_passes(tokenised, indices, per_pass, tokens)
+    passes = split_passes(tokenized, indices, per_pass, tokens)
     assert sorted(index for part in passes for index in part) == sorted(indices)
     for part in passes:
-        assert len(part) == 1 or tokenised.sizes[part].sum() <= tokens
+        assert len(part) == 1 or tokenized.sizes[part].sum() <= tokens
         assert per_pass == 0 or len(part) <= per_pass
 
 

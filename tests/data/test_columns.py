@@ -103,6 +103,6 @@ def test_two_unknown_columns_of_text_may_be_the_responses() -> None:
     assert message.endswith("Name the right ones as data.chosen_column and data.rejected_column.")
 
 
-def test_rows_of_a_shape_that_was_switched_off_are_recognised() -> None:
+def test_rows_of_a_shape_that_was_switched_off_are_recognized() -> None:
     record = {"history": "p", "human_ref_A": "a", "human_ref_B": "b", "labels": 1}
     assert refused(record, shape="pairs").endswith('It looks like SHP: set data.shape = "auto".')

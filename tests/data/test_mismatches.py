@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from dpo_bench.data.mismatches import Mismatches
-from dpo_bench.data.tokenized import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 
 
-def pairs_with_prompts(*prompts: int) -> TokenisedPairs:
+def pairs_with_prompts(*prompts: int) -> TokenizedPairs:
     """Pairs whose prompts are single tokens and whose responses name their pair."""
 
     def side(first: int) -> Ragged:
         return Ragged.of([np.array([first + i], np.int32) for i in range(len(prompts))])
 
-    return TokenisedPairs(
+    return TokenizedPairs(
         Ragged.of([np.array([token], np.int32) for token in prompts]), side(100), side(200)
     )
 

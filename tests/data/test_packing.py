@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from dpo_bench.data.batches import pad_batch, pad_responses
 from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
-from dpo_bench.data.tokenized import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 
 TOKENS = st.lists(st.integers(1, 99), min_size=1, max_size=6)
 PAIRS = st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=6)
 
 
-def make(pairs: list[tuple[list[int], list[int], list[int]]]) -> TokenisedPairs:
+def make(pairs: list[tuple[list[int], list[int], list[int]]]) -> TokenizedPairs:
     prompt, chosen, rejected = (
         Ragged.of([np.asarray(tokens, np.int32) for tokens in side])
         for side in zip(*pairs, strict=True)
     )
-    return TokenisedPairs(prompt, chosen, rejected)
+    return TokenizedPairs(prompt, chosen, rejected)
 
 
 def texts_in_slots(pack: Pack) -> list[list[int]]:

@@ -55,10 +55,10 @@ def test_progress_is_told(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     prepare_pairs(source, llama(), Data(), lambda *told: seen.append(told))
     assert seen == [
-        ("tokenising prompts", 9, 9),
-        ("tokenising responses", 18, 18),
-        ("tokenising prompts", 1, 1),
-        ("tokenising responses", 2, 2),
+        ("tokenizing prompts", 9, 9),
+        ("tokenizing responses", 18, 18),
+        ("tokenizing prompts", 1, 1),
+        ("tokenizing responses", 2, 2),
     ]
 
 

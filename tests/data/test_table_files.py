@@ -40,7 +40,7 @@ def test_every_kind_of_file_gives_back_what_was_written(tmp_path: Path, ending: 
     assert read(path) == records
 
 
-def test_an_ending_is_recognised_in_capitals(tmp_path: Path) -> None:
+def test_an_ending_is_recognized_in_capitals(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "PAIRS.JSONL", rows(2))
     assert read(tmp_path / "PAIRS.JSONL") == rows(2)
 

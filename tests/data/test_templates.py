@@ -26,7 +26,7 @@ def test_a_trivial_template_changes_nothing() -> None:
     assert parse("{prompt}").fill({}, {"prompt": "{x}"}) == "{x}"
 
 
-def test_an_unknown_column_is_named_with_its_neighbour() -> None:
+def test_an_unknown_column_is_named_with_its_neighbor() -> None:
     with pytest.raises(DataError, match=r"names 'sistem'.*did you mean 'system'.*columns: system"):
         parse("{sistem}{prompt}")
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_bench.data.encoding import TEXTS_AT_ONCE, Encoder
-from dpo_bench.data.tokenize import TokenisedPairs, tokenise
+from dpo_bench.data.tokenize import TokenizedPairs, tokenize
 from dpo_bench.errors import ConfigurationError, DataError
 from dpo_bench.experiment.config import Data
 from tests.data.build import assistant, chatml, llama, loaded, plain, row, rows, sentencepiece, user
@@ -17,8 +17,8 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30
 SAID = TEXT.filter(lambda text: bool(text.strip()))
 
 
-def run(tokenizer: Any, *records: dict[str, Any], **options: Any) -> TokenisedPairs:
-    return tokenise(loaded(*records, **options), tokenizer, Data(**options))
+def run(tokenizer: Any, *records: dict[str, Any], **options: Any) -> TokenizedPairs:
+    return tokenize(loaded(*records, **options), tokenizer, Data(**options))
 
 
 def ids(tokenizer: Any, text: str) -> list[int]:
@@ -27,7 +27,7 @@ def ids(tokenizer: Any, text: str) -> list[int]:
     return found
 
 
-def lists(pairs: TokenisedPairs, index: int = 0) -> tuple[list[int], list[int], list[int]]:
+def lists(pairs: TokenizedPairs, index: int = 0) -> tuple[list[int], list[int], list[int]]:
     prompt, chosen, rejected = pairs.pair(index)
     return prompt.tolist(), chosen.tolist(), rejected.tolist()
 
@@ -292,7 +292,7 @@ def test_texts_of_prompt_and_chosen_are_kept_for_display() -> None:
     pairs = run(llama(), {"prompt": "Hi ", "chosen": " yes </s>", "rejected": "no"}, row(2))
     assert pairs.prompt_texts == ("Hi ", "Question 2?")
     assert pairs.chosen_texts == ("yes", "Yes, 2.")
-    without = tokenise(loaded(*rows(2)), llama(), Data(), keep_texts=False)
+    without = tokenize(loaded(*rows(2)), llama(), Data(), keep_texts=False)
     assert (without.prompt_texts, without.chosen_texts) == ((), ())
 
 
@@ -303,7 +303,7 @@ def test_plain_and_chat_rows_may_be_mixed() -> None:
     assert pairs.prompt_texts[1] == "<s>[INST] Hi [/INST]"
 
 
-def test_many_texts_are_tokenised_in_blocks_and_in_order() -> None:
+def test_many_texts_are_tokenized_in_blocks_and_in_order() -> None:
     texts = [f"text {number % 1500}" for number in range(2 * TEXTS_AT_ONCE)]
     seen: list[tuple[int, int]] = []
     encoded = Encoder(llama()).encode(

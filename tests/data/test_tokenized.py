@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_bench.data.tokenized import Ragged, Tally, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, Tally, TokenizedPairs
 from dpo_bench.errors import DataError
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=5), max_size=6)
@@ -19,8 +19,8 @@ def ragged(*sequences: list[int]) -> Ragged:
     return Ragged.of([np.asarray(sequence, np.int32) for sequence in sequences])
 
 
-def example() -> TokenisedPairs:
-    return TokenisedPairs(
+def example() -> TokenizedPairs:
+    return TokenizedPairs(
         ragged([1, 2], [3], [4, 5, 6]),
         ragged([7], [8, 9], [10]),
         ragged([11, 12], [13], [14]),
@@ -64,24 +64,24 @@ def test_a_selection_keeps_tokens_with_texts() -> None:
 
 def test_a_selection_without_texts_has_none() -> None:
     pairs = example()
-    without = TokenisedPairs(pairs.prompt, pairs.chosen, pairs.rejected).take([1])
+    without = TokenizedPairs(pairs.prompt, pairs.chosen, pairs.rejected).take([1])
     assert without.prompt_texts == ()
 
 
 def test_the_digest_is_that_of_tokens_and_order() -> None:
     pairs = example()
-    assert pairs.digest == TokenisedPairs(pairs.prompt, pairs.chosen, pairs.rejected).digest
+    assert pairs.digest == TokenizedPairs(pairs.prompt, pairs.chosen, pairs.rejected).digest
     others = [
         pairs.take([1, 0, 2]),
-        TokenisedPairs(pairs.prompt, pairs.rejected, pairs.chosen),
-        TokenisedPairs(ragged([1], [2, 3], [4, 5, 6]), pairs.chosen, pairs.rejected),
-        TokenisedPairs(ragged([1, 2], [3], [4, 5, 7]), pairs.chosen, pairs.rejected),
+        TokenizedPairs(pairs.prompt, pairs.rejected, pairs.chosen),
+        TokenizedPairs(ragged([1], [2, 3], [4, 5, 6]), pairs.chosen, pairs.rejected),
+        TokenizedPairs(ragged([1, 2], [3], [4, 5, 7]), pairs.chosen, pairs.rejected),
     ]
     assert len({pairs.digest, *(other.digest for other in others)}) == 5
 
 
 def test_the_digest_is_that_of_little_endian_lengths_and_ids() -> None:
-    pairs = TokenisedPairs(ragged([1, 2], [3]), ragged([4], [5]), ragged([6], [7, 300]))
+    pairs = TokenizedPairs(ragged([1, 2], [3]), ragged([4], [5]), ragged([6], [7, 300]))
     content = b"pairs 1"
     content += struct.pack("<2q3i", 2, 1, 1, 2, 3)
     content += struct.pack("<2q2i", 1, 1, 4, 5)
@@ -92,7 +92,7 @@ def test_the_digest_is_that_of_little_endian_lengths_and_ids() -> None:
 def test_a_file_gives_everything_back(tmp_path: Path) -> None:
     path = tmp_path / "pairs.safetensors"
     example().save(path)
-    loaded = TokenisedPairs.load(path)
+    loaded = TokenizedPairs.load(path)
     assert loaded.digest == example().digest
     assert loaded.prompt_texts == example().prompt_texts
     assert loaded.chosen_texts == example().chosen_texts
@@ -104,8 +104,8 @@ def test_a_file_gives_everything_back(tmp_path: Path) -> None:
 
 def test_a_file_without_texts_gives_everything_back(tmp_path: Path) -> None:
     pairs = example()
-    TokenisedPairs(pairs.prompt, pairs.chosen, pairs.rejected).save(tmp_path / "pairs")
-    assert TokenisedPairs.load(tmp_path / "pairs").prompt_texts == ()
+    TokenizedPairs(pairs.prompt, pairs.chosen, pairs.rejected).save(tmp_path / "pairs")
+    assert TokenizedPairs.load(tmp_path / "pairs").prompt_texts == ()
 
 
 def test_the_same_pairs_give_the_same_file(tmp_path: Path) -> None:
@@ -124,10 +124,10 @@ def test_every_flipped_bit_of_the_content_is_found(tmp_path: Path) -> None:
         damaged[position] ^= 4
         path.write_bytes(damaged)
         with pytest.raises(DataError, match="is damaged"):
-            TokenisedPairs.load(path)
+            TokenizedPairs.load(path)
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs").write_bytes(b"not safetensors")
-    with pytest.raises(DataError, match="holds no tokenised pairs"):
-        TokenisedPairs.load(tmp_path / "pairs")
+    with pytest.raises(DataError, match="holds no tokenized pairs"):
+        TokenizedPairs.load(tmp_path / "pairs")

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from dpo_bench.experiment import Experiment
-from dpo_bench.sweep.context import Bench
+from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.sources import find_sources
 
 
 @pytest.fixture(scope="module", params=[1.0, 0.7])
-def bench(request: pytest.FixtureRequest, llama_folder: Path, pairs_file: Path) -> Bench:
+def bench(request: pytest.FixtureRequest, llama_folder: Path, pairs_file: Path) -> WorkerContext:
     experiment = Experiment.model_validate(
         {
             "name": "figures",
@@ -32,10 +32,10 @@ def bench(request: pytest.FixtureRequest, llama_folder: Path, pairs_file: Path) 
             "losses": [{"name": "dpo", "beta": 0.1}],
         }
     )
-    return Bench(experiment, find_sources(experiment))
+    return WorkerContext(experiment, find_sources(experiment))
 
 
-def test_the_reference_itself_has_diverged_from_nothing(bench: Bench) -> None:
+def test_the_reference_itself_has_diverged_from_nothing(bench: WorkerContext) -> None:
     found = bench.evaluator.evaluate(bench.reference, scale=0.1)
     value = {name: estimate.value for name, estimate in found.metrics.items()}
     for name in ("kl", "kl_monte_carlo", "kl_per_token", "kl_reverse", "length_drift"):
@@ -47,7 +47,7 @@ def test_the_reference_itself_has_diverged_from_nothing(bench: Bench) -> None:
     assert value["token_entropy"] > 1
 
 
-def test_divergences_are_those_of_the_full_distributions(bench: Bench) -> None:
+def test_divergences_are_those_of_the_full_distributions(bench: WorkerContext) -> None:
     bench.reset_policy(0)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)

@@ -22,7 +22,7 @@ from torch.nn.functional import logsigmoid
 from dpo_bench import PairLogps, register
 
 
-@register("mine", paper="none", normalisation="sum", grid=(0.1, 1){more})
+@register("mine", paper="none", normalization="sum", grid=(0.1, 1){more})
 def mine(logps: PairLogps, beta: float = 0.1) -> Tensor:
     \"\"\"A loss.\"\"\"
     return {body}

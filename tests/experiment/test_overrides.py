@@ -1,4 +1,4 @@
-"""Flags over files."""
+"""Overrides over files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment import plan_trials
-from dpo_bench.experiment.overrides import Flags, resolve, resolve_evaluation
+from dpo_bench.experiment.overrides import Overrides, resolve, resolve_evaluation
 
 
 def test_nothing_given_is_the_quickstart() -> None:
-    experiment = resolve(None, Flags())
+    experiment = resolve(None, Overrides())
     assert experiment.name == "quickstart"
     assert len(plan_trials(experiment)) >= 20
 
@@ -22,7 +22,7 @@ def test_nothing_given_is_the_quickstart() -> None:
 def test_flags_change_the_quickstart() -> None:
     experiment = resolve(
         None,
-        Flags(
+        Overrides(
             losses=("ipo", "sigmoid"), seeds=("0,1",), settings=("training.steps=5",), reward="none"
         ),
     )
@@ -35,18 +35,18 @@ def test_flags_change_the_quickstart() -> None:
 
 @pytest.mark.parametrize("text", [".05,.1", "0.05, 1e-1", "5e-2,.1"])
 def test_strengths_may_be_written_as_people_do(text: str) -> None:
-    experiment = resolve(None, Flags(losses=("dpo",), beta=(text,)))
+    experiment = resolve(None, Overrides(losses=("dpo",), beta=(text,)))
     assert experiment.losses[0].values["beta"] == (0.05, 0.1)
 
 
 @pytest.mark.parametrize("text", ["high", "", ",", "true"])
 def test_strengths_must_be_numbers(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--beta"):
-        resolve(None, Flags(losses=("dpo",), beta=(text,)))
+        resolve(None, Overrides(losses=("dpo",), beta=(text,)))
 
 
 def test_a_model_of_ones_own_leaves_the_quickstart_settings_behind() -> None:
-    experiment = resolve(None, Flags(policy="models/Tiny", preferences="data/my pairs.jsonl"))
+    experiment = resolve(None, Overrides(policy="models/Tiny", preferences="data/my pairs.jsonl"))
     assert experiment.name == "Tiny-my-pairs"
     assert experiment.training.learning_rate == "auto"
     assert experiment.evaluation.reward == "none"
@@ -55,22 +55,22 @@ def test_a_model_of_ones_own_leaves_the_quickstart_settings_behind() -> None:
 
 def test_a_model_needs_its_data() -> None:
     with pytest.raises(ConfigurationError, match="give --preferences too"):
-        resolve(None, Flags(policy="models/tiny"))
+        resolve(None, Overrides(policy="models/tiny"))
     with pytest.raises(ConfigurationError, match="give --policy too"):
-        resolve(None, Flags(preferences="x.jsonl"))
+        resolve(None, Overrides(preferences="x.jsonl"))
 
 
 def test_a_repeated_flag_collects() -> None:
     once, twice = (
-        Flags(losses=("dpo,ipo",), beta=(".1,.3",)),
-        Flags(losses=("dpo", "ipo"), beta=(".1", ".3")),
+        Overrides(losses=("dpo,ipo",), beta=(".1,.3",)),
+        Overrides(losses=("dpo", "ipo"), beta=(".1", ".3")),
     )
     assert resolve(None, once).losses == resolve(None, twice).losses
 
 
 def test_blanks_between_losses_are_no_commas() -> None:
     with pytest.raises(ConfigurationError, match="separate losses by commas: dpo,ipo"):
-        resolve(None, Flags(losses=("dpo ipo",)))
+        resolve(None, Overrides(losses=("dpo ipo",)))
 
 
 @pytest.mark.parametrize("losses", [["dpo", "ipo"], "dpo", [{"name": "dpo"}, "ipo"]])
@@ -78,11 +78,11 @@ def test_losses_may_be_names_alone(tmp_path: Path, losses: object) -> None:
     file = tmp_path / "mine.toml"
     text = json.dumps(losses).replace('{"name": "dpo"}', '{name = "dpo"}')
     file.write_text(f'policy = "world:reviews"\npreferences = "world:reviews"\nlosses = {text}\n')
-    plain = resolve(str(file), Flags())
+    plain = resolve(str(file), Overrides())
     assert plain.losses[0].name == "dpo"
-    strength = resolve(str(file), Flags(beta=(".5",)))
+    strength = resolve(str(file), Overrides(beta=(".5",)))
     assert all(grid.values == {"beta": (0.5,)} for grid in strength.losses)
-    assert [grid.name for grid in resolve(str(file), Flags(losses=("sft",))).losses] == ["sft"]
+    assert [grid.name for grid in resolve(str(file), Overrides(losses=("sft",))).losses] == ["sft"]
 
 
 @pytest.mark.parametrize(
@@ -105,22 +105,22 @@ def test_flags_over_a_malformed_file_are_an_error_of_a_line(
     top, tables = (text, "") if not text.startswith("[") else ("", text)
     file.write_text(f"{head}{top}\n{tables}\n")
     with pytest.raises(ConfigurationError, match=r"losses must be tables|must be a table"):
-        resolve(str(file), Flags(**flags))
+        resolve(str(file), Overrides(**flags))
 
 
 def test_an_evaluation_needs_both_or_neither() -> None:
     with pytest.raises(ConfigurationError, match="give --reference too"):
-        resolve_evaluation(None, "tuned", Flags(preferences="x.jsonl"))
+        resolve_evaluation(None, "tuned", Overrides(preferences="x.jsonl"))
     with pytest.raises(ConfigurationError, match="give --preferences too"):
-        resolve_evaluation(None, "tuned", Flags(reference="base"))
-    own = resolve_evaluation(None, "tuned", Flags(reference="base", preferences="x.jsonl"))
+        resolve_evaluation(None, "tuned", Overrides(reference="base"))
+    own = resolve_evaluation(None, "tuned", Overrides(reference="base", preferences="x.jsonl"))
     assert (own.policy, own.reference, own.preferences) == ("tuned", "base", "x.jsonl")
-    assert resolve_evaluation(None, "tuned", Flags()).policy == "world:reviews"
+    assert resolve_evaluation(None, "tuned", Overrides()).policy == "world:reviews"
 
 
 def test_unknown_losses_are_refused_at_once() -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'hinge'"):
-        resolve(None, Flags(losses=("hing",)))
+        resolve(None, Overrides(losses=("hing",)))
 
 
 def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
@@ -128,4 +128,4 @@ def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
     file.write_text(
         'policy = "world:reviews"\npreferences = "world:reviews"\n[[losses]]\nname = "dpo"\n'
     )
-    assert resolve(str(file), Flags()).name == "mine"
+    assert resolve(str(file), Overrides()).name == "mine"

@@ -40,7 +40,7 @@ def test_defaults_fill_what_a_file_leaves_out() -> None:
         ({"training": {"learning_rate": float("nan")}}, r"learning_rate = nan"),
         ({"training": {"steps": 1, "epochs": 1}}, r"give steps or epochs, not both"),
         ({"training": {"seeds": [1, 1]}}, r"seeds are given twice"),
-        ({"training": {"optimiser": "sgd"}}, r"'adamw' or 'rmsprop'"),
+        ({"training": {"optimizer": "sgd"}}, r"'adamw' or 'rmsprop'"),
         (
             {"training": {"lora": {"rnak": 4}}},
             r"unknown key training\.lora\.rnak \(did you mean 'rank'\?\)",
@@ -80,7 +80,7 @@ def test_settings_survive_json() -> None:
     [
         ("training.steps=5", ("training", "steps"), 5),
         ("training.learning_rate = 5e-7", ("training", "learning_rate"), 5e-7),
-        ("training.optimiser=rmsprop", ("training", "optimiser"), "rmsprop"),
+        ("training.optimizer=rmsprop", ("training", "optimizer"), "rmsprop"),
         ("training.seeds=[1, 2]", ("training", "seeds"), [1, 2]),
         ("name=x y", ("name",), "x y"),
         ("evaluation.reward=my.module:score", ("evaluation", "reward"), "my.module:score"),
@@ -111,7 +111,7 @@ def test_a_broken_file_is_named_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_names_the_shipped_ones() -> None:
-    with pytest.raises(ConfigurationError, match=r"did you mean 'quickstart'.*overoptimisation"):
+    with pytest.raises(ConfigurationError, match=r"did you mean 'quickstart'.*overoptimization"):
         find_file("quickstat")
 
 

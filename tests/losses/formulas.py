@@ -104,10 +104,10 @@ def dpo_norm(pair: Pair, beta: Number) -> Number:
     return -log_sigmoid(beta * (pair.a / pair.n_w - pair.b / pair.n_l))
 
 
-def exo(pair: Pair, beta: Number, label_smoothing: Number, label_normalisation: Number) -> Number:
+def exo(pair: Pair, beta: Number, label_smoothing: Number, label_normalization: Number) -> Number:
     z = beta * pair.margin
     policy = (sigmoid(z), sigmoid(-z))
-    label = ((1 - label_smoothing) ** label_normalisation, label_smoothing)
+    label = ((1 - label_smoothing) ** label_normalization, label_smoothing)
     return sum(f * (mp.log(f) - mp.log(r)) for f, r in zip(policy, label, strict=True))
 
 

@@ -95,7 +95,7 @@ def averaged_squares(x: PairLogps) -> Tensor:
     return ((a - 500) ** 2 + (b + 500) ** 2).mean() / 2
 
 
-def unnormalised(beta: float) -> Batch:
+def unnormalized(beta: float) -> Batch:
     def batch(x: PairLogps) -> Tensor:
         z = beta * x.margin
         return (z.sigmoid() * logsigmoid(z) + (-z).sigmoid() * (logsigmoid(-z) + 10)).mean()
@@ -151,8 +151,8 @@ def scaled_rewards(x: PairLogps) -> Tensor:
 ROWS: list[tuple[str, Batch, Batch]] = [
     ("cal_dpo", shipped("cal_dpo", beta=0.001), calibrated),
     ("sppo", shipped("sppo", beta=0.001), averaged_squares),
-    ("exo, beta 0.1", shipped("exo", beta=0.1), unnormalised(0.1)),
-    ("exo, beta 0.5", shipped("exo", beta=0.5), unnormalised(0.5)),
+    ("exo, beta 0.1", shipped("exo", beta=0.1), unnormalized(0.1)),
+    ("exo, beta 0.5", shipped("exo", beta=0.5), unnormalized(0.5)),
     ("ld_dpo", shipped("ld_dpo", beta=0.1, alpha=0.5), damped_policy),
     ("length_dpo", shipped("length_dpo", beta=0.1, alpha=0.05), lengths_the_other_way),
     ("wpo(dpo)", shipped("wpo(dpo)", beta=0.1), exp_of_mean_logp),
@@ -185,8 +185,8 @@ def test_documented_distance_is_the_measured_one(name: str, ours: Batch, theirs:
     [
         (shipped("cal_dpo", beta=0.001, calibration_weight=0.5), calibrated),
         (
-            shipped("exo", beta=0.5, label_smoothing=math.exp(-10), label_normalisation=0.0),
-            unnormalised(0.5),
+            shipped("exo", beta=0.5, label_smoothing=math.exp(-10), label_normalization=0.0),
+            unnormalized(0.5),
         ),
     ],
 )

@@ -326,7 +326,7 @@ def test_gradient_in_the_sequential_kls(name: str, stopped: bool) -> None:
         ("exo", {"beta": 0.3, "label_smoothing": 0.2}, math.log(4) / 0.3),
         (  # the authors' label, of logarithm -10
             "exo",
-            {"beta": 0.3, "label_smoothing": math.exp(-10), "label_normalisation": 0},
+            {"beta": 0.3, "label_smoothing": math.exp(-10), "label_normalization": 0},
             10 / 0.3,
         ),
         ("ipo_sum", {"beta": 0.2}, 2.5),

@@ -28,7 +28,7 @@ def _digits() -> Iterator[None]:
 
 AUTHORS_CODE: dict[str, list[dict[str, float]]] = {
     "cal_dpo": [{"beta": 0.002, "calibration_weight": 0.5}],
-    "exo": [{"label_smoothing": math.exp(-10), "label_normalisation": 0.0}],
+    "exo": [{"label_smoothing": math.exp(-10), "label_normalization": 0.0}],
     "odpo": [
         {"alpha": 0.0, "log_alpha": 1.0},
         {"beta": 0.7, "alpha": 0.0, "log_alpha": 0.5},

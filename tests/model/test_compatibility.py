@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dpo_bench.errors import ConfigurationError, DataError
-from dpo_bench.model.choose_backend import choose_path
+from dpo_bench.model.choose_backend import choose_backend
 from dpo_bench.model.compatibility import (
     position_table,
     require_ids,
@@ -149,7 +149,7 @@ def test_a_token_that_only_the_policy_knows_matters_where_it_is_used() -> None:
 def test_a_family_padded_further_is_compared_over_the_shared_ids() -> None:
     """As Qwen2.5's 0.5B and 7B: the larger embedding has ids that are no tokens."""
     small, large = llama(vocab_size=48), llama(vocab_size=64)
-    policy, reference = choose_path(small), choose_path(large)
+    policy, reference = choose_backend(small), choose_backend(large)
     share_vocabulary(policy, reference)
     assert (policy.vocabulary, reference.vocabulary) == (48, 48)
     assert policy.name != reference.name
@@ -171,6 +171,6 @@ def test_a_family_padded_further_is_compared_over_the_shared_ids() -> None:
 
 
 def test_models_of_one_size_share_all() -> None:
-    first, second = choose_path(llama()), choose_path(llama())
+    first, second = choose_backend(llama()), choose_backend(llama())
     share_vocabulary(first, second)
     assert first.name == second.name == "hidden/packed"

@@ -18,7 +18,7 @@ from dpo_bench.model import gguf as conversion
 from dpo_bench.model.gguf import converted_folder
 from dpo_bench.model.load import load_model, load_tokenizer
 from dpo_bench.model.loading import silent_transformers
-from dpo_bench.model.logprobs import choose_path
+from dpo_bench.model.logprobs import choose_backend
 from dpo_bench.model.source import resolve_model, smollm2_file
 
 gguf = pytest.importorskip("gguf")
@@ -43,7 +43,7 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPO_BENCH_CACHE", str(tmp_path / "cache"))
 
 
-def write_gguf(file: Path, folder: Path, pre: str = "gpt-2", quantised: bool = False) -> Path:
+def write_gguf(file: Path, folder: Path, pre: str = "gpt-2", quantized: bool = False) -> Path:
     """Write a Llama with its tokenizer as llama.cpp's converter does."""
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     config = model.config
@@ -61,7 +61,7 @@ def write_gguf(file: Path, folder: Path, pre: str = "gpt-2", quantised: bool = F
     writer.add_vocab_size(config.vocab_size)
     add_tokenizer(writer, tokenizer, pre)
     for name, value in model.state_dict().items():
-        add_tensor(writer, name, value.numpy(), config, quantised)
+        add_tensor(writer, name, value.numpy(), config, quantized)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -83,18 +83,18 @@ def add_tokenizer(writer: Any, tokenizer: Any, pre: str) -> None:
     writer.add_chat_template(tokenizer.chat_template)
 
 
-def add_tensor(writer: Any, name: str, value: Any, config: Any, quantised: bool) -> None:
+def add_tensor(writer: Any, name: str, value: Any, config: Any, quantized: bool) -> None:
     parts = name.removeprefix("model.").removesuffix(".weight").split(".")
     if parts[0] == "layers":
         target = f"blk.{parts[1]}.{NAMES['.'.join(parts[2:])]}.weight"
     else:
         target = f"{TOP[parts[0]]}.weight"
-    # llama.cpp turns pairs of neighbours where transformers turns halves.
+    # llama.cpp turns pairs of neighbors where transformers turns halves.
     for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
         if part in name:
             halves = value.reshape(getattr(config, heads), 2, -1, value.shape[1])
             value = np.ascontiguousarray(halves.swapaxes(1, 2).reshape(value.shape))
-    if quantised and value.ndim == 2:
+    if quantized and value.ndim == 2:
         kind = gguf.GGMLQuantizationType.Q8_0
         writer.add_tensor(target, gguf.quantize(value, kind), raw_dtype=kind)
     else:
@@ -163,8 +163,8 @@ def test_blanks_before_a_number_depend_on_the_kind_of_splitting(
     assert words == [["a", "Ġ", "Ġ12"], ["a", "ĠĠ", "1", "2"]]
 
 
-def test_quantised_weights_become_numbers(llama_folder: Path, tmp_path: Path) -> None:
-    file = write_gguf(tmp_path / "tiny.gguf", llama_folder, quantised=True)
+def test_quantized_weights_become_numbers(llama_folder: Path, tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", llama_folder, quantized=True)
 
     converted = load_model(converted_folder(file))
 
@@ -175,7 +175,7 @@ def test_quantised_weights_become_numbers(llama_folder: Path, tmp_path: Path) ->
             rounded = gguf.dequantize(gguf.quantize(value.numpy(), kind), kind)
             assert torch.equal(found, torch.from_numpy(rounded)), name
         torch.testing.assert_close(found, value, rtol=0, atol=float(value.abs().max()) / 127)
-    values = choose_path(converted).model.parameters()
+    values = choose_backend(converted).model.parameters()
     assert {value.dtype for value in values} == {torch.float32}
 
 
@@ -268,4 +268,4 @@ def test_smollm2_is_whole_and_talks() -> None:
     assert tokenizer.eos_token == "<|im_end|>"
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 2
     assert sum(value.numel() for value in model.parameters()) == 134_515_008
-    assert choose_path(model).name == "hidden/packed"
+    assert choose_backend(model).name == "hidden/packed"

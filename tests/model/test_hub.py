@@ -179,7 +179,7 @@ def test_a_hub_out_of_reach_is_explained(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_adapter_of_the_hub_is_merged_into_its_base(hub: str, tmp_path: Path) -> None:
     from dpo_bench.experiment.config import LoRA
-    from dpo_bench.model.choose_backend import choose_path
+    from dpo_bench.model.choose_backend import choose_backend
     from dpo_bench.model.load import load_model
     from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
 
@@ -188,7 +188,7 @@ def test_an_adapter_of_the_hub_is_merged_into_its_base(hub: str, tmp_path: Path)
     for name, content in Hub.models["owner/model"].items():
         if "/" not in name:
             (plain / name).write_bytes(content)
-    policy = with_adapter(choose_path(load_model(plain)), LoRA(), "owner/model")
+    policy = with_adapter(choose_backend(load_model(plain)), LoRA(), "owner/model")
     reset_adapter(policy.model, 0)
     save_adapter(policy.model, tmp_path / "adapter")
     Hub.models["owner/adapter"] = {

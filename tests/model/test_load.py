@@ -142,10 +142,10 @@ def test_a_damaged_weight_file_is_an_error(folder: Path) -> None:
         load_model(folder)
 
 
-def test_quantised_weights_are_refused(folder: Path) -> None:
+def test_quantized_weights_are_refused(folder: Path) -> None:
     edit(folder, lambda config: config.update(quantization_config={"quant_method": "gptq"}))
 
-    with pytest.raises(EnvironmentProblem, match=r"quantised weights \(gptq\)"):
+    with pytest.raises(EnvironmentProblem, match=r"quantized weights \(gptq\)"):
         load_model(folder)
 
 

@@ -14,11 +14,11 @@ from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.logprob_backends import (
     FullPath,
     HiddenPath,
-    LogpPath,
+    LogprobBackend,
     OwnHeadPath,
     attention_mask,
 )
-from dpo_bench.model.logprobs import choose_path, token_logps
+from dpo_bench.model.logprobs import choose_backend, token_logps
 from tests.model.architectures import (
     ARCHITECTURES,
     COMMON,
@@ -33,7 +33,7 @@ from tests.model.architectures import (
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_quick_path_is_taken_exactly_where_it_is_right(architecture: str) -> None:
-    path = choose_path(tiny_model(architecture, torch.float32))
+    path = choose_backend(tiny_model(architecture, torch.float32))
 
     assert path.kind == ("own-head" if architecture in OWN_HEAD else "hidden")
     assert path.packs == (architecture not in PADDED_ONLY)
@@ -46,7 +46,7 @@ def test_a_head_that_caps_or_scales_does_so_at_the_response_positions(architectu
     model, batch = tiny_model(architecture), random_batch()
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(100)
-    path = choose_path(model)
+    path = choose_backend(model)
 
     assert isinstance(path, OwnHeadPath)
     found, expected = token_logps(path, batch), naive_logps(model, batch)
@@ -60,13 +60,13 @@ def test_a_soft_cap_is_found_though_the_logits_are_small() -> None:
         logits = model(input_ids=torch.arange(10)[None]).logits
     assert logits.abs().max() < 0.01, "far from the cap at 30"
 
-    assert isinstance(choose_path(model), OwnHeadPath)
+    assert isinstance(choose_backend(model), OwnHeadPath)
 
 
 def test_the_slow_path_is_announced(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "dpo_bench"):
-        choose_path(bigram())
-        choose_path(tiny_model("cohere", torch.float32))
+        choose_backend(bigram())
+        choose_backend(tiny_model("cohere", torch.float32))
 
     assert [message.split()[0] for message in caplog.messages] == ["Bigram"]
 
@@ -76,7 +76,7 @@ def test_choosing_leaves_the_model_and_the_random_numbers_as_they_were() -> None
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
 
-    choose_path(model)
+    choose_backend(model)
 
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -91,7 +91,7 @@ def test_a_model_that_looks_ahead_is_refused() -> None:
     model.eval()
 
     with pytest.raises(EnvironmentProblem, match="BertLMHeadModel is no causal language model"):
-        choose_path(model)
+        choose_backend(model)
 
 
 class Leaky(LlamaForCausalLM):
@@ -128,7 +128,7 @@ def bigram(dtype: torch.dtype = torch.float32) -> Any:
 def test_logits_of_more_than_hidden_states_are_taken_whole() -> None:
     model, batch = bigram(torch.float64), random_batch()
 
-    path = choose_path(model)
+    path = choose_backend(model)
 
     assert isinstance(path, FullPath)
     torch.testing.assert_close(token_logps(path, batch), naive_logps(model, batch))
@@ -147,7 +147,7 @@ def test_a_change_before_the_head_is_kept() -> None:
     model: Any = Narrowed(plain.config).double()
     model.load_state_dict(plain.state_dict())
 
-    path = choose_path(model.eval())
+    path = choose_backend(model.eval())
 
     assert isinstance(path, OwnHeadPath)
     torch.testing.assert_close(token_logps(path, batch), naive_logps(model, batch))
@@ -164,7 +164,7 @@ def leaky(heeds_mask: bool) -> Any:
 def test_padding_that_leaks_is_masked() -> None:
     model, batch = leaky(heeds_mask=True), random_batch()
 
-    path = choose_path(model)
+    path = choose_backend(model)
 
     assert path.name.endswith("/masked")
     found, expected = token_logps(path, batch), naive_logps(model, batch)
@@ -173,12 +173,12 @@ def test_padding_that_leaks_is_masked() -> None:
 
 def test_padding_that_leaks_in_spite_of_the_mask_is_refused() -> None:
     with pytest.raises(EnvironmentProblem, match="Leaky gives a text other log-probs"):
-        choose_path(leaky(heeds_mask=False))
+        choose_backend(leaky(heeds_mask=False))
 
 
 @pytest.mark.parametrize("kind", [HiddenPath, FullPath])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
-def test_a_masked_path_has_the_same_values(kind: type[LogpPath], architecture: str) -> None:
+def test_a_masked_path_has_the_same_values(kind: type[LogprobBackend], architecture: str) -> None:
     model, batch = tiny_model(architecture), random_batch()
 
     masked = token_logps(kind(model, masks_padding=True), batch)
@@ -197,7 +197,7 @@ def test_the_mask_ends_where_the_last_token_is_predicted() -> None:
 
 
 @pytest.mark.parametrize("kind", [HiddenPath, FullPath])
-def test_bf16_keeps_logits_and_weights_in_fp32(kind: type[LogpPath]) -> None:
+def test_bf16_keeps_logits_and_weights_in_fp32(kind: type[LogprobBackend]) -> None:
     model, batch = tiny_model("llama", torch.float32), random_batch()
     path = kind(model, "bf16")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dpo_bench.model import logprobs as logps
 from dpo_bench.model.logprob_backends import FullPath, HiddenPath, OwnHeadPath
-from dpo_bench.model.logprobs import choose_path, score, sum_by_row, token_logps
+from dpo_bench.model.logprobs import choose_backend, score, sum_by_row, token_logps
 from tests.model.architectures import (
     ARCHITECTURES,
     OWN_HEAD,
@@ -37,7 +37,7 @@ def gradients(model: Any, logps: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_chosen_path_equals_the_naive_computation(architecture: str) -> None:
     model, batch = tiny_model(architecture), random_batch()
-    path = choose_path(model)
+    path = choose_backend(model)
 
     found, expected = token_logps(path, batch), naive_logps(model, batch)
 
@@ -64,11 +64,11 @@ def test_fp32_is_close_to_fp64() -> None:
     rounded = tiny_model("llama", torch.float32)
     rounded.load_state_dict(exact.state_dict())
 
-    found = token_logps(choose_path(rounded), batch)
+    found = token_logps(choose_backend(rounded), batch)
 
     assert found.dtype == torch.float32
     torch.testing.assert_close(
-        found.double(), token_logps(choose_path(exact), batch), rtol=1e-5, atol=1e-5
+        found.double(), token_logps(choose_backend(exact), batch), rtol=1e-5, atol=1e-5
     )
 
 
@@ -81,7 +81,7 @@ def test_slices_change_nothing(
     other = tiny_model(architecture, attention_dropout=0.0)
     for parameter in other.parameters():
         parameter.data.mul_(1.1)
-    path, reference = choose_path(model), choose_path(other)
+    path, reference = choose_backend(model), choose_backend(other)
     whole, whole_scores = token_logps(path, batch), score(path, reference, batch)
     whole_gradients = gradients(model, whole)
 
@@ -100,7 +100,7 @@ def test_slices_change_nothing(
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
 def test_a_row_has_the_same_values_alone_and_in_company(architecture: str) -> None:
-    path, batch = choose_path(tiny_model(architecture)), random_batch(rows=5, seed=2)
+    path, batch = choose_backend(tiny_model(architecture)), random_batch(rows=5, seed=2)
     together = torch.split(token_logps(path, batch), batch.lengths.tolist())
 
     for row, expected in enumerate(together):
@@ -119,7 +119,7 @@ def test_a_row_has_the_same_values_alone_and_in_company(architecture: str) -> No
 
 
 def test_what_fills_the_padding_does_not_matter() -> None:
-    path, batch = choose_path(tiny_model("llama")), random_batch()
+    path, batch = choose_backend(tiny_model("llama")), random_batch()
     expected = token_logps(path, batch)
     last = batch.position.new_zeros(len(batch.lengths))
     last.scatter_reduce_(0, batch.row, batch.position, "amax")
@@ -136,13 +136,13 @@ def test_a_batch_without_response_tokens_gives_none() -> None:
     empty = batch.row[:0]
     batch = type(batch)(batch.input_ids, empty, empty, empty, torch.zeros(1, dtype=torch.long))
 
-    assert token_logps(choose_path(tiny_model("gpt2")), batch).shape == (0,)
+    assert token_logps(choose_backend(tiny_model("gpt2")), batch).shape == (0,)
 
 
 def test_kl_of_equal_models_is_exactly_zero() -> None:
     model, batch = tiny_model("llama", torch.float32), random_batch()
 
-    scores = score(choose_path(model), choose_path(model), batch)
+    scores = score(choose_backend(model), choose_backend(model), batch)
 
     assert torch.equal(scores.kl, torch.zeros_like(scores.kl))
     assert torch.equal(scores.policy_logp, scores.reference_logp)
@@ -154,7 +154,7 @@ def test_scores_match_explicit_sums(architecture: str) -> None:
     for parameter in reference.parameters():
         parameter.data.add_(0.05)
 
-    scores = score(choose_path(policy), choose_path(reference), batch)
+    scores = score(choose_backend(policy), choose_backend(reference), batch)
 
     mine = policy(input_ids=batch.input_ids).logits[batch.row, batch.position].softmax(-1)
     theirs = reference(input_ids=batch.input_ids).logits[batch.row, batch.position].softmax(-1)

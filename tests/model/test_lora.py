@@ -11,8 +11,8 @@ from torch.func import functional_call
 
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import LoRA
-from dpo_bench.model.choose_backend import choose_path
-from dpo_bench.model.logprobs import LogpPath, sum_by_row, token_logps
+from dpo_bench.model.choose_backend import choose_backend
+from dpo_bench.model.logprobs import LogprobBackend, sum_by_row, token_logps
 from dpo_bench.model.lora import reset_adapter, with_adapter
 from tests.model.architectures import tiny_model, with_exact_norms
 from tests.model.test_packed import PAIRS, naive_sums
@@ -20,19 +20,19 @@ from tests.model.test_packed import PAIRS, naive_sums
 LORA = LoRA(rank=3, alpha=5.0)
 
 
-def paths(architecture: str = "llama", lora: LoRA = LORA) -> tuple[LogpPath, LogpPath]:
+def paths(architecture: str = "llama", lora: LoRA = LORA) -> tuple[LogprobBackend, LogprobBackend]:
     """A frozen model and the policy over it, at its start with seed 0."""
-    base = choose_path(with_exact_norms(tiny_model(architecture)), longest=24)
+    base = choose_backend(with_exact_norms(tiny_model(architecture)), longest=24)
     policy = with_adapter(base, lora, "the base")
     reset_adapter(policy.model, seed=0)
     return base, policy
 
 
-def adapter_of(policy: LogpPath) -> dict[str, Tensor]:
+def adapter_of(policy: LogprobBackend) -> dict[str, Tensor]:
     return {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
 
 
-def disturb(policy: LogpPath) -> None:
+def disturb(policy: LogprobBackend) -> None:
     """Stand in for training: an adapter that is not zero."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -40,7 +40,7 @@ def disturb(policy: LogpPath) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator).double() / 4)
 
 
-def sums_of(path: LogpPath) -> Tensor:
+def sums_of(path: LogprobBackend) -> Tensor:
     batch = path.batch(PAIRS, range(len(PAIRS)))
     return sum_by_row(token_logps(path, batch), batch.lengths)
 

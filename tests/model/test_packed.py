@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dpo_bench.data.batches import split_passes
-from dpo_bench.data.tokenized import Ragged, TokenisedPairs
-from dpo_bench.model.choose_backend import choose_path
+from dpo_bench.data.tokenized import Ragged, TokenizedPairs
+from dpo_bench.model.choose_backend import choose_backend
 from dpo_bench.model.logprob_backends import FullPath, HiddenPath
 from dpo_bench.model.logprobs import score, sum_by_row, token_logps
 from tests.model.architectures import VOCABULARY, tiny_model, with_exact_norms
@@ -22,7 +22,7 @@ PACKED = ["gpt2", "llama", "qwen2", "qwen3", "opt", "cohere", "granite"]
 NORMS_IN_FP32 = {"cohere"}
 
 
-def unequal_pairs(count: int = 6, seed: int = 0) -> TokenisedPairs:
+def unequal_pairs(count: int = 6, seed: int = 0) -> TokenizedPairs:
     generator = np.random.default_rng(seed)
     prompt, chosen, rejected = (
         Ragged.of(
@@ -33,13 +33,13 @@ def unequal_pairs(count: int = 6, seed: int = 0) -> TokenisedPairs:
         )
         for most in (7, 13, 13)
     )
-    return TokenisedPairs(prompt, chosen, rejected)
+    return TokenizedPairs(prompt, chosen, rejected)
 
 
 PAIRS = unequal_pairs()
 
 
-def naive_sums(model: Any, pairs: TokenisedPairs, indices: Any) -> Tensor:
+def naive_sums(model: Any, pairs: TokenizedPairs, indices: Any) -> Tensor:
     """Two whole forward passes for each pair, one row each: chosen, then rejected, shape [2 n]."""
     found = []
     for side in (pairs.chosen, pairs.rejected):
@@ -61,7 +61,7 @@ def dpo_gradients(model: Any, sums: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("architecture", PACKED)
 def test_a_pack_equals_the_naive_double_forward(architecture: str) -> None:
     model = with_exact_norms(tiny_model(architecture))
-    path = choose_path(model, longest=24)
+    path = choose_backend(model, longest=24)
     assert path.packs
     batch = path.batch(PAIRS, range(len(PAIRS)))
 
@@ -79,7 +79,7 @@ def test_a_pack_equals_the_naive_double_forward(architecture: str) -> None:
 def test_fp32_is_within_1e_5() -> None:
     exact, rounded = tiny_model("llama"), tiny_model("llama", torch.float32)
     rounded.load_state_dict(exact.state_dict())
-    path = choose_path(rounded, longest=24)
+    path = choose_backend(rounded, longest=24)
     batch = path.batch(PAIRS, range(len(PAIRS)))
 
     found = sum_by_row(token_logps(path, batch), batch.lengths)
@@ -162,7 +162,7 @@ def test_models_that_cannot_be_packed_are_padded(
     model = tiny_model(architecture, torch.float32, **options)
 
     with caplog.at_level(logging.INFO, "dpo_bench"):
-        path = choose_path(model, longest=24)
+        path = choose_backend(model, longest=24)
 
     assert not path.packs
     lines = [message for message in caplog.messages if "is not packed" in message]
@@ -172,7 +172,7 @@ def test_models_that_cannot_be_packed_are_padded(
 
 def test_a_window_beyond_the_longest_text_does_not_matter() -> None:
     model = tiny_model("mistral", sliding_window=24)
-    path = choose_path(model, longest=24)
+    path = choose_backend(model, longest=24)
     assert path.packs
     batch = path.batch(PAIRS, range(len(PAIRS)))
     torch.testing.assert_close(
@@ -186,7 +186,7 @@ def test_a_window_beyond_the_longest_text_does_not_matter() -> None:
 def test_the_model_s_own_attention_is_put_back() -> None:
     model = tiny_model("llama")
     before = model.config._attn_implementation
-    path = choose_path(model)
+    path = choose_backend(model)
     assert model.config._attn_implementation == before
     model.config._attn_implementation = "eager"  # packing asks for nothing else afterwards
     token_logps(path, path.batch(PAIRS, [0]))

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dpo_bench.data.mismatches import Mismatches
-from dpo_bench.data.tokenized import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.load import load_model
 from dpo_bench.model.logprob_backends import FullPath
-from dpo_bench.model.logprobs import LogpPath, choose_path, response_logps
+from dpo_bench.model.logprobs import LogprobBackend, choose_backend, response_logps
 from dpo_bench.model.reference_cache import (
     ReferenceLogps,
     mismatched_reference_logps,
@@ -22,18 +22,18 @@ from dpo_bench.model.reference_cache import (
 from dpo_bench.storage import cache_root
 
 
-def pairs(count: int = 40, seed: int = 0) -> TokenisedPairs:
+def pairs(count: int = 40, seed: int = 0) -> TokenizedPairs:
     generator = np.random.default_rng(seed)
     prompt, chosen, rejected = (
         Ragged.of([generator.integers(3, 300, n).astype(np.int32) for n in lengths])
         for lengths in generator.integers(1, 9, (3, count))
     )
-    return TokenisedPairs(prompt, chosen, rejected)
+    return TokenizedPairs(prompt, chosen, rejected)
 
 
 @pytest.fixture(scope="module")
-def path(llama_folder: Path) -> LogpPath:
-    return choose_path(load_model(llama_folder, "cpu"), "fp32")
+def path(llama_folder: Path) -> LogprobBackend:
+    return choose_backend(load_model(llama_folder, "cpu"), "fp32")
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +45,11 @@ def files() -> list[Path]:
     return sorted((cache_root() / "reference-logps").glob("*"))
 
 
-def compute(path: LogpPath, data: TokenisedPairs, model: str = "m") -> ReferenceLogps:
+def compute(path: LogprobBackend, data: TokenizedPairs, model: str = "m") -> ReferenceLogps:
     return reference_logps(path, data, model, "cpu/fp32")
 
 
-def test_sums_equal_the_plain_double_forward(path: LogpPath) -> None:
+def test_sums_equal_the_plain_double_forward(path: LogprobBackend) -> None:
     data = pairs()
     found = compute(path, data)
     for index in range(len(data)):
@@ -62,7 +62,7 @@ def test_sums_equal_the_plain_double_forward(path: LogpPath) -> None:
             assert value[index].item() == pytest.approx(plain.item(), rel=1e-5)
 
 
-def test_a_second_call_reads_the_cache(path: LogpPath) -> None:
+def test_a_second_call_reads_the_cache(path: LogprobBackend) -> None:
     first = compute(path, pairs())
     (file,) = files()
     before = file.stat().st_mtime_ns
@@ -74,7 +74,7 @@ def test_a_second_call_reads_the_cache(path: LogpPath) -> None:
     assert torch.equal(first.rejected, second.rejected)
 
 
-def test_other_weights_data_or_precision_are_other_entries(path: LogpPath) -> None:
+def test_other_weights_data_or_precision_are_other_entries(path: LogprobBackend) -> None:
     compute(path, pairs())
     compute(path, pairs(), model="other")
     compute(path, pairs(seed=1))
@@ -83,7 +83,7 @@ def test_other_weights_data_or_precision_are_other_entries(path: LogpPath) -> No
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_a_damaged_entry_is_made_anew(path: LogpPath, damage: str) -> None:
+def test_a_damaged_entry_is_made_anew(path: LogprobBackend, damage: str) -> None:
     first = compute(path, pairs())
     (file,) = files()
     content = bytearray(file.read_bytes())
@@ -103,7 +103,7 @@ def test_a_reference_that_is_not_finite_is_an_error(llama_folder: Path) -> None:
     assert files() == []
 
 
-def test_mismatched_responses_are_kept_too(path: LogpPath) -> None:
+def test_mismatched_responses_are_kept_too(path: LogprobBackend) -> None:
     mismatches = Mismatches(pairs())
     phases: list[str] = []
 

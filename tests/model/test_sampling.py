@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dpo_bench.model.choose_backend import choose_path
+from dpo_bench.model.choose_backend import choose_backend
 from dpo_bench.model.sampling import (
     SamplingPlan,
     draw,
@@ -40,7 +40,7 @@ def model(llama_folder: Path) -> Any:
 
 
 def run(model: Any, plan: SamplingPlan = PLAN, prompts: Any = PROMPTS) -> Any:
-    return sample_responses(choose_path(model), prompts, plan)
+    return sample_responses(choose_backend(model), prompts, plan)
 
 
 def test_samples_follow_the_models_distribution(model: Any) -> None:
@@ -115,7 +115,7 @@ def test_numbers_at_the_ends_pick_tokens_with_probability() -> None:
 
 def test_in_bf16_tokens_are_drawn_from_the_logits_that_score_them(model: Any) -> None:
     """The head works in fp32: its logits are no bf16 numbers, and those of a scored text."""
-    path = choose_path(model, "bf16")
+    path = choose_backend(model, "bf16")
     prompt = [5, 6, 7, 11]
     with torch.inference_mode():
         drawn_from = path.logits(growing_rows(path, [prompt], path.sampler).states())

@@ -12,7 +12,7 @@ from torch import Tensor
 from dpo_bench.data.batches import Batch, pad_responses
 from dpo_bench.model import token_statistics as statistics
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprobs import LogpPath, choose_path, token_logps
+from dpo_bench.model.logprobs import LogprobBackend, choose_backend, token_logps
 from dpo_bench.model.token_statistics import sum_shared, token_values
 
 GENERATOR = np.random.default_rng(3)
@@ -21,9 +21,9 @@ RESPONSES = [GENERATOR.integers(3, 200, n).astype(np.int32) for n in (4, 7, 1, 6
 
 
 @pytest.fixture(scope="module")
-def paths(llama_folder: Path) -> tuple[LogpPath, LogpPath]:
+def paths(llama_folder: Path) -> tuple[LogprobBackend, LogprobBackend]:
     """Two models that differ."""
-    both = [choose_path(load_model(llama_folder, "cpu"), "fp32") for _ in range(2)]
+    both = [choose_backend(load_model(llama_folder, "cpu"), "fp32") for _ in range(2)]
     with torch.no_grad():
         for parameter in both[0].model.parameters():
             parameter.mul_(1.7)
@@ -34,7 +34,7 @@ def batch() -> Batch:
     return pad_responses(PROMPTS, RESPONSES)
 
 
-def distributions(path: LogpPath) -> Tensor:
+def distributions(path: LogprobBackend) -> Tensor:
     """Log-probs of every token at every response position, row after row: [token, vocabulary]."""
     rows = []
     with torch.no_grad():
@@ -46,7 +46,7 @@ def distributions(path: LogpPath) -> Tensor:
 
 
 def test_confidence_and_kl_are_what_full_distributions_say(
-    paths: tuple[LogpPath, LogpPath], monkeypatch: pytest.MonkeyPatch
+    paths: tuple[LogprobBackend, LogprobBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, reference = paths
     ours, theirs = distributions(policy), distributions(reference)
@@ -70,7 +70,7 @@ def test_confidence_and_kl_are_what_full_distributions_say(
 
 
 def test_equal_models_have_no_kl_and_the_same_log_probs_bit_by_bit(
-    paths: tuple[LogpPath, LogpPath],
+    paths: tuple[LogprobBackend, LogprobBackend],
 ) -> None:
     found = token_values(paths[1], batch(), reference=paths[1])
     assert found.kl is not None

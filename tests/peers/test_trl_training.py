@@ -104,7 +104,7 @@ DPO_LOSSES: list[tuple[str, dict[str, float], dict[str, Any]]] = [
 ]
 
 
-class Bench:
+class WorkerContext:
     """Runs a loss by both, in a folder of its own."""
 
     def __init__(self, folder: Path, tokenizer: Any, *, tied: bool) -> None:
@@ -135,13 +135,13 @@ def _experimental(name: str) -> Any:
 
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path, tokenizer: Any) -> Bench:
-    return Bench(tmp_path, tokenizer, tied=request.param)
+def bench(request: pytest.FixtureRequest, tmp_path: Path, tokenizer: Any) -> WorkerContext:
+    return WorkerContext(tmp_path, tokenizer, tied=request.param)
 
 
 @pytest.mark.parametrize(("name", "ours", "settings"), DPO_LOSSES, ids=lambda v: str(v)[:20])
 def test_dpo_trainer(
-    bench: Bench, name: str, ours: dict[str, float], settings: dict[str, Any]
+    bench: WorkerContext, name: str, ours: dict[str, float], settings: dict[str, Any]
 ) -> None:
     pairs = peers.random_pairs()
     found = bench.ours(get_loss(name).at({"beta": 0.3, **ours}), pairs)
@@ -149,14 +149,14 @@ def test_dpo_trainer(
     assert_agree(found, wanted)
 
 
-def test_dpo_trainer_without_a_reward_shift(bench: Bench) -> None:
+def test_dpo_trainer_without_a_reward_shift(bench: WorkerContext) -> None:
     pairs = peers.random_pairs()
     found = bench.ours(Objective(lambda logps: unshifted(logps, beta=0.3)), pairs)
     wanted = bench.theirs("DPOTrainer", peers.as_token_ids(pairs), beta=0.3, loss_type=["bco_pair"])
     assert_agree(found, wanted)
 
 
-def test_imitation_where_batch_and_response_means_agree(bench: Bench) -> None:
+def test_imitation_where_batch_and_response_means_agree(bench: WorkerContext) -> None:
     pairs = peers.random_pairs(alike=True)
     found = bench.ours(get_loss("sft").at({}), pairs)
     wanted = bench.theirs("DPOTrainer", peers.as_token_ids(pairs), loss_type=["sft"])
@@ -164,7 +164,7 @@ def test_imitation_where_batch_and_response_means_agree(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.6, 0.05])
-def test_reference_that_follows_the_policy(bench: Bench, rate: float) -> None:
+def test_reference_that_follows_the_policy(bench: WorkerContext, rate: float) -> None:
     """TR-DPO, synced after steps 2, 4, 6, 8 and 10."""
     pairs = peers.random_pairs()
     found = bench.ours(
@@ -187,7 +187,7 @@ def test_reference_that_follows_the_policy(bench: Bench, rate: float) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"weight_decay": 1.0}, {"weight_decay": 0.1}])
-def test_weight_decay(bench: Bench, settings: dict[str, float]) -> None:
+def test_weight_decay(bench: WorkerContext, settings: dict[str, float]) -> None:
     """It spares what TRL spares: with a decay of 1 the losses would differ in the second digit."""
     pairs = peers.random_pairs()
     found = bench.ours(get_loss("dpo").at({"beta": 0.3}), pairs, **settings)
@@ -204,7 +204,7 @@ def test_weight_decay(bench: Bench, settings: dict[str, float]) -> None:
         ({"max_gradient_norm": 0.01}, {"max_grad_norm": 0.01}),
     ],
 )
-def test_settings(bench: Bench, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+def test_settings(bench: WorkerContext, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     pairs = peers.random_pairs()
     found = bench.ours(get_loss("dpo").at({"beta": 0.3}), pairs, **ours)
     wanted = bench.theirs("DPOTrainer", peers.as_token_ids(pairs), beta=0.3, **theirs)
@@ -228,7 +228,7 @@ CPO_LOSSES: list[tuple[str, dict[str, float], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "ours", "settings"), CPO_LOSSES)
 def test_cpo_trainer(
-    bench: Bench, name: str, ours: dict[str, float], settings: dict[str, Any]
+    bench: WorkerContext, name: str, ours: dict[str, float], settings: dict[str, Any]
 ) -> None:
     pairs = peers.random_pairs(alike=True)
     found = bench.ours(get_loss(name).at(ours), pairs)
@@ -236,7 +236,7 @@ def test_cpo_trainer(
     assert_agree(found, wanted)
 
 
-def test_orpo_trainer_where_the_prompt_is_one_token(bench: Bench) -> None:
+def test_orpo_trainer_where_the_prompt_is_one_token(bench: WorkerContext) -> None:
     """Its imitation is of the prompt too, whose first token nothing predicts."""
     pairs = peers.random_pairs(alike=True)
     found = bench.ours(get_loss("orpo").at({"lam": 0.3}), pairs)
@@ -246,7 +246,7 @@ def test_orpo_trainer_where_the_prompt_is_one_token(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("name", "loss_type"), [("apo_zero", "apo_zero_unpaired"), ("kto", "kto")])
 def test_kto_trainer_on_both_responses_of_each_pair(
-    bench: Bench, name: str, loss_type: str
+    bench: WorkerContext, name: str, loss_type: str
 ) -> None:
     """Its mean is over responses, ours over pairs; the mismatched responses are ours for both."""
     pairs = peers.random_pairs()

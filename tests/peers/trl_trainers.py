@@ -19,9 +19,9 @@ from torch.utils.data import SequentialSampler
 from dpo_bench.contract import Objective
 from dpo_bench.data.batches import step_order
 from dpo_bench.data.mismatches import Mismatches
-from dpo_bench.data.tokenized import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 from dpo_bench.experiment.config import Training
-from dpo_bench.model.logprobs import choose_path
+from dpo_bench.model.logprobs import choose_backend
 from dpo_bench.training.reference_model import CachedReference
 from dpo_bench.training.trainer import Trainer
 from tests.model.architectures import VOCABULARY, tiny_model
@@ -47,7 +47,7 @@ class Run:
     weights: dict[str, Tensor]
 
 
-def random_pairs(*, alike: bool = False) -> TokenisedPairs:
+def random_pairs(*, alike: bool = False) -> TokenizedPairs:
     """Forty pairs of random tokens.
 
     Args:
@@ -61,8 +61,8 @@ def random_pairs(*, alike: bool = False) -> TokenisedPairs:
         return Ragged.of([generator.integers(3, VOCABULARY, n).astype(np.int32) for n in lengths])
 
     if alike:
-        return TokenisedPairs(side(1, 1), side(6, 6), side(1, 9))
-    return TokenisedPairs(side(1, 7), side(1, 9), side(1, 9))
+        return TokenizedPairs(side(1, 1), side(6, 6), side(1, 9))
+    return TokenizedPairs(side(1, 7), side(1, 9), side(1, 9))
 
 
 def reference_of(*, tied: bool) -> Any:
@@ -80,13 +80,13 @@ def policy_of(*, tied: bool) -> Any:
 
 
 def ours(
-    objective: Objective, pairs: TokenisedPairs, *, tied: bool, folder: Path, **changes: Any
+    objective: Objective, pairs: TokenizedPairs, *, tied: bool, folder: Path, **changes: Any
 ) -> Run:
     """This project's trainer, from pairs in passes of two."""
     settings = SETTINGS.model_copy(update=changes)
-    path = choose_path(policy_of(tied=tied), "fp32")
+    path = choose_backend(policy_of(tied=tied), "fp32")
     assert path.packs, "the path that is usual"
-    frozen = choose_path(reference_of(tied=tied), "fp32")
+    frozen = choose_backend(reference_of(tied=tied), "fp32")
     reference = CachedReference(frozen, pairs, f"{tied}-{pairs.digest}", "cpu/fp32")
     trainer = Trainer(
         path,
@@ -169,7 +169,7 @@ COMMON: dict[str, Any] = {
 }
 
 
-def in_order(pairs: TokenisedPairs) -> TokenisedPairs:
+def in_order(pairs: TokenizedPairs) -> TokenizedPairs:
     """The pairs in the order in which this project's trainer takes them."""
     order = step_order(len(pairs), PAIRS_PER_STEP, STEPS, seed=0)
     return pairs.take([*itertools.chain(*order)])
@@ -180,7 +180,7 @@ def ids(side: Ragged) -> list[list[int]]:
     return [np.asarray(side[index]).tolist() for index in range(len(side))]
 
 
-def as_token_ids(pairs: TokenisedPairs) -> Dataset:
+def as_token_ids(pairs: TokenizedPairs) -> Dataset:
     """For `DPOTrainer`: what its own tokenizing leaves."""
     known = in_order(pairs)
     return Dataset.from_dict(
@@ -192,7 +192,7 @@ def as_token_ids(pairs: TokenisedPairs) -> Dataset:
     )
 
 
-def as_labels(pairs: TokenisedPairs) -> Dataset:
+def as_labels(pairs: TokenizedPairs) -> Dataset:
     """For `CPOTrainer` and `ORPOTrainer`: whole texts, the prompt's labels left out."""
     known = in_order(pairs)
     columns: dict[str, list[Any]] = {"prompt": [], "chosen": [], "rejected": []}
@@ -209,7 +209,7 @@ def as_labels(pairs: TokenisedPairs) -> Dataset:
     return Dataset.from_dict(columns)
 
 
-def as_single_responses(pairs: TokenisedPairs) -> Dataset:
+def as_single_responses(pairs: TokenizedPairs) -> Dataset:
     """For `KTOTrainer`: chosen and rejected of a pair one after the other.
 
     Both bring the pair's mismatched response, of which the reference point is made.

@@ -233,7 +233,7 @@ class World:
                 "seed": 0,
             },
             "training": {
-                "optimiser": "adamw",
+                "optimizer": "adamw",
                 "learning_rate": 1e-3,
                 "schedule": "linear",
                 "warmup_fraction": 0.1,

@@ -136,7 +136,7 @@ def test_hovering_shows_the_hostile_name_as_text_and_marks_the_trial_everywhere(
       return [ring.width, ring.x + ring.width / 2, ring.y + ring.height / 2]; })"""
     found = desktop.asked(rings)
     assert [round(one[0]) for one in found] == [22, 22, 22]
-    assert found[0][1:] == pytest.approx(box, abs=2)  # a triangle is not centred
+    assert found[0][1:] == pytest.approx(box, abs=2)  # a triangle is not centered
     assert HOSTILE_LOSS in shown[0]
     assert "nats" in shown[0]
     assert shown[1] == 0
@@ -342,7 +342,7 @@ def test_the_selectors_change_what_is_shown(desktop: Opened) -> None:
     assert desktop.asked("document.getElementById('chart-training').data[0].y[0]") == 0.5
 
 
-def test_the_colours_follow_scheme_and_toggle_and_print_is_light(desktop: Opened) -> None:
+def test_the_colors_follow_scheme_and_toggle_and_print_is_light(desktop: Opened) -> None:
     page = desktop.page
     desktop.show("chart-explorer-2")
     ink = "() => document.getElementById('chart-explorer-2').layout.font.color"
@@ -370,9 +370,9 @@ def test_the_colours_follow_scheme_and_toggle_and_print_is_light(desktop: Opened
 
 
 CONTRAST = """() => {
-  const light = (colour) => {
-    const parts = colour.match(/[\\d.]+/g).map(Number);
-    const whole = colour.startsWith("color(srgb") ? 1 : 255;
+  const light = (color) => {
+    const parts = color.match(/[\\d.]+/g).map(Number);
+    const whole = color.startsWith("color(srgb") ? 1 : 255;
     const unit = parts.map((one, at) => (at < 3 ? one / whole : one));
     const [r, g, b] = unit.map(
       (one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
@@ -466,8 +466,8 @@ def test_screenshots_are_not_blank(desktop: Opened, phone: Opened, tmp_path: Pat
     for name, opened in (("desktop", desktop), ("phone", phone)):
         opened.page.screenshot(path=tmp_path / f"{name}.png")
         with Image.open(tmp_path / f"{name}.png") as image:
-            colours = image.convert("RGB").getcolors(maxcolors=1 << 24) or []
-            assert len(colours) > 100
+            colors = image.convert("RGB").getcolors(maxcolors=1 << 24) or []
+            assert len(colors) > 100
             assert image.height >= 800
 
 

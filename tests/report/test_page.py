@@ -231,9 +231,9 @@ def test_landmarks_come_once_with_names(page_of: PageOf) -> None:
 
 def test_controls_have_names(page_of: PageOf) -> None:
     page = document(page_of("clean"))
-    labelled = {id(control) for label in page.all("label") for control in label.walk()}
+    labeled = {id(control) for label in page.all("label") for control in label.walk()}
     for control in (*page.all("select"), *page.all("input")):
-        assert id(control) in labelled
+        assert id(control) in labeled
     assert all(button.text for button in page.all("button"))
 
 

@@ -82,7 +82,7 @@ def test_spread_over_seeds_is_the_sample_standard_deviation(view_of: ViewOf) -> 
     assert cell.detail == f"± {np.std(values, ddof=1):.3f}"
 
 
-def test_heat_maps_are_by_rank_and_coloured_by_value(view_of: ViewOf) -> None:
+def test_heat_maps_are_by_rank_and_colored_by_value(view_of: ViewOf) -> None:
     view = view_of("clean")
     maps = {one.measure.name: one for one in view.heat_maps}
     win = maps["win_rate"]

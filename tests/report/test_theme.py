@@ -1,4 +1,4 @@
-"""Colours stay apart for colour-blind readers and against the ground; markers repeat late."""
+"""Colors stay apart for color-blind readers and against the ground; markers repeat late."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ VISION = {
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
-def linear(colour: str) -> Array:
-    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+def linear(color: str) -> Array:
+    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
 
 
@@ -46,14 +46,14 @@ def lab(rgb: Array) -> Array:
 
 
 def contrast(first: str, second: str) -> float:
-    lights = sorted(float(TO_XYZ[1] @ linear(colour)) for colour in (first, second))
+    lights = sorted(float(TO_XYZ[1] @ linear(color)) for color in (first, second))
     return (lights[1] + 0.05) / (lights[0] + 0.05)
 
 
 @pytest.mark.parametrize("vision", VISION)
-@pytest.mark.parametrize("colours", [theme.SERIES_LIGHT, theme.SERIES_DARK], ids=["light", "dark"])
-def test_series_colours_differ_for_every_vision(colours: tuple[str, ...], vision: str) -> None:
-    seen = [lab(VISION[vision] @ linear(colour)) for colour in colours]
+@pytest.mark.parametrize("colors", [theme.SERIES_LIGHT, theme.SERIES_DARK], ids=["light", "dark"])
+def test_series_colors_differ_for_every_vision(colors: tuple[str, ...], vision: str) -> None:
+    seen = [lab(VISION[vision] @ linear(color)) for color in colors]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) >= 20
 
 
@@ -66,14 +66,13 @@ def test_text_reads_against_the_ground(named: dict[str, str]) -> None:
 
 
 def test_marks_are_seen_against_the_ground() -> None:
-    for colours, named in ((theme.SERIES_LIGHT, theme.LIGHT), (theme.SERIES_DARK, theme.DARK)):
-        assert min(contrast(colour, named["ground"]) for colour in colours) >= 2.4
+    for colors, named in ((theme.SERIES_LIGHT, theme.LIGHT), (theme.SERIES_DARK, theme.DARK)):
+        assert min(contrast(color, named["ground"]) for color in colors) >= 2.4
 
 
 def test_the_first_eighty_series_all_look_different() -> None:
     looks = {
-        (theme.style(i).colour, theme.style(i).marker.plotly, theme.style(i).dash)
-        for i in range(80)
+        (theme.style(i).color, theme.style(i).marker.plotly, theme.style(i).dash) for i in range(80)
     }
     assert len(looks) == 80
 
@@ -85,7 +84,7 @@ def test_shades_run_from_the_smallest_to_the_largest_strength() -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_colour_is_a_property_of_the_page(dark: bool) -> None:
+def test_every_color_is_a_property_of_the_page(dark: bool) -> None:
     names = re.findall(r"--([\w-]+): #[0-9a-f]{6};", theme.custom_properties(dark))
     expected = {*theme.LIGHT, *(f"series-{i}" for i in range(8)), *(f"rank-{i}" for i in range(6))}
     assert set(names) == expected

@@ -20,7 +20,7 @@ from dpo_bench.reproduce.record import Outcome, Row
 from dpo_bench.reproduce.tabular import (
     Setting,
     gradient,
-    minimise,
+    minimize,
     pair_logps,
     total_variation,
     train_by_adam,
@@ -125,16 +125,16 @@ def test_another_loss_misses_the_population_optimum(loss: str) -> None:
     closed = population_optima.CLOSED_FORMS[loss](world, beta)
     assert float(closed.sum()) == pytest.approx(1, abs=1e-14)
     wrong = population_optima.population_loss(world, "cdpo", beta)
-    found = minimise(wrong, world.reference.log()).softmax(0)
+    found = minimize(wrong, world.reference.log()).softmax(0)
     assert total_variation(found, closed) > 1e-2
     assert gradient(wrong, closed.log()).abs().max() > 1e-4
 
 
-def test_ipo_tilts_by_the_chance_to_beat_the_behaviour_policy() -> None:
+def test_ipo_tilts_by_the_chance_to_beat_the_behavior_policy() -> None:
     world = population_optima.make_world(3)
     by_hand = [
         sum(
-            float(world.behaviour[other]) / (1 + math.exp(world.reward[other] - world.reward[one]))
+            float(world.behavior[other]) / (1 + math.exp(world.reward[other] - world.reward[one]))
             for other in range(population_optima.ACTIONS)
         )
         for one in range(population_optima.ACTIONS)

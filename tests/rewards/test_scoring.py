@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from dpo_bench.analysis.bootstrap import Array
-from dpo_bench.evaluation.policy import make_contest
+from dpo_bench.evaluation.policy import make_scoring
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation
 from dpo_bench.experiment.config import Evaluation
 from dpo_bench.rewards.base import Prompt, Reward
 from dpo_bench.rewards.judge import find_judge
 from dpo_bench.rewards.sanity_checks import Resampling, control_reward
-from dpo_bench.rewards.scoring import JudgeContest, NoContest, RewardContest, round_robin
+from dpo_bench.rewards.scoring import JudgeScoring, NoScoring, RewardScoring, round_robin
 from tests.rewards.judge_server import asked, running
 
 QUESTIONS = (Prompt.of("p"), Prompt.of("q"))
@@ -53,9 +53,9 @@ def reference(*, scored: bool) -> ReferenceEvaluation:
 
 def test_a_reward_meets_every_opponent() -> None:
     samples = table()
-    contest = make_contest(Reward("length", "1", length), QUESTIONS, reference(scored=True), 1)
-    assert isinstance(contest, RewardContest)
-    assert contest.enter(samples) == {"reward_truncated": 0}
+    scoring = make_scoring(Reward("length", "1", length), QUESTIONS, reference(scored=True), 1)
+    assert isinstance(scoring, RewardScoring)
+    assert scoring.score(samples) == {"reward_truncated": 0}
     assert samples["reward"].tolist() == [1, 3, 2, 4]
     np.testing.assert_allclose(samples["win_reference"], [1 / 6, 2 / 3, 1 / 3, 2 / 3])
     assert samples["win_chosen"].tolist() == [0, 1, 0, 0.5]
@@ -68,9 +68,9 @@ def test_a_judge_meets_a_few_and_gives_no_number(
     samples = table()
     with running() as url:
         options = Evaluation(judge_base_url=url, judge_key_variable="")
-        contest = make_contest(find_judge("rule", options), QUESTIONS, reference(scored=False), 2)
-        assert isinstance(contest, JudgeContest)
-        cost = contest.enter(samples)["judge"]
+        scoring = make_scoring(find_judge("rule", options), QUESTIONS, reference(scored=False), 2)
+        assert isinstance(scoring, JudgeScoring)
+        cost = scoring.score(samples)["judge"]
         # 4 responses, 2 opponents and the chosen one each, 2 orders; equal texts are one question
         assert cost["requests"] == len(asked(url)) == cost["asked"]
         assert cost["requests"] <= 4 * 3 * 2
@@ -83,8 +83,8 @@ def test_a_judge_meets_a_few_and_gives_no_number(
 
 def test_without_either_everything_is_missing() -> None:
     samples = table()
-    assert isinstance(make_contest(None, QUESTIONS, reference(scored=False), 1), NoContest)
-    NoContest().enter(samples)
+    assert isinstance(make_scoring(None, QUESTIONS, reference(scored=False), 1), NoScoring)
+    NoScoring().score(samples)
     assert samples[["reward", "win_reference", "win_chosen"]].isna().all(axis=None)
 
 
@@ -130,17 +130,17 @@ def test_controls_of_a_reward_tell_one_that_depends_on_the_order() -> None:
     assert controls(lambda _, responses: range(len(responses)))["order"] == (0.0, False)
 
 
-def centred(values: Array) -> Array:
+def centered(values: Array) -> Array:
     return np.asarray(values - values.mean())
 
 
 def whitened(values: Array) -> Array:
-    return np.asarray(centred(values) / (values.std() + 1e-8))
+    return np.asarray(centered(values) / (values.std() + 1e-8))
 
 
 def undefined_alone(values: Array) -> Array:
     deviation = values.std(ddof=1) if len(values) > 1 else np.nan  # what torch gives
-    return np.asarray(centred(values) / (deviation + 1e-8))
+    return np.asarray(centered(values) / (deviation + 1e-8))
 
 
 def ranked(values: Array) -> Array:
@@ -156,7 +156,7 @@ def squeezed(values: Array) -> Array:
 
 
 @pytest.mark.parametrize(
-    "within", [centred, whitened, undefined_alone, ranked, of_the_largest, squeezed]
+    "within", [centered, whitened, undefined_alone, ranked, of_the_largest, squeezed]
 )
 def test_a_reward_that_depends_on_what_else_is_scored_fails(
     within: Callable[[Array], Array],

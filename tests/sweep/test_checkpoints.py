@@ -13,7 +13,7 @@ from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.experiment import Experiment, plan_trials
 from dpo_bench.progress import Control
 from dpo_bench.storage import read_parquet, write_parquet
-from dpo_bench.sweep.context import Bench
+from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.round_robin import read_opponents, write_opponents
 from dpo_bench.sweep.sources import find_sources
@@ -23,7 +23,7 @@ from dpo_bench.training.trainer import StoppedError
 
 
 @pytest.fixture(scope="module")
-def bench(llama_folder: Path, pairs_file: Path) -> Bench:
+def context(llama_folder: Path, pairs_file: Path) -> WorkerContext:
     experiment = Experiment.model_validate(
         {
             "name": "along",
@@ -46,12 +46,14 @@ def bench(llama_folder: Path, pairs_file: Path) -> Bench:
             "losses": [{"name": "dpo", "beta": 0.1}],
         }
     )
-    return Bench(experiment, find_sources(experiment))
+    return WorkerContext(experiment, find_sources(experiment))
 
 
-def run(bench: Bench, out: Path, control: Control | None = None) -> dict[str, pd.DataFrame]:
-    (trial,) = plan_trials(bench.experiment)
-    assert run_trial(bench, out, trial, "trial", control or Control()) is None
+def run(
+    context: WorkerContext, out: Path, control: Control | None = None
+) -> dict[str, pd.DataFrame]:
+    (trial,) = plan_trials(context.experiment)
+    assert run_trial(context, out, trial, "trial", control or Control()) is None
     folder = Store(out).trial_folder("trial")
     return {file.stem: read_parquet(file) for file in folder.glob("*.parquet")}
 
@@ -91,30 +93,30 @@ class Cut:
     ],
 )
 def test_an_interrupted_run_has_the_same_checkpoints(
-    bench: Bench, tmp_path: Path, step: int, times: int, error: type[BaseException] | None
+    context: WorkerContext, tmp_path: Path, step: int, times: int, error: type[BaseException] | None
 ) -> None:
-    whole = run(bench, tmp_path / "whole")
+    whole = run(context, tmp_path / "whole")
     assert whole["checkpoints"]["step"].tolist() == [2, 4]
     cut = Cut(step, times, error)
     out = tmp_path / "cut"
     with pytest.raises(error or StoppedError):
-        run(bench, out, Control(cut.progress, lambda: cut.over))
+        run(context, out, Control(cut.progress, lambda: cut.over))
     assert cut.over
     kept = Store(out).evaluations("trial")
     expected = {3: ["00000002"], 4: ["00000002"] if error else ["00000002", "00000004"]}
     names = sorted(path.name for path in kept.glob("[0-9]*"))
     assert names == expected.get(step, ["00000002", "00000004"])
-    assert_same(run(bench, out), whole)
+    assert_same(run(context, out), whole)
     assert not kept.exists()
 
 
 def test_they_are_points_of_the_results_and_change_nothing_else(
-    bench: Bench, tmp_path: Path
+    context: WorkerContext, tmp_path: Path
 ) -> None:
-    evaluation = bench.experiment.evaluation.model_copy(update={"every": 0})
-    without = bench.experiment.model_copy(update={"evaluation": evaluation})
-    plain = run(Bench(without, bench.sources), tmp_path / "plain")
-    along = run(bench, tmp_path / "along")
+    evaluation = context.experiment.evaluation.model_copy(update={"every": 0})
+    without = context.experiment.model_copy(update={"evaluation": evaluation})
+    plain = run(WorkerContext(without, context.sources), tmp_path / "plain")
+    along = run(context, tmp_path / "along")
     assert along.keys() - plain.keys() == {"checkpoints", "checkpoint_prompts"}
     for name, table in plain.items():
         pd.testing.assert_frame_equal(table, along[name], check_exact=True)
@@ -134,11 +136,13 @@ def test_they_are_points_of_the_results_and_change_nothing_else(
     assert {"checkpoints.parquet", "checkpoint_prompts.parquet"} <= set(manifest.artefacts)
 
 
-def test_the_round_robin_of_rewards_agrees_with_the_win_rates(bench: Bench, tmp_path: Path) -> None:
-    run(bench, tmp_path)
+def test_the_round_robin_of_rewards_agrees_with_the_win_rates(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    run(context, tmp_path)
     store = Store(tmp_path)
     assert write_opponents(store, ["trial"]) is None  # there is no reference yet
-    link_files(bench.reference_folder, store.reference_folder)
+    link_files(context.reference_folder, store.reference_folder)
     file = write_opponents(store, ["trial", "not done"])
     assert file is not None
     players, wins = read_opponents(file)
@@ -156,8 +160,8 @@ def test_the_round_robin_of_rewards_agrees_with_the_win_rates(bench: Bench, tmp_
         read_opponents(file)
 
 
-def test_their_time_is_no_training_time(bench: Bench, tmp_path: Path) -> None:
-    run(bench, tmp_path)
+def test_their_time_is_no_training_time(context: WorkerContext, tmp_path: Path) -> None:
+    run(context, tmp_path)
     seconds = json.loads((tmp_path / "trials/trial/manifest.json").read_text())["seconds"]
     table = read_parquet(tmp_path / "trials/trial/checkpoints.parquet")
     assert seconds["checkpoints"] == pytest.approx(table["seconds"].sum())

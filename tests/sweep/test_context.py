@@ -11,13 +11,13 @@ import torch
 from dpo_bench.experiment.read import validate
 from dpo_bench.model.load import load_model
 from dpo_bench.storage import cache_root
-from dpo_bench.sweep.context import Bench
+from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.sources import find_sources
 from tests.conftest import tiny_folder
 
 
-def open_bench(model: Path, pairs: Path, **changes: Any) -> tuple[Bench, list[str]]:
-    """A bench for these settings, and the phases of work that it needed."""
+def open_bench(model: Path, pairs: Path, **changes: Any) -> tuple[WorkerContext, list[str]]:
+    """A context for these settings, and the phases of work that it needed."""
     settings: dict[str, Any] = {
         "name": "first",
         "policy": str(model),
@@ -29,9 +29,11 @@ def open_bench(model: Path, pairs: Path, **changes: Any) -> tuple[Bench, list[st
     }
     experiment = validate(settings, "test")
     phases: list[str] = []
-    bench = Bench(experiment, find_sources(experiment), lambda phase, *_: phases.append(phase))
-    _ = bench.training_reference
-    return bench, phases
+    context = WorkerContext(
+        experiment, find_sources(experiment), lambda phase, *_: phases.append(phase)
+    )
+    _ = context.training_reference
+    return context, phases
 
 
 @pytest.fixture(autouse=True)
@@ -60,25 +62,25 @@ def test_the_reference_is_computed_once_whatever_is_swept(
     ]
 
     for changes in swept:
-        bench, phases = open_bench(llama_folder, pairs_file, **changes)
+        context, phases = open_bench(llama_folder, pairs_file, **changes)
 
         assert "reference log-probs" not in phases, changes
-        assert bench.training_reference is not None
-        assert torch.equal(bench.training_reference.all_sums.chosen, sums.chosen)
+        assert context.training_reference is not None
+        assert torch.equal(context.training_reference.all_sums.chosen, sums.chosen)
     assert entries() == kept
 
 
 def test_policy_and_reference_go_the_same_way(llama_folder: Path, pairs_file: Path) -> None:
-    bench, _ = open_bench(llama_folder, pairs_file)
-    assert bench.policy.name == bench.reference.name == "hidden/packed"
+    context, _ = open_bench(llama_folder, pairs_file)
+    assert context.policy.name == context.reference.name == "hidden/packed"
 
 
 def test_a_reference_that_cannot_be_packed_keeps_the_policy_padded(
     llama_folder: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     reference = tiny_folder(tmp_path_factory, "bloom")
-    bench, _ = open_bench(llama_folder, pairs_file, reference=str(reference))
-    assert bench.policy.name == bench.reference.name == "hidden"
+    context, _ = open_bench(llama_folder, pairs_file, reference=str(reference))
+    assert context.policy.name == context.reference.name == "hidden"
 
 
 def test_lora_takes_the_reference_that_full_training_left_in_the_cache(
@@ -104,10 +106,10 @@ def test_lora_over_a_policy_that_is_not_the_reference(
     llama_folder: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     reference = tiny_folder(tmp_path_factory, "llama", seed=1)
-    bench, _ = open_bench(
+    context, _ = open_bench(
         llama_folder, pairs_file, reference=str(reference), training={"lora": {}, "steps": 2}
     )
-    bench.reset_policy(0)
-    policy, own = bench.policy.model.state_dict(), load_model(llama_folder).state_dict()
+    context.reset_policy(0)
+    policy, own = context.policy.model.state_dict(), load_model(llama_folder).state_dict()
     plain = {name.replace(".base_layer", ""): value for name, value in policy.items()}
     assert all(torch.equal(plain[name], value) for name, value in own.items())

@@ -12,7 +12,7 @@ from dpo_bench.experiment import Experiment
 from dpo_bench.storage import read_parquet, write_json
 from dpo_bench.sweep.results import COLUMNS, write_results
 from dpo_bench.sweep.run import Outcome
-from dpo_bench.sweep.store import Manifest, Store, seal
+from dpo_bench.sweep.store import Manifest, Store, write_manifest
 from dpo_bench.sweep.summary import print_outcome
 
 FIXED = [
@@ -57,13 +57,13 @@ def fill(store: Store) -> None:
                 "steps": 5,
             },
         )
-        seal(
+        write_manifest(
             folder,
             Manifest("good", "done", "dpo", "beta", 0.1, {"beta": 0.1}, 0, {"training": 1.5}),
         )
     with store.new_trial("bad") as folder:
         error = "=cmd|' /C calc'!A0"
-        seal(folder, Manifest("bad", "failed", "sft", None, None, {}, 1, error=error))
+        write_manifest(folder, Manifest("bad", "failed", "sft", None, None, {}, 1, error=error))
 
 
 def test_the_public_columns_come_first_and_in_order() -> None:

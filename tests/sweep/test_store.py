@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem, LockedError
-from dpo_bench.sweep.store import Manifest, Store, damaged_files, seal
+from dpo_bench.sweep.store import Manifest, Store, damaged_files, write_manifest
 
 RECORD: dict[str, Any] = {
     "conditions": {"training": {"steps": 5, "learning_rate": 0.1}, "content": {"policy": "p"}},
@@ -27,7 +27,7 @@ def manifest(status: str = "done", **rest: Any) -> Manifest:
 def finish(store: Store, **fields: Any) -> None:
     with store.new_trial("t") as folder:
         (folder / "data.txt").write_text("result")
-        seal(folder, manifest(**fields))
+        write_manifest(folder, manifest(**fields))
 
 
 def test_a_trial_appears_whole_with_its_checksums(tmp_path: Path) -> None:
@@ -71,21 +71,21 @@ def test_half_a_manifest_counts_as_none(tmp_path: Path) -> None:
     assert store.manifest("t") is not None
 
 
-def test_a_neighbours_trial_is_taken_over(tmp_path: Path) -> None:
+def test_a_neighbors_trial_is_taken_over(tmp_path: Path) -> None:
     finish(Store(tmp_path / "first"))
     second = Store(tmp_path / "second")
-    assert second.adopt("t")
+    assert second.reuse("t")
     assert (second.trial_folder("t") / "data.txt").read_text() == "result"
     assert damaged_files(second.trial_folder("t")) == []
-    assert not Store(tmp_path / "third").adopt("other")
+    assert not Store(tmp_path / "third").reuse("other")
 
 
-def test_a_damaged_or_failed_neighbour_is_left_alone(tmp_path: Path) -> None:
+def test_a_damaged_or_failed_neighbor_is_left_alone(tmp_path: Path) -> None:
     first = Store(tmp_path / "first")
     finish(first)
     (first.trial_folder("t") / "data.txt").write_text("damaged")
     finish(Store(tmp_path / "second"), status="failed", cause="DivergedError")
-    assert not Store(tmp_path / "third").adopt("t")
+    assert not Store(tmp_path / "third").reuse("t")
 
 
 def test_the_same_experiment_may_grow(tmp_path: Path) -> None:

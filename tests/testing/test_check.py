@@ -34,7 +34,7 @@ def enter(
     register(
         function.__name__,
         paper="none",
-        normalisation="sum",
+        normalization="sum",
         grid=(0.1, 1.0),
         needs_reference=needs_reference,
         needs=needs,
@@ -127,7 +127,7 @@ def weighted_by_place(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     return (1 + places) * sound(logps, beta)
 
 
-def centred(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
+def centered(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     return -logsigmoid(beta * (logps.margin - logps.margin.mean()))
 
 
@@ -168,7 +168,7 @@ WRONG = [
     (infinite_at_the_start, "start", "where the policy equals the reference it is .*inf"),
     (moves_with_the_reference_at_the_start, "constant_start", "have different losses"),
     (weighted_by_place, "permutation", "put into another order"),
-    (centred, "independence", r"pair 0 \(log-ratios 1.37 and -0.59 nats, 12 and 12 tokens\)"),
+    (centered, "independence", r"pair 0 \(log-ratios 1.37 and -0.59 nats, 12 and 12 tokens\)"),
     (noisy, "determinism", "two calls with the same input differ"),
     (meddling, "purity", "changes reference_chosen"),
     (asks_for_gradients, "purity", "changes reference_rejected"),
@@ -184,7 +184,7 @@ def test_wrong_loss_is_caught(function: Callable[..., Any], check: str, message:
 
 @pytest.mark.parametrize(
     "function",
-    [doubled_gradient, always_double, naive_logarithm, centred, learns_a_parameter],
+    [doubled_gradient, always_double, naive_logarithm, centered, learns_a_parameter],
 )
 def test_other_checks_stay_silent(function: Callable[..., Any]) -> None:
     with pytest.raises(ContractError) as caught:
@@ -255,7 +255,7 @@ def test_unexpected_value_at_the_reference_is_caught() -> None:
 
 
 def test_batch_coupled_loss_passes_when_it_says_so() -> None:
-    check_loss(enter(centred), batch_coupled=True)
+    check_loss(enter(centered), batch_coupled=True)
 
 
 def test_batch_coupled_loss_must_not_depend_on_the_order() -> None:
@@ -285,7 +285,7 @@ def test_kink_takes_either_slope() -> None:
 
 def test_all_failures_are_listed_with_the_place_of_the_loss() -> None:
     def doubly_wrong(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
-        return centred(logps, beta).double()
+        return centered(logps, beta).double()
 
     with pytest.raises(ContractError) as caught:
         check_loss(enter(doubly_wrong))

@@ -11,13 +11,13 @@ from dpo_bench.training.checkpoint import Checkpoint
 
 def checkpoint() -> Checkpoint:
     weight = torch.nn.Parameter(torch.ones(3))
-    optimiser = torch.optim.AdamW([weight])
+    optimizer = torch.optim.AdamW([weight])
     weight.sum().backward()
-    optimiser.step()
+    optimizer.step()
     return Checkpoint(
         step=7,
         model={"w": weight.detach()},
-        optimiser=optimiser.state_dict(),
+        optimizer=optimizer.state_dict(),
         metrics=torch.rand(7, 6),
         seconds=1.5,
         expected=0.25,
@@ -39,8 +39,8 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
         loaded.needs["mean_logratio"]["total"], saved.needs["mean_logratio"]["total"]
     )
     assert torch.equal(loaded.reference["w"], saved.reference["w"])
-    moments = loaded.optimiser["state"][0]["exp_avg"]
-    assert torch.equal(moments, saved.optimiser["state"][0]["exp_avg"])
+    moments = loaded.optimizer["state"][0]["exp_avg"]
+    assert torch.equal(moments, saved.optimizer["state"][0]["exp_avg"])
 
 
 def test_none_and_damaged_ones_mean_a_fresh_start(tmp_path: Path) -> None:

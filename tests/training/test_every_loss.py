@@ -17,7 +17,7 @@ from dpo_bench.data.batches import pad_batch
 from dpo_bench.data.prepare import prepare_pairs
 from dpo_bench.experiment.config import Data, Training, World
 from dpo_bench.model.load import load_model, load_tokenizer
-from dpo_bench.model.logprobs import LogpPath, choose_path, sum_by_row, token_logps
+from dpo_bench.model.logprobs import LogprobBackend, choose_backend, sum_by_row, token_logps
 from dpo_bench.model.source import resolve_model
 from dpo_bench.training.reference_model import CachedReference
 from dpo_bench.training.trainer import Trainer, TrainingResult
@@ -54,7 +54,7 @@ class Outcome:
     accuracy: float
 
 
-class Bench:
+class WorkerContext:
     """World, pairs and models that all runs share."""
 
     def __init__(self) -> None:
@@ -64,13 +64,13 @@ class Bench:
         preferences = str(world_preferences("reviews", WORLD))
         self.training, heldout, _ = prepare_pairs(preferences, tokenizer, Data())
         self.heldout = heldout.take(range(HELDOUT))
-        self.policy, frozen = (choose_path(load_model(source, "cpu")) for _ in range(2))
+        self.policy, frozen = (choose_backend(load_model(source, "cpu")) for _ in range(2))
         frozen.model.requires_grad_(requires_grad=False)
         self.initial = {k: v.clone() for k, v in self.policy.model.state_dict().items()}
         self.reference = CachedReference(frozen, self.training, folder.name, "cpu/fp32")
         self.before = self.margins(frozen)
 
-    def margins(self, path: LogpPath) -> Tensor:
+    def margins(self, path: LogprobBackend) -> Tensor:
         """Log-prob of the chosen minus the rejected held-out response, shape [pair]."""
         batch = pad_batch(self.heldout, range(HELDOUT))
         with torch.no_grad():
@@ -99,18 +99,18 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench() -> Iterator[WorkerContext]:
     """In a cache of its own choice when one is given, so that the world is built once."""
     before = os.environ["DPO_BENCH_CACHE"]
     os.environ["DPO_BENCH_CACHE"] = os.environ.get("DPO_BENCH_TEST_WORLDS", before)
     try:
-        yield Bench()
+        yield WorkerContext()
     finally:
         os.environ["DPO_BENCH_CACHE"] = before
 
 
 @pytest.mark.parametrize("name", [*shipped_losses(), *COMPOSED])
-def test_loss_descends_and_accuracy_rises(bench: Bench, tmp_path: Path, name: str) -> None:
+def test_loss_descends_and_accuracy_rises(bench: WorkerContext, tmp_path: Path, name: str) -> None:
     outcome = bench.run(name, tmp_path / "checkpoint.pt")
     expected = outcome.result.initial_loss_expected
     assert outcome.result.initial_loss == pytest.approx(expected, rel=1e-5, abs=1e-5)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dpo_bench import get_loss
 from dpo_bench.experiment.config import LoRA
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprobs import choose_path
+from dpo_bench.model.logprobs import choose_backend
 from dpo_bench.model.lora import reset_adapter, with_adapter
 from dpo_bench.training.checkpoint import Checkpoint
 from dpo_bench.training.reference_model import CachedReference
@@ -30,7 +30,7 @@ class Setup:
     """One frozen model, the adapter over it, and the model's own log-probs as the reference's."""
 
     def __init__(self, folder: Path) -> None:
-        self.base = choose_path(load_model(folder), "fp32")
+        self.base = choose_backend(load_model(folder), "fp32")
         self.reference = CachedReference(self.base, PAIRS, folder.name, "cpu/fp32")
         self.path = with_adapter(self.base, LoRA(rank=4, alpha=16), "tiny")
 
@@ -116,14 +116,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(
     pd.testing.assert_frame_equal(result.metrics, whole.metrics, check_exact=True)
 
 
-def test_checkpoint_and_optimiser_hold_the_adapter_alone(setup: Setup, tmp_path: Path) -> None:
+def test_checkpoint_and_optimizer_hold_the_adapter_alone(setup: Setup, tmp_path: Path) -> None:
     trainer = setup.trainer(tmp_path, settings={"checkpoint_seconds": 0})
     trainer.run()
     saved = Checkpoint.load(tmp_path / "checkpoint.pt")
     assert saved is not None
     adapter = [name for name in setup.path.model.state_dict() if ".lora_" in name]
     assert list(saved.model) == adapter
-    assert len(saved.optimiser["state"]) == len(adapter)
+    assert len(saved.optimizer["state"]) == len(adapter)
 
 
 def test_weights_of_another_model_are_refused(setup: Setup) -> None:

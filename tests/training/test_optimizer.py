@@ -1,4 +1,4 @@
-"""Optimiser and learning rate."""
+"""Optimizer and learning rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpo_bench.experiment.config import Training
-from dpo_bench.training.optimizer import build_optimiser, learning_rate
+from dpo_bench.training.optimizer import build_optimizer, learning_rate
 from tests.model.architectures import ARCHITECTURES, RECURRENT, tiny_model
 
 
@@ -43,21 +43,21 @@ def settings(**values: Any) -> Training:
 @pytest.mark.parametrize(
     ("name", "kind"), [("adamw", torch.optim.AdamW), ("rmsprop", torch.optim.RMSprop)]
 )
-def test_the_optimiser_is_the_one_asked_for(name: str, kind: type) -> None:
+def test_the_optimizer_is_the_one_asked_for(name: str, kind: type) -> None:
     layer = torch.nn.Linear(2, 2, bias=False)
     model = torch.nn.Sequential(layer, torch.nn.Linear(2, 2).requires_grad_(requires_grad=False))
-    optimiser = build_optimiser(model, settings(optimiser=name))
-    assert isinstance(optimiser, kind)
-    (group,) = optimiser.param_groups
+    optimizer = build_optimizer(model, settings(optimizer=name))
+    assert isinstance(optimizer, kind)
+    (group,) = optimizer.param_groups
     assert group["lr"] == 0.5
     assert group["weight_decay"] == 0.1
     assert [id(parameter) for parameter in group["params"]] == [id(layer.weight)]
 
 
 def names_by_decay(model: Any) -> dict[float, set[str]]:
-    """Trainable parameters by the weight decay that the optimiser gives them."""
+    """Trainable parameters by the weight decay that the optimizer gives them."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = build_optimiser(model, settings()).param_groups
+    groups = build_optimizer(model, settings()).param_groups
     return {g["weight_decay"]: {names[id(p)] for p in g["params"]} for g in groups}
 
 
@@ -83,10 +83,10 @@ def test_matrices_decay_and_norms_and_biases_do_not() -> None:
             assert {dimensions[name] > 1 for name in names} == {decay > 0}, kind
 
 
-def test_every_parameter_is_optimised_once_also_a_tied_one() -> None:
+def test_every_parameter_is_optimized_once_also_a_tied_one() -> None:
     model = tiny_model("gpt2")
     assert model.lm_head.weight is model.transformer.wte.weight
-    groups = build_optimiser(model, settings()).param_groups
+    groups = build_optimizer(model, settings()).param_groups
     listed = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(listed) == sorted(id(parameter) for parameter in model.parameters())
 
@@ -104,11 +104,11 @@ def test_an_adapter_decays_whole(kind: str) -> None:
 
 def test_one_step_without_a_gradient_shrinks_what_decays_and_nothing_else() -> None:
     model = tiny_model("gpt2")
-    optimiser = build_optimiser(model, settings())
+    optimizer = build_optimizer(model, settings())
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
+    optimizer.step()
     for name, parameter in model.named_parameters():
         factor = 0.95 if parameter.dim() > 1 else 1.0  # 1 - rate x decay
         torch.testing.assert_close(parameter.detach(), factor * before[name])

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from dpo_bench import PairLogps, get_loss, list_losses
 from dpo_bench.contract import NEEDS, Objective
-from dpo_bench.data.tokenized import Ragged, TokenisedPairs
+from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 from dpo_bench.errors import ConfigurationError, DataError, DivergedError
 from dpo_bench.experiment.config import Training
 from dpo_bench.model.load import load_model
 from dpo_bench.model.logprob_backends import FullPath, HiddenPath
-from dpo_bench.model.logprobs import LogpPath, choose_path
+from dpo_bench.model.logprobs import LogprobBackend, choose_backend
 from dpo_bench.progress import Control
 from dpo_bench.training.input_builders import PROVIDERS
 from dpo_bench.training.inputs import present
@@ -34,14 +34,14 @@ from tests.conftest import tiny_folder
 SETTINGS = Training(learning_rate=1e-3, steps=6, pairs_per_step=8, checkpoint_seconds=1e9)
 
 
-def random_pairs(count: int = 24) -> TokenisedPairs:
+def random_pairs(count: int = 24) -> TokenizedPairs:
     generator = np.random.default_rng(0)
 
     def side(low: int, high: int) -> Ragged:
         lengths = generator.integers(low, high, count)
         return Ragged.of([generator.integers(3, 300, n).astype(np.int32) for n in lengths])
 
-    return TokenisedPairs(
+    return TokenizedPairs(
         side(2, 9), side(1, 12), side(1, 12), margins=generator.normal(0.4, 0.5, count)
     )
 
@@ -54,9 +54,9 @@ class Setup:
     """A policy at its starting point, and the reference's log-probs."""
 
     def __init__(self, folder: Path) -> None:
-        self.path: LogpPath = choose_path(load_model(folder, "cpu"), "fp32")
+        self.path: LogprobBackend = choose_backend(load_model(folder, "cpu"), "fp32")
         self.initial = {name: value.clone() for name, value in self.weights().items()}
-        frozen = choose_path(load_model(folder, "cpu"), "fp32")
+        frozen = choose_backend(load_model(folder, "cpu"), "fp32")
         frozen.model.requires_grad_(requires_grad=False)
         self.reference = CachedReference(frozen, PAIRS, folder.name, "cpu/fp32")
 
@@ -132,7 +132,7 @@ def test_dpo_starts_at_ln_2_and_descends(setup: Setup, tmp_path: Path) -> None:
     ],
 )
 def test_every_path_starts_at_ln_2_and_learns_alike(
-    setup: Setup, tmp_path: Path, path: Callable[[Any], LogpPath]
+    setup: Setup, tmp_path: Path, path: Callable[[Any], LogprobBackend]
 ) -> None:
     expected = setup.run(tmp_path).metrics
     usual, usual_reference = setup.path, setup.reference
@@ -401,7 +401,7 @@ def test_synced_reference_must_have_the_policys_weights(
 ) -> None:
     settings = {"reference_sync_steps": 2}
     other = load_model(tiny_folder(tmp_path_factory, "llama", hidden_size=16), "cpu")
-    reference = CachedReference(choose_path(other, "fp32"), PAIRS, "other", "cpu/fp32")
+    reference = CachedReference(choose_backend(other, "fp32"), PAIRS, "other", "cpu/fp32")
     with pytest.raises(ConfigurationError, match=r"reference_sync_steps mixes .* differs: give"):
         any_setup.trainer(tmp_path, settings=settings, reference=reference)
 
@@ -411,11 +411,11 @@ def stop_after(steps: int) -> Control:
     return Control(should_stop=lambda: next(asked) >= steps)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(
-    any_setup: Setup, tmp_path: Path, optimiser: str
+    any_setup: Setup, tmp_path: Path, optimizer: str
 ) -> None:
-    settings = {"optimiser": optimiser}
+    settings = {"optimizer": optimizer}
     whole = any_setup.run(tmp_path / "whole", settings=settings)
     weights = any_setup.snapshot()
     with pytest.raises(StoppedError):

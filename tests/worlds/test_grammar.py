@@ -35,7 +35,7 @@ def reviews() -> list[Review]:
 
 @given(seeds)
 @settings(max_examples=200, deadline=None)
-def test_the_recogniser_accepts_what_the_grammar_writes(seed: int) -> None:
+def test_the_recognizer_accepts_what_the_grammar_writes(seed: int) -> None:
     review = write_review(np.random.default_rng(seed))
     assert is_prompt(review.prompt)
     assert review.polarity in polarities(review.prompt, review.response)
@@ -100,7 +100,7 @@ def test_polarity_is_read_through_negation_and_contrast(response: str, accepted:
         "",
     ],
 )
-def test_the_recogniser_rejects_other_texts(response: str) -> None:
+def test_the_recognizer_rejects_other_texts(response: str) -> None:
     assert polarities(PROMPT, response) == set()
 
 
@@ -113,7 +113,7 @@ def test_the_recogniser_rejects_other_texts(response: str) -> None:
         "the plot was very dull. it was a mess.",
     ],
 )
-def test_the_recogniser_rejects_other_prompts(prompt: str) -> None:
+def test_the_recognizer_rejects_other_prompts(prompt: str) -> None:
     assert not is_prompt(prompt)
 
 

@@ -14,7 +14,7 @@ from dpo_bench.worlds.labels import bag_of_words_scores, gold_scores
 from dpo_bench.worlds.responses import HELDOUT_PAIRS
 from tests.worlds.small import Row, model, preferences, texts
 
-LABELLINGS: list[dict[str, Any]] = [
+LABELINGS: list[dict[str, Any]] = [
     {"flip_rate": 0.3},
     {"labels": "bradley_terry", "temperature": 1.0},
     {"proxy": "bag_of_words"},
@@ -47,7 +47,7 @@ def test_fewer_pairs_are_the_first_of_more() -> None:
     assert few == many[:40]
 
 
-@pytest.mark.parametrize("options", LABELLINGS)
+@pytest.mark.parametrize("options", LABELINGS)
 def test_label_options_change_labels_only(options: dict[str, Any]) -> None:
     plain, heldout = preferences()
     other, other_heldout = preferences(**options)

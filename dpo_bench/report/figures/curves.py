@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dpo_bench.analysis.kl_axis import AXIS_TITLE, position, ticks
-from dpo_bench.analysis.loss_curves import Series, kl_position, largest_kl
+from dpo_bench.analysis.loss_curves import LossCurve, kl_position, largest_kl
 from dpo_bench.analysis.measured import Measured
-from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, REWARD, WIN_RATE, Measure
+from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.reference_results import Reference
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report import theme
@@ -42,14 +42,14 @@ def draw_frontier(view: ReportView) -> Figure:
 
 def _optimum(axis: Axes, reference: Reference) -> None:
     """The optimal frontier with its band and its end, and best-of-n."""
-    colour = theme.LIGHT["frontier"]
+    color = theme.LIGHT["frontier"]
     frontier, best = reference.frontier, reference.best_of_n
     x = [position(point.kl) for point in frontier]
     if frontier:
         low, high = [point.low for point in frontier], [point.high for point in frontier]
-        axis.fill_between(x, low, high, color=colour, alpha=0.22, linewidth=0)
+        axis.fill_between(x, low, high, color=color, alpha=0.22, linewidth=0)
         rewards = [point.reward for point in frontier]
-        axis.plot(x, rewards, color=colour, linewidth=2, label="optimal frontier")
+        axis.plot(x, rewards, color=color, linewidth=2, label="optimal frontier")
         axis.annotate(
             f"optimum known to KL {number(frontier[-1].kl, 1)}", (x[-1], high[-1]),
             xytext=(0, 3), textcoords="offset points", color=theme.LIGHT["muted"], fontsize=8,
@@ -58,12 +58,12 @@ def _optimum(axis: Axes, reference: Reference) -> None:
     if best:
         axis.plot(
             [position(point.kl) for point in best], [point.reward for point in best], ":o",
-            color=colour, linewidth=1.2, markersize=3.5, markerfacecolor="white",
+            color=color, linewidth=1.2, markersize=3.5, markerfacecolor="white",
             label="best of n",
         )  # fmt: skip
 
 
-def draw_against_kl(view: ReportView, measure: Measure) -> Figure:
+def draw_against_kl(view: ReportView, measure: Metric) -> Figure:
     """Any measure against KL."""
     figure, axes = new_figure()
     axis = axes[0][0]
@@ -92,19 +92,19 @@ def draw_displacement(view: ReportView) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, series: Series, measure: Measure, filled: bool = True) -> None:
+def _curve(axis: Axes, series: LossCurve, measure: Metric, filled: bool = True) -> None:
     """A line through the settings, and a marker with intervals for every trial."""
-    colour, look = theme.SERIES_LIGHT[theme.style(series.index).colour], theme.style(series.index)
-    centre = [(setting.mean(KL.name), setting.mean(measure.name)) for setting in series.settings]
-    known = [(position(kl), value) for kl, value in centre if kl is not None and value is not None]
+    color, look = theme.SERIES_LIGHT[theme.style(series.index).color], theme.style(series.index)
+    center = [(setting.mean(KL.name), setting.mean(measure.name)) for setting in series.settings]
+    known = [(position(kl), value) for kl, value in center if kl is not None and value is not None]
     if not known:
         return
     label = f"{SERIES_MARK}{series_label(series)}" if filled else None
     axis.plot(
-        [x for x, _ in known], [y for _, y in known], color=colour, linewidth=1.6,
+        [x for x, _ in known], [y for _, y in known], color=color, linewidth=1.6,
         linestyle=look.dash[1] if filled else ":", marker=look.marker.matplotlib, markersize=5.5,
-        markerfacecolor=colour if filled else "white",
-        markeredgecolor="white" if filled else colour,
+        markerfacecolor=color if filled else "white",
+        markeredgecolor="white" if filled else color,
         label=label,
     )  # fmt: skip
     for trial in series.done:
@@ -117,29 +117,29 @@ def _curve(axis: Axes, series: Series, measure: Measure, filled: bool = True) ->
             y,
             yerr=_error(value),
             xerr=_error(kl_position(kl)),
-            color=colour,
+            color=color,
             alpha=0.5,
             linewidth=1,
             fmt="none",
         )
         if len(series.done) > len(series.settings):
-            axis.plot([x], [y], look.marker.matplotlib, color=colour, alpha=0.45, markersize=3.5)
+            axis.plot([x], [y], look.marker.matplotlib, color=color, alpha=0.45, markersize=3.5)
 
 
-def _along(axis: Axes, view: ReportView, series: Series, measure: Measure) -> None:
+def _along(axis: Axes, view: ReportView, series: LossCurve, measure: Metric) -> None:
     """A small open mark for every policy along training, and a thin line for each step."""
-    colour = theme.SERIES_LIGHT[theme.style(series.index).colour]
+    color = theme.SERIES_LIGHT[theme.style(series.index).color]
     for trial in series.done:
         table = trial.checkpoints
         if "kl" in table and measure.name in table:
             axis.plot(
-                [position(kl) for kl in table["kl"]], table[measure.name], "o", color=colour,
+                [position(kl) for kl in table["kl"]], table[measure.name], "o", color=color,
                 alpha=0.6, markersize=2.6, markerfacecolor="none", markeredgewidth=0.7, zorder=1.5,
             )  # fmt: skip
     lines = view.curves.lines(series, measure) if view.curves else {}
     for step in sorted(lines)[:-1]:
         x, y = zip(*((position(kl), value) for kl, value in lines[step]), strict=True)
-        axis.plot(x, y, color=colour, alpha=0.5, linewidth=0.7, zorder=1.5)
+        axis.plot(x, y, color=color, alpha=0.5, linewidth=0.7, zorder=1.5)
 
 
 def _error(value: Measured) -> list[list[float]] | None:
@@ -168,8 +168,8 @@ def draw_training(view: ReportView) -> Figure:
     return figure
 
 
-def _training_lines(axis: Axes, series: Series, column: str) -> None:
-    colour, labelled = theme.SERIES_LIGHT[theme.style(series.index).colour], False
+def _training_lines(axis: Axes, series: LossCurve, column: str) -> None:
+    color, labeled = theme.SERIES_LIGHT[theme.style(series.index).color], False
     for setting in series.settings:
         opacity = 0.35 + 0.65 * (setting.rank + 1) / len(series.settings)
         for trial in setting.trials:
@@ -179,17 +179,17 @@ def _training_lines(axis: Axes, series: Series, column: str) -> None:
             values = table[column].astype(float)
             if column == "loss":
                 values = values / (abs(values.iloc[0]) or 1.0)
-            label = None if labelled else f"{SERIES_MARK}{series_label(series)}"
+            label = None if labeled else f"{SERIES_MARK}{series_label(series)}"
             axis.plot(
                 table["step"],
                 values,
                 theme.style(series.index).dash[1],
-                color=colour,
+                color=color,
                 alpha=opacity,
                 linewidth=1.1,
                 label=label,
             )
-            labelled = True
+            labeled = True
 
 
 def _kl_axis(axis: Axes, results: SweepResults) -> None:

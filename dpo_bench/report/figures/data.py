@@ -1,7 +1,7 @@
 """The numbers behind every figure file, tidy: a row per point, one CSV beside each picture.
 
 In the figures against KL the column ``point`` says what a row is: a policy after its training, a
-policy along it, a knot of the curve of a step by which losses are compared, or the reference's.
+policy along it, a node of the curve of a step by which losses are compared, or the reference's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.measured import finite
 from dpo_bench.analysis.metrics import (
     CHOSEN,
@@ -20,7 +20,7 @@ from dpo_bench.analysis.metrics import (
     KL,
     REJECTED,
     REWARD,
-    Measure,
+    Metric,
     all_measures,
 )
 from dpo_bench.analysis.results import Trial
@@ -50,11 +50,11 @@ def figure_table(view: ReportView, name: str) -> pd.DataFrame:
     return pd.DataFrame(list(rows))
 
 
-def _named(series: Series) -> Row:
+def _named(series: LossCurve) -> Row:
     return {"series": visible(series.label), "loss": visible(series.loss)}
 
 
-def _points(view: ReportView, measures: tuple[Measure, ...]) -> Iterator[Row]:
+def _points(view: ReportView, measures: tuple[Metric, ...]) -> Iterator[Row]:
     for one in view.series:
         for trial in one.done:
             kl = trial.measured(KL.name)
@@ -74,7 +74,7 @@ def _which(trial: Trial) -> Row:
     return {"strength": trial.strength, "seed": trial.seed, "trial": trial.id}
 
 
-def _against_kl(view: ReportView, measure: Measure) -> Iterator[Row]:
+def _against_kl(view: ReportView, measure: Metric) -> Iterator[Row]:
     """The policies after training and along it, and the curves through them."""
     yield from _points(view, (measure,))
     for one in view.series:
@@ -83,7 +83,7 @@ def _against_kl(view: ReportView, measure: Measure) -> Iterator[Row]:
     yield from _curves(view, measure)
 
 
-def _along(series: Series, trial: Trial, measure: Measure) -> Iterator[Row]:
+def _along(series: LossCurve, trial: Trial, measure: Metric) -> Iterator[Row]:
     for row in trial.checkpoints.to_dict("records"):
         value, kl = (
             [finite(row.get(f"{name}{end}")) for end in ("", "_low", "_high")]
@@ -97,8 +97,8 @@ def _along(series: Series, trial: Trial, measure: Measure) -> Iterator[Row]:
             }  # fmt: skip
 
 
-def _curves(view: ReportView, measure: Measure) -> Iterator[Row]:
-    """The knots of the curves by which losses are compared."""
+def _curves(view: ReportView, measure: Metric) -> Iterator[Row]:
+    """The nodes of the curves by which losses are compared."""
     if view.curves is None:
         return
     n = len(view.curves.prompts)

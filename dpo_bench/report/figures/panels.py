@@ -44,9 +44,9 @@ def _difference(axis: Axes, row: int, cell: DifferenceCell, reach: float) -> Non
     if cell.strip is None:
         return
     low, value, high = ((2 * end - 1) * reach for end in cell.strip)
-    colour = theme.LIGHT["accent" if cell.separated else "muted"]
-    axis.plot([low, high], [row, row], color=colour, linewidth=1.8)
-    axis.plot([value], [row], "o", color=colour, markersize=4.5)
+    color = theme.LIGHT["accent" if cell.separated else "muted"]
+    axis.plot([low, high], [row, row], color=color, linewidth=1.8)
+    axis.plot([value], [row], "o", color=color, markersize=4.5)
 
 
 def draw_heat_map(view: ReportView) -> Figure:
@@ -56,19 +56,19 @@ def draw_heat_map(view: ReportView) -> Figure:
     width = 1.6 + 0.85 * shown[0].ranks
     figure, axes = new_figure(width * len(shown) ** 0.9, 0.9 + 0.5 * rows, columns=len(shown))
     for column, heat_map in enumerate(shown):
-        _heat_panel(axes[0][column], heat_map, labelled=column == 0)
+        _heat_panel(axes[0][column], heat_map, labeled=column == 0)
     return figure
 
 
-def _heat_panel(axis: Axes, heat_map: HeatMap, labelled: bool) -> None:
+def _heat_panel(axis: Axes, heat_map: HeatMap, labeled: bool) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("heat", ["#ffffff", theme.LIGHT["heat"]])
     for row, (_, cells) in enumerate(heat_map.rows):
         for column, one in enumerate(cells):
-            colour = "#ffffff" if one.share is None else shades(0.75 * one.share)
+            color = "#ffffff" if one.share is None else shades(0.75 * one.share)
             axis.fill_between(
-                [column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=colour, linewidth=0
+                [column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=color, linewidth=0
             )
             axis.text(column, row, f"{one.cell.text}\n", ha="center", va="center", fontsize=8)
             axis.text(
@@ -81,7 +81,7 @@ def _heat_panel(axis: Axes, heat_map: HeatMap, labelled: bool) -> None:
                 color=theme.LIGHT["muted"],
             )
     labels = [series_label(series) for series, _ in heat_map.rows]
-    axis.set_yticks(range(len(labels)), labels if labelled else [""] * len(labels))
+    axis.set_yticks(range(len(labels)), labels if labeled else [""] * len(labels))
     axis.set_xticks([])
     axis.set_xlabel("strength: smallest to largest", fontsize=8)
     axis.set_xlim(-0.5, heat_map.ranks - 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.report import theme
 from dpo_bench.wording import clipped, drawable
 
@@ -91,7 +91,7 @@ def _font_scale() -> float:
     return float(mpl.rcParams["font.size"]) / 9
 
 
-def series_label(series: Series) -> str:
+def series_label(series: LossCurve) -> str:
     """A series' name, cut to fit a legend."""
     return font_text(series.label, _LABEL_LIMIT)
 

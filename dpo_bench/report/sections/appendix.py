@@ -7,7 +7,7 @@ from typing import Any
 
 from dpo_bench import __version__
 from dpo_bench.analysis.compare import MatchedComparison
-from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.setup import adapter_in_words, spelled
@@ -27,7 +27,7 @@ def citation() -> str:
 
 
 def appendix(
-    results: SweepResults, series: Sequence[Series], comparison: MatchedComparison | str
+    results: SweepResults, series: Sequence[LossCurve], comparison: MatchedComparison | str
 ) -> tuple[str, ...]:
     """The methods in running text from the configuration: how it trained, how it measured."""
     training = " ".join(_training(results, series))
@@ -35,7 +35,7 @@ def appendix(
     return training, evaluation
 
 
-def _training(results: SweepResults, series: Sequence[Series]) -> Iterator[str]:
+def _training(results: SweepResults, series: Sequence[LossCurve]) -> Iterator[str]:
     experiment, training = results.experiment, results.training
     losses = list(dict.fromkeys(one.loss for one in series))
     yield (
@@ -51,7 +51,7 @@ def _training(results: SweepResults, series: Sequence[Series]) -> Iterator[str]:
         yield f"Each loss was swept over a grid of its own of {span}."
     yield (
         f"Training took {_length(training)} of {spelled(training.get('pairs_per_step'))} pairs with"
-        f" {training.get('optimiser', 'the optimiser')} at a learning rate of"
+        f" {training.get('optimizer', 'the optimizer')} at a learning rate of"
         f" {spelled(training.get('learning_rate'))} ({training.get('schedule', 'constant')}"
         f" schedule, warm-up {_percent(training.get('warmup_fraction'))}, weight decay"
         f" {spelled(training.get('weight_decay'))}, gradients clipped at norm"

@@ -1,4 +1,4 @@
-"""Findings beyond single KLs: areas between curves, over-optimisation, strengths, length control.
+"""Summary beyond single KLs: areas between curves, over-optimization, strengths, length control.
 
 Each is worked out where the sweep has what it needs; a report leaves the others out.
 """
@@ -13,15 +13,15 @@ from dpo_bench.analysis import matched
 from dpo_bench.analysis.bootstrap import resample_weights
 from dpo_bench.analysis.compare import most_overlapping
 from dpo_bench.analysis.length_control import length_controlled
-from dpo_bench.analysis.loss_curves import Series, trial_label
+from dpo_bench.analysis.loss_curves import LossCurve, trial_label
 from dpo_bench.analysis.matched_policies import MatchedPolicies
 from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE
-from dpo_bench.analysis.overoptimization import Fit, fit_overoptimisation
+from dpo_bench.analysis.overoptimization import Fit, fit_overoptimization
 from dpo_bench.analysis.points import trained
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.round_robin import strengths_of_players
-from dpo_bench.report.sections.section import Finding, estimate_cell
+from dpo_bench.report.sections.section import Section, estimate_cell
 from dpo_bench.report.table_values import Cell, Row, Table
 from dpo_bench.wording import number
 
@@ -29,18 +29,18 @@ _RESAMPLES = 500
 """of the fits, each of which is solved anew for every resample"""
 
 
-def further_findings(
+def further_sections(
     results: SweepResults,
-    series: Sequence[Series],
+    series: Sequence[LossCurve],
     curves: CurvesOnPrompts | None,
     policies: MatchedPolicies,
-) -> tuple[Finding, ...]:
+) -> tuple[Section, ...]:
     """All sections for which the sweep has the data, in their order."""
     if curves is None:
         return ()
     found = (
         _areas(series, curves),
-        _overoptimisation(results, series, curves),
+        _overoptimization(results, series, curves),
         strengths_of_players(results, curves.prompts, policies),
         _length_control(results, curves.prompts, policies),
     )
@@ -49,7 +49,7 @@ def further_findings(
     )
 
 
-def _areas(series: Sequence[Series], curves: CurvesOnPrompts) -> Finding | None:
+def _areas(series: Sequence[LossCurve], curves: CurvesOnPrompts) -> Section | None:
     measure = curves.measures[0]
     found = matched.areas(most_overlapping(curves.curves), curves.weights)
     if not found:
@@ -80,12 +80,12 @@ def _areas(series: Sequence[Series], curves: CurvesOnPrompts) -> Finding | None:
         f"The area between two losses' curves over KL {low} to {high} nats, the range that all of"
         f" these cover: one figure of {measure.phrase} for the whole curve, first minus second."
     )
-    return Finding("areas", "Area between the curves", about, Table(columns, tuple(rows)))
+    return Section("areas", "Area between the curves", about, Table(columns, tuple(rows)))
 
 
-def _overoptimisation(
-    results: SweepResults, series: Sequence[Series], curves: CurvesOnPrompts
-) -> Finding | None:
+def _overoptimization(
+    results: SweepResults, series: Sequence[LossCurve], curves: CurvesOnPrompts
+) -> Section | None:
     own = results.reference.samples
     if REWARD not in curves.measures or "reward" not in own:
         return None
@@ -98,7 +98,7 @@ def _overoptimisation(
         points = trained(curves.by_measure[REWARD.name].get(str(one.index), ()))
         if len(points) < 3 or len({point.mean_kl for point in points}) < 3:
             continue
-        fit = fit_overoptimisation(points, reference, curves.weights)
+        fit = fit_overoptimization(points, reference, curves.weights)
         rows.append(Row("", one.index, False, _fit_cells(one, fit)))
     columns = (
         ("Loss", ""), ("Peak", "KL of the highest fitted reward, nats."),
@@ -112,10 +112,10 @@ def _overoptimisation(
         " loss's trained policies. A peak is given only inside the KLs that were measured; an"
         " interval that ends where they end is open there."
     )
-    return Finding("overoptimisation", "Over-optimisation", about, Table(columns, tuple(rows)))
+    return Section("overoptimization", "Over-optimization", about, Table(columns, tuple(rows)))
 
 
-def _fit_cells(series: Series, fit: Fit) -> tuple[Cell, ...]:
+def _fit_cells(series: LossCurve, fit: Fit) -> tuple[Cell, ...]:
     if fit.peak is None:
         peak = Cell("none", fit.reason)
     else:
@@ -136,7 +136,7 @@ def _fit_cells(series: Series, fit: Fit) -> tuple[Cell, ...]:
 
 def _length_control(
     results: SweepResults, prompts: pd.Index, policies: MatchedPolicies
-) -> Finding | None:
+) -> Section | None:
     weights = resample_weights(len(prompts), _RESAMPLES, int(results.evaluation.get("seed") or 0))
     lengths = results.reference.samples.groupby("prompt_id")["tokens"].mean()
     rows = []
@@ -168,7 +168,7 @@ def _length_control(
     )  # fmt: skip
     about = (
         "How much of a win rate is length: a logistic fit on the hyperbolic tangent of the"
-        " standardised length difference, read at no difference (after AlpacaEval 2's"
+        " standardized length difference, read at no difference (after AlpacaEval 2's"
         f" length-controlled win rate), beside the plain one; {policies.whose}."
     )
-    return Finding("length", "Length control", about, Table(columns, tuple(rows)))
+    return Section("length", "Length control", about, Table(columns, tuple(rows)))

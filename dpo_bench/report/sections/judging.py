@@ -10,7 +10,7 @@ from dpo_bench.analysis.json_files import read_json
 from dpo_bench.analysis.measured import finite
 from dpo_bench.analysis.metrics import CONSISTENCY
 from dpo_bench.analysis.results import SweepResults
-from dpo_bench.report.sections.section import Finding
+from dpo_bench.report.sections.section import Section
 from dpo_bench.report.table_values import Cell, Row, Table
 from dpo_bench.rewards.judge import dollars
 from dpo_bench.sweep.results import JUDGE_COSTS
@@ -37,7 +37,7 @@ class Taken:
     output_tokens: float | None
 
 
-def judging_section(results: SweepResults) -> Finding | None:
+def judging_section(results: SweepResults) -> Section | None:
     """What was asked of the judge; None where none was."""
     parts = list(_parts(results)) if results.judge else []
     if not parts:
@@ -57,7 +57,7 @@ def judging_section(results: SweepResults) -> Finding | None:
         ("US dollars", "At the prices of the experiment."),
     )  # fmt: skip
     rows = tuple(Row("", -1, False, tuple(_cells(one, prices))) for one in parts)
-    return Finding("judging", "Judging", " ".join(_about(results, prices)), Table(columns, rows))
+    return Section("judging", "Judging", " ".join(_about(results, prices)), Table(columns, rows))
 
 
 def _about(results: SweepResults, prices: tuple[float | None, float | None]) -> Iterator[str]:

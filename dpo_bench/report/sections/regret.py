@@ -11,17 +11,17 @@ from dpo_bench.analysis import matched
 from dpo_bench.analysis.bootstrap import Estimate
 from dpo_bench.analysis.compare import MatchedComparison
 from dpo_bench.analysis.frontier import Frontier
-from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import FRONTIER_GAP, KL, REWARD
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
 from dpo_bench.analysis.results import SweepResults
-from dpo_bench.report.sections.section import Finding, estimate_cell
+from dpo_bench.report.sections.section import Section, estimate_cell
 from dpo_bench.report.table_values import Cell, Row, Table
 from dpo_bench.wording import MISSING, listing, number
 
 
 @dataclass(frozen=True, slots=True)
-class GapsAtLevel:
+class RegretAtLevel:
     """All series against the optimum at one KL.
 
     Attributes:
@@ -35,9 +35,9 @@ class GapsAtLevel:
     gaps: Mapping[int, Estimate]
 
 
-def frontier_gaps(
+def frontier_regret(
     results: SweepResults, curves: CurvesOnPrompts | str, comparison: MatchedComparison | str
-) -> tuple[GapsAtLevel, ...]:
+) -> tuple[RegretAtLevel, ...]:
     """The gaps at the comparison's levels, or where there is one loss alone at levels of its own.
 
     Empty where no level lies in the frontier's range: neither curve nor frontier is continued.
@@ -57,12 +57,14 @@ def frontier_gaps(
     return tuple(_at(own, frontier, kl, curves) for kl in levels)
 
 
-def _at(own: matched.Curves, frontier: Frontier, kl: float, curves: CurvesOnPrompts) -> GapsAtLevel:
+def _at(
+    own: matched.Curves, frontier: Frontier, kl: float, curves: CurvesOnPrompts
+) -> RegretAtLevel:
     if not frontier.covers(kl):
-        return GapsAtLevel(kl, None, {})
-    found = matched.gaps_at(own, frontier, kl, curves.weights)
+        return RegretAtLevel(kl, None, {})
+    found = matched.regret_at(own, frontier, kl, curves.weights)
     gaps = {int(name): one.estimate for name, one in found.items()}
-    return GapsAtLevel(kl, frontier.reward_at(kl), gaps)
+    return RegretAtLevel(kl, frontier.reward_at(kl), gaps)
 
 
 def _frontier(results: SweepResults, prompts: pd.Index) -> Frontier | None:
@@ -75,7 +77,7 @@ def _frontier(results: SweepResults, prompts: pd.Index) -> Frontier | None:
     return None if pd.isna(table).any() else Frontier(table)
 
 
-def gap_section(series: Sequence[Series], found: Sequence[GapsAtLevel]) -> Finding | None:
+def regret_section(series: Sequence[LossCurve], found: Sequence[RegretAtLevel]) -> Section | None:
     """The table by loss and level, the smallest gap at the first known level first."""
     if not found:
         return None
@@ -87,7 +89,7 @@ def gap_section(series: Sequence[Series], found: Sequence[GapsAtLevel]) -> Findi
     )
     columns = [("Loss", ""), *((f"At KL {_kl(level)} nats", "") for level in found)]
     cells = [(one, tuple(_cell(level, one.index) for level in found)) for one in rows]
-    return Finding(
+    return Section(
         "gaps",
         "Gap to the optimal frontier",
         " ".join(_about(found)),
@@ -98,7 +100,7 @@ def gap_section(series: Sequence[Series], found: Sequence[GapsAtLevel]) -> Findi
     )
 
 
-def _about(found: Sequence[GapsAtLevel]) -> Iterator[str]:
+def _about(found: Sequence[RegretAtLevel]) -> Iterator[str]:
     yield (
         "The mean reward of the best policy of the same KL minus the loss's, read off its curve,"
         " with 95% intervals; frontier and losses are estimated anew in every resample, over the"
@@ -114,12 +116,12 @@ def _about(found: Sequence[GapsAtLevel]) -> Iterator[str]:
         yield f"At KL {listing(beyond)} nats the reference's samples do not show it."
 
 
-def _cell(level: GapsAtLevel, index: int) -> Cell:
+def _cell(level: RegretAtLevel, index: int) -> Cell:
     if index not in level.gaps:
         reason = "the frontier is not known" if level.optimum is None else "not covered"
         return Cell(MISSING, reason)
     return estimate_cell(level.gaps[index], FRONTIER_GAP.decimals)
 
 
-def _kl(level: GapsAtLevel) -> str:
+def _kl(level: RegretAtLevel) -> str:
     return number(level.kl, KL.decimals)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dpo_bench.analysis.measured import measured_from
-from dpo_bench.analysis.metrics import Measure
+from dpo_bench.analysis.metrics import Metric
 from dpo_bench.analysis.results import SweepResults
-from dpo_bench.report.sections.section import Finding
+from dpo_bench.report.sections.section import Section
 from dpo_bench.report.table_values import Cell, Row, Table, measured_cell
 from dpo_bench.rewards.sanity_checks import LEAST_AGREEMENT
 from dpo_bench.wording import MISSING, interval, number
@@ -31,10 +31,10 @@ _MEANINGS = {
     ),
 }
 _OUTCOMES = {True: "as it must be", False: "missed", None: "no right outcome"}
-_SHARE = Measure("control", "Outcome", "", 3, "Value, 95% interval over prompts, and n.")
+_SHARE = Metric("control", "Outcome", "", 3, "Value, 95% interval over prompts, and n.")
 
 
-def controls_section(results: SweepResults) -> Finding | None:
+def controls_section(results: SweepResults) -> Section | None:
     """The controls of the sweep's reward or judge; None where none were made."""
     rows = []
     known = results.reference.controls
@@ -53,7 +53,7 @@ def controls_section(results: SweepResults) -> Finding | None:
     )  # fmt: skip
     scorer = "judge" if results.judge else "reward"
     about = f"What is known beforehand of any {scorer} that can be trusted."
-    return Finding("controls", "Controls", about, Table(columns, tuple(rows)))
+    return Section("controls", "Controls", about, Table(columns, tuple(rows)))
 
 
 def missed_controls(results: SweepResults) -> Iterator[str]:

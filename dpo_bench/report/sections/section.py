@@ -9,7 +9,7 @@ from dpo_bench.wording import interval, number
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Section:
     """One further section of the report.
 
     Attributes:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dpo_bench.analysis.loss_curves import Series
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment.identity import COSMETIC
 from dpo_bench.experiment.read import documented_keys
@@ -51,7 +51,7 @@ class Setup:
     settings: tuple[FixedSetting, ...]
 
 
-def describe_setup(results: SweepResults, series: Sequence[Series]) -> Setup:
+def describe_setup(results: SweepResults, series: Sequence[LossCurve]) -> Setup:
     """Sort the experiment's settings into varied, tuned and fixed."""
     losses = list(dict.fromkeys(one.loss for one in series))
     varied = [(counted(len(losses), "loss", "losses"), listing(losses))]
@@ -69,7 +69,7 @@ def describe_setup(results: SweepResults, series: Sequence[Series]) -> Setup:
     )
 
 
-def _grids(series: Sequence[Series]) -> Iterator[tuple[str, str]]:
+def _grids(series: Sequence[LossCurve]) -> Iterator[tuple[str, str]]:
     """Each grid once, with the losses that have it."""
     grids: dict[tuple[str, str], list[str]] = {}
     for one in series:
@@ -86,11 +86,11 @@ def _essentials(results: SweepResults) -> Iterator[tuple[str, str]]:
     yield "Policy", str(experiment.get("policy", ""))
     yield "Reference", str(experiment.get("reference") or "the policy's starting point")
     yield "Preferences", _preferences(results)
-    optimiser = [
-        f"{training.get('optimiser', '')}, learning rate {spelled(training.get('learning_rate'))}"
+    optimizer = [
+        f"{training.get('optimizer', '')}, learning rate {spelled(training.get('learning_rate'))}"
     ]
-    optimiser.append(f"{training.get('schedule', '')} schedule")
-    yield "Optimiser", ", ".join(optimiser)
+    optimizer.append(f"{training.get('schedule', '')} schedule")
+    yield "Optimizer", ", ".join(optimizer)
     if lora := training.get("lora"):
         yield "Trained weights", adapter_in_words(lora)
     yield "Length", f"{_length(training)}, {spelled(training.get('pairs_per_step'))} pairs per step"

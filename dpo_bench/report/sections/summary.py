@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
-from dpo_bench.analysis.loss_curves import Series, trial_label
+from dpo_bench.analysis.loss_curves import LossCurve, trial_label
 from dpo_bench.analysis.measured import Measured
-from dpo_bench.analysis.metrics import ACCURACY, CHOSEN, FRONTIER_GAP, KL, REWARD, WIN_RATE, Measure
+from dpo_bench.analysis.metrics import ACCURACY, CHOSEN, FRONTIER_GAP, KL, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.moved import unmoved_in_words
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.sections.sanity_checks import missed_controls
@@ -32,7 +32,7 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Summary:
     """The report's opening.
 
     Attributes:
@@ -50,10 +50,10 @@ class Findings:
 
 def find(
     results: SweepResults,
-    series: Sequence[Series],
+    series: Sequence[LossCurve],
     comparison: MatchedComparison | str,
     others: Sequence[MatchedComparison] = (),
-) -> Findings:
+) -> Summary:
     """Write the summary of a sweep.
 
     Args:
@@ -70,7 +70,7 @@ def find(
         also += [*_rewards(results), *_attained(results), *_displaced(results, labels)]
     if len(results.seeds) == 1:
         sentences.append("There is one training seed: the variance between seeds is unknown.")
-    return Findings(
+    return Summary(
         tuple(sentences),
         tuple(also),
         tuple(_warnings(results, labels)),
@@ -78,7 +78,7 @@ def find(
     )
 
 
-def _state(results: SweepResults, series: Sequence[Series]) -> str:
+def _state(results: SweepResults, series: Sequence[LossCurve]) -> str:
     total, failed = len(results.trials), len(results.failed)
     losses = len({one.loss for one in series})
     variants = f" ({len(series)} variants)" if len(series) > losses else ""
@@ -100,7 +100,7 @@ def _state(results: SweepResults, series: Sequence[Series]) -> str:
     return text
 
 
-def _highest(results: SweepResults, measure: Measure) -> tuple[Trial, Measured] | None:
+def _highest(results: SweepResults, measure: Metric) -> tuple[Trial, Measured] | None:
     measured = [(trial, trial.measured(measure.name)) for trial in results.done]
     known = [(trial, figure) for trial, figure in measured if figure.value is not None]
     return max(known, key=lambda pair: pair[1].value or 0.0) if known else None
@@ -140,7 +140,7 @@ def _rewards(results: SweepResults) -> Iterator[str]:
         )
 
 
-def _matched(series: Sequence[Series], comparison: MatchedComparison | str) -> Iterator[str]:
+def _matched(series: Sequence[LossCurve], comparison: MatchedComparison | str) -> Iterator[str]:
     if isinstance(comparison, str):
         return
     names = {one.index: one.label for one in series}
@@ -319,13 +319,13 @@ def _tiles(
     yield Tile("Trials", f"{len(results.done)} of {total}", f"finished; {failed}{waiting}")
 
 
-def _span(results: SweepResults, measure: Measure) -> tuple[float, float] | None:
+def _span(results: SweepResults, measure: Metric) -> tuple[float, float] | None:
     values = [trial.measured(measure.name).value for trial in results.done]
     known = [value for value in values if value is not None]
     return (min(known), max(known)) if known else None
 
 
-def _with_interval(figure: Measured, measure: Measure) -> str:
+def _with_interval(figure: Measured, measure: Metric) -> str:
     n = "" if figure.n is None else f", n = {figure.n:,} prompts"
     brackets = interval(figure.low, figure.high, measure.decimals)
     return f"{number(figure.value, measure.decimals)} {brackets}{n}"

@@ -27,7 +27,7 @@ def held_by_intervals(seeds: Sequence[int]) -> str:
         "Intervals of a single trial are over prompts and do not hold the spread over training"
         f" seeds. Those of what is read off a loss's curve over {counted(len(seeds), 'seed')}"
         " (rewards and differences at matched KL, areas between curves, fits of"
-        " over-optimisation) hold the spread over prompts and over seeds."
+        " over-optimization) hold the spread over prompts and over seeds."
     )
 
 
@@ -57,5 +57,5 @@ def curve_points(checkpoints: int, evaluation: Mapping[str, Any]) -> str:
 def _through() -> str:
     return (
         f"points whose roots of the KL differ by at most {plain_number(NEAR)} are averaged, and"
-        " between neighbours it is straight in the root of the KL."
+        " between neighbors it is straight in the root of the KL."
     )

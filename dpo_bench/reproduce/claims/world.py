@@ -1,7 +1,7 @@
 """A log-linear world: every response of every prompt is enumerated, so that nothing is estimated.
 
 A policy is the reference tilted by theta . features(prompt, response), one theta for all prompts:
-it generalises over prompts as a language model does, and its reward, win rate and KL are sums.
+it generalizes over prompts as a language model does, and its reward, win rate and KL are sums.
 Several worlds, drawn independently, are trained on at once: they are what intervals are over.
 """
 
@@ -49,7 +49,7 @@ class Worlds:
 
 
 def make_worlds(*, flips: float = 0.0, proxy: bool = False, noisy: bool = True) -> Worlds:
-    """Random worlds with labelled pairs drawn from the reference.
+    """Random worlds with labeled pairs drawn from the reference.
 
     The proxy is linear in the first features. Gold is the proxy less a fine that grows with the
     square of how far the proxy exceeds .3; the fine is the last feature, so that a policy can
@@ -127,9 +127,9 @@ def train(worlds: Worlds, candidates: Sequence[Candidate]) -> list[Tensor]:
     """Log-probs [world, prompt, response] of each candidate, after full-batch Adam from theta 0."""
     shape = (len(candidates), WORLDS, FEATURES + 1)
     theta = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.Adam([theta], lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam([theta], lr=LEARNING_RATE)
     for _ in range(STEPS):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         logps = policies(worlds, theta)
         chosen, rejected = worlds.at(logps, worlds.chosen), worlds.at(logps, worlds.rejected)
         losses = [
@@ -137,7 +137,7 @@ def train(worlds: Worlds, candidates: Sequence[Candidate]) -> list[Tensor]:
             for index, one in enumerate(candidates)
         ]
         torch.stack(losses).sum().div(PAIRS).backward()
-        optimiser.step()
+        optimizer.step()
     return list(policies(worlds, theta.detach()))
 
 

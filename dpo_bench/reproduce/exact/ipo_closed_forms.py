@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dpo_bench.reproduce.exact.ipo_figure_1 import TAUS, TOTAL_ORDER, A, B, C
 from dpo_bench.reproduce.record import Outcome, Row
-from dpo_bench.reproduce.tabular import Pairs, Setting, gradient, minimise, train_by_adam
+from dpo_bench.reproduce.tabular import Pairs, Setting, gradient, minimize, train_by_adam
 
 CYCLE = ((A, B), (B, C), (C, A))
 THIRD_LOSES = ((A, C), (B, C))
@@ -24,7 +24,7 @@ FAR = 40.0
 
 
 def run(source: str) -> Outcome:
-    """All sets of preferences, through optimisers and through the formulas."""
+    """All sets of preferences, through optimizers and through the formulas."""
     rows = [row for tau in TAUS for row in _at(source, tau)]
     return Outcome(tuple(sorted(rows, key=lambda row: row.series)), TEXT)
 
@@ -89,7 +89,7 @@ def _optimum(setting: Setting, pairs: Pairs, actions: int = 3) -> Tensor:
     The third action's logit starts at the mean: a set that says nothing of it leaves it there.
     """
     start = torch.tensor([0.5, -0.5, 0.0], dtype=torch.float64)[:actions]
-    return minimise(_objective(setting, pairs), start).softmax(0)
+    return minimize(_objective(setting, pairs), start).softmax(0)
 
 
 def _furthest_fall(setting: Setting) -> float:
@@ -106,7 +106,7 @@ def _furthest_fall(setting: Setting) -> float:
 
 TEXT = """\
 Policies over two or three actions, uniform reference, the mean loss over all pairs of a set
-minimised (L-BFGS, then Newton) through the registry's `ipo_sum` and `dpo`. The x is tau.
+minimized (L-BFGS, then Newton) through the registry's `ipo_sum` and `dpo`. The x is tau.
 
 1. Two actions, a always wins: IPO stops at sigmoid(1/(2 tau)). DPO's loss still falls at every
    margin that was tried, whatever tau is.
@@ -115,5 +115,5 @@ minimised (L-BFGS, then Newton) through the registry's `ipo_sum` and `dpo`. The 
 4. {(a,c),(b,c)}: c always loses. IPO keeps it at 1/(1 + 2 e^{1/(2 tau)}), DPO takes it to
    nothing. DPO's figures are not published; they are held against an independent rerun.
 5. **The paper prints its third set as {(a,b),(b,a)}.** That set says nothing of c, whose
-   probability stays 1/3 under both losses. The behaviour of the paper's figure 2 is that of the set
+   probability stays 1/3 under both losses. The behavior of the paper's figure 2 is that of the set
    in 4: both are shown here."""

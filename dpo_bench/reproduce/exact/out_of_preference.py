@@ -28,7 +28,7 @@ RERUN = {"DPO": 0.431, "RMB-PO": 0.350, "RMB-PO+ (1:10)": 0.267}
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """Labelled pairs of every seed.
+    """Labeled pairs of every seed.
 
     Attributes:
         states: [seed, pair].
@@ -57,7 +57,7 @@ def _features(first: Tensor, second: Tensor) -> Tensor:
 
 
 def collect(pairs: int, generator: torch.Generator) -> Preferences:
-    """Two different actions in uniform states, labelled by Bradley-Terry under the true reward."""
+    """Two different actions in uniform states, labeled by Bradley-Terry under the true reward."""
     states = torch.rand(SEEDS, pairs, dtype=torch.float64, generator=generator)
     order = torch.rand(SEEDS, pairs, ACTIONS, generator=generator).argsort(-1)
     first, second = order[..., 0], order[..., 1]

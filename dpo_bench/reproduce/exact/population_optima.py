@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dpo_bench.contract import get_loss
 from dpo_bench.reproduce.record import Outcome, Row
-from dpo_bench.reproduce.tabular import gradient, minimise, pair_logps, total_variation
+from dpo_bench.reproduce.tabular import gradient, minimize, pair_logps, total_variation
 
 ACTIONS = 6
 TOLERANCE = 1e-12
@@ -27,12 +27,12 @@ class World:
     Attributes:
         reference: probabilities [action].
         reward: [action].
-        behaviour: probabilities [action] with which both responses of a pair are drawn.
+        behavior: probabilities [action] with which both responses of a pair are drawn.
     """
 
     reference: Tensor
     reward: Tensor
-    behaviour: Tensor
+    behavior: Tensor
 
     @property
     def preference(self) -> Tensor:
@@ -41,8 +41,8 @@ class World:
 
     @property
     def advantage(self) -> Tensor:
-        """P(action beats the behaviour policy), [action]."""
-        return self.preference @ self.behaviour
+        """P(action beats the behavior policy), [action]."""
+        return self.preference @ self.behavior
 
 
 def make_world(seed: int = 0) -> World:
@@ -56,7 +56,7 @@ def population_loss(world: World, loss: str, beta: float) -> Callable[[Tensor], 
     """The expected loss over pairs and labels, as a function of the policy's logits [action]."""
     pairs = list(itertools.permutations(range(ACTIONS), 2))
     winners, losers = torch.tensor(pairs).T
-    share = world.behaviour[winners] * world.behaviour[losers] * world.preference[winners, losers]
+    share = world.behavior[winners] * world.behavior[losers] * world.preference[winners, losers]
     weights = share / share.sum()
     found, reference = get_loss(loss), world.reference.log()
 
@@ -68,7 +68,7 @@ def population_loss(world: World, loss: str, beta: float) -> Callable[[Tensor], 
 
 
 def tilted(world: World, score: Tensor) -> Tensor:
-    """The reference times e^score, normalised."""
+    """The reference times e^score, normalized."""
     return (world.reference.log() + score).softmax(0)
 
 
@@ -97,14 +97,14 @@ CLOSED_FORMS: dict[str, Callable[[World, float], Tensor]] = {
 
 
 def run(source: str) -> Outcome:
-    """Optimise, and evaluate the gradient at the closed form."""
+    """Optimize, and evaluate the gradient at the closed form."""
     world = make_world()
     rows = []
     for loss, betas in BETAS.items():
         for beta in betas:
             objective = population_loss(world, loss, beta)
             closed = CLOSED_FORMS[loss](world, beta)
-            found = minimise(objective, world.reference.log()).softmax(0)
+            found = minimize(objective, world.reference.log()).softmax(0)
             slope = gradient(objective, closed.log()).abs().max()
             for what, value in (
                 ("total variation to the closed form", total_variation(found, closed)),
@@ -117,12 +117,12 @@ def run(source: str) -> Outcome:
 
 
 TEXT = f"""\
-Six actions, a random reference, reward and behaviour policy; Bradley-Terry labels, all pairs at
-their exact shares. The expected loss, through the registry, is minimised over the policy's logits
+Six actions, a random reference, reward and behavior policy; Bradley-Terry labels, all pairs at
+their exact shares. The expected loss, through the registry, is minimized over the policy's logits
 in fp64 (L-BFGS from the reference, then Newton). The x is beta. The closed forms:
 
 - DPO ({PAPERS["dpo"]}): reference x e^(r/beta) / Z.
-- IPO ({PAPERS["ipo_sum"]}): reference x exp(P(y beats mu) / tau) / Z, mu the behaviour policy.
+- IPO ({PAPERS["ipo_sum"]}): reference x exp(P(y beats mu) / tau) / Z, mu the behavior policy.
 - chi-PO ({PAPERS["chi_po"]}): reference x W0(exp((r - Z)/beta)), W0 Lambert's function.
 
-Each is checked twice: the optimiser ends there, and the gradient vanishes there."""
+Each is checked twice: the optimizer ends there, and the gradient vanishes there."""

@@ -43,7 +43,7 @@ class Executor(Protocol):
     def machines(self) -> list[Machine]:
         """What there is to work on."""
 
-    def hire(self, job: Job) -> Channel:
+    def spawn(self, job: Job) -> Channel:
         """Start a worker; it says `Ready`, or what is wrong, when it has prepared itself."""
 
     def listen(self, seconds: float) -> Sequence[tuple[Channel, Message]]:

@@ -120,7 +120,7 @@ class LocalExecutor:
         """This machine."""
         return [this_machine()]
 
-    def hire(self, job: Job) -> LocalChannel:
+    def spawn(self, job: Job) -> LocalChannel:
         """Start a worker process."""
         ours, theirs = self.context.Pipe()
         process = self.context.Process(  # type: ignore[attr-defined]  # every context has it

@@ -22,7 +22,7 @@ from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.storage import cache_root
 from dpo_bench.sweep.executors.base import Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine, available_cpus
-from dpo_bench.sweep.executors.ray_actor import MARKER, Actor, Surroundings
+from dpo_bench.sweep.executors.ray_actor import MARKER, Actor, NodeEnvironment
 from dpo_bench.sweep.versions import installed_versions
 from dpo_bench.sweep.worker import Event, Job, Task
 
@@ -50,19 +50,19 @@ class RayChannel:
     """
 
     def __init__(
-        self, ray: Any, actor: Any, place: str, job: Job, surroundings: Surroundings
+        self, ray: Any, actor: Any, place: str, job: Job, environment: NodeEnvironment
     ) -> None:
         self.ray = ray
         self.actor = actor
         self.place = place
-        self.ended = actor.work.remote(job, surroundings)
-        self.heard = actor.hear.remote()
+        self.ended = actor.work.remote(job, environment)
+        self.heard = actor.receive.remote()
         self.has_begun = False
         self.is_over = False
 
     def send(self, task: Task) -> None:
         """Give the actor a task; a dead one's next messages are an error."""
-        self.actor.tell.remote(task)
+        self.actor.send.remote(task)
 
     def stop(self) -> None:
         """Ask for the end."""
@@ -88,7 +88,7 @@ class RayChannel:
         if not self.has_begun:
             self.has_begun = True
             messages.insert(0, self.wait_for_place(1))
-        self.heard = self.actor.hear.remote()
+        self.heard = self.actor.receive.remote()
         return messages
 
     def wait_for_place(self, done: int) -> Event:
@@ -118,7 +118,7 @@ class RayExecutor:
             for resources in found
         ]
 
-    def hire(self, job: Job) -> RayChannel:
+    def spawn(self, job: Job) -> RayChannel:
         """Queue an actor for a place in the cluster."""
         gpus = 1 if job.sources.device == "cuda" else 0
         needs = f"{job.threads} CPU{', 1 GPU' if gpus else ''}"
@@ -145,9 +145,9 @@ class RayExecutor:
             ready, _ = self.ray.wait(list(calls), num_returns=len(calls), timeout=0)
         return [(calls[call], message) for call in ready for message in calls[call].receive()]
 
-    def _surroundings(self, job: Job) -> Surroundings:
+    def _surroundings(self, job: Job) -> NodeEnvironment:
         preferences = Path(job.sources.preferences)
-        return Surroundings(
+        return NodeEnvironment(
             folder=Path.cwd(),
             cache=cache_root().resolve(),
             seen=(

@@ -1,4 +1,4 @@
-"""A worker inside an actor of a cluster: its surroundings, and the two ends of its pipe."""
+"""A worker inside an actor of a cluster: its environment, and the two ends of its pipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARKER = ".seen-by-all-"
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class NodeEnvironment:
     """What a machine must have in common with the one where the sweep was started.
 
     Attributes:
@@ -87,10 +87,10 @@ class Actor:
         self.mailbox = _Mailbox()
         self.stop_asked = threading.Event()
 
-    def work(self, job: Job, surroundings: Surroundings) -> None:
+    def work(self, job: Job, environment: NodeEnvironment) -> None:
         """Be a worker until told to stop."""
         try:
-            surroundings.enter()
+            environment.enter()
             work(self.mailbox, job, self.stop_asked.is_set)
         except DpoBenchError as error:
             self.mailbox.send(error)
@@ -100,11 +100,11 @@ class Actor:
             trace = "".join(traceback.format_exception(error))
             self.mailbox.send(WorkerDiedError(f"the worker failed:\n{trace}"))
 
-    def tell(self, task: Task) -> None:
+    def send(self, task: Task) -> None:
         """Give it a task."""
         self.mailbox.tasks.put(task)
 
-    def hear(self) -> list[Message]:
+    def receive(self) -> list[Message]:
         """All that the worker has said since the last call; waits a moment for the first word."""
         heard: list[Message] = []
         try:

@@ -21,7 +21,7 @@ def test_a_full_sweep_has_all_sections_in_order(view_of: ViewOf) -> None:
     assert [one.key for one in found] == [
         "gaps",
         "areas",
-        "overoptimisation",
+        "overoptimization",
         "strengths",
         "length",
     ]
@@ -60,7 +60,7 @@ def test_too_many_losses_for_a_round_robin_are_told(
     curves = read_curves(view.results, view.series)
     assert not isinstance(curves, str)
     monkeypatch.setattr(strengths, "_ROUND", 3)
-    sections = further.further_findings(view.results, view.series, curves, view.policies)
+    sections = further.further_sections(view.results, view.series, curves, view.policies)
     found = next(one for one in sections if one.key == "strengths")
     assert found.about.startswith("Left out: 4 losses are more than the 3")
     assert found.table.rows == ()
@@ -75,4 +75,4 @@ def test_one_loss_alone_still_has_its_fit(tmp_path: Path) -> None:
     view = build_view(read_sweep(build(tmp_path / "sweep", small(losses=("dpo",), failed=()))))
     found = {one.key: one for one in view.further}
     assert "areas" not in found
-    assert [row.cells[0].text for row in found["overoptimisation"].table.rows] == ["dpo"]
+    assert [row.cells[0].text for row in found["overoptimization"].table.rows] == ["dpo"]

@@ -14,7 +14,7 @@ from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.matched_policies import matched_policies
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.round_robin import strengths_of_players
-from dpo_bench.report.sections.section import Finding
+from dpo_bench.report.sections.section import Section
 from dpo_bench.sweep.round_robin import OPPONENTS
 from tests.report.conftest import ViewOf
 from tests.report.judged import judged
@@ -22,7 +22,7 @@ from tests.report.judged import judged
 PROMPTS = 40
 
 
-def of(results: SweepResults) -> Finding | None:
+def of(results: SweepResults) -> Section | None:
     policies = matched_policies(group_series(results), "")
     return strengths_of_players(results, pd.RangeIndex(PROMPTS), policies)
 

@@ -26,7 +26,7 @@ const swatch = (index) => {
   Object.entries({ class: "swatch", width: 14, height: 14, viewBox: "-7 -7 14 14", "aria-hidden": "true" })
     .forEach(([name, value]) => svg.setAttribute(name, value));
   path.setAttribute("d", one.path);
-  path.setAttribute("fill", `var(--series-${one.colour})`);
+  path.setAttribute("fill", `var(--series-${one.color})`);
   svg.append(path);
   return svg;
 };

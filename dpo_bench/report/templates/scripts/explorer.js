@@ -23,11 +23,11 @@ const seriesTraces = (index, x, y, look = {}) => {
   const points = trialsOf(index).filter((one) => one.values[x] && one.values[y]);
   if (!points.length) return [];
   const strengths = [...new Set(points.map((one) => one.strength))];
-  const centres = strengths.map((strength) => points.filter((one) => one.strength === strength));
+  const centers = strengths.map((strength) => points.filter((one) => one.strength === strength));
   const dimmed = state.focus !== null && state.focus !== index;
-  const shade = `@series-${own.colour}`;
+  const shade = `@series-${own.color}`;
   const common = { meta: { series: index }, opacity: dimmed ? 0.12 : 1, visible: shown(index) };
-  const axis = (name) => centres.map((group) => place(name, mean(group.map((one) => one.values[name][0]))));
+  const axis = (name) => centers.map((group) => place(name, mean(group.map((one) => one.values[name][0]))));
   const errors = look.intervals !== false && byId("intervals").checked;
   return [
     { ...common, type: "scatter", mode: "lines", hoverinfo: "skip", x: axis(x), y: axis(y),
@@ -45,8 +45,8 @@ const alongTraces = (x, y) => data.trials.filter((one) => one.along && one.along
   opacity: state.focus !== null && state.focus !== one.series ? 0.1 : 0.55, hovertemplate: HOVER,
   x: one.along[x].map((value) => (value === null ? null : place(x, value))), y: one.along[y].map((value) => (value === null ? null : place(y, value))),
   text: one.along.step.map((step) => `<b>${plotlyText(one.label)}</b><br>along training, step ${step}`),
-  line: { color: `@series-${data.series[one.series].colour}`, width: 1, dash: "dot" },
-  marker: { color: `@series-${data.series[one.series].colour}`, size: 4, symbol: "circle-open" },
+  line: { color: `@series-${data.series[one.series].color}`, width: 1, dash: "dot" },
+  marker: { color: `@series-${data.series[one.series].color}`, size: 4, symbol: "circle-open" },
 }));
 
 const optimum = () => {

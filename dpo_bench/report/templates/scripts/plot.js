@@ -25,7 +25,7 @@ const framed = (layout) => ({
   ...(state.printing ? { width: layout.half ? 335 : 680, height: layout.half ? 300 : Math.min(layout.height || 400, 900) } : { autosize: true }),
   paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: coarse ? false : "zoom",
   font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: "@ink" },
-  modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("@muted"), activecolor: colour("@accent") },
-  hoverlabel: { bgcolor: colour("@panel"), bordercolor: colour("@line"), align: "left", font: { color: "@ink", size: 13 } },
+  modebar: { bgcolor: "rgba(0,0,0,0)", color: color("@muted"), activecolor: color("@accent") },
+  hoverlabel: { bgcolor: color("@panel"), bordercolor: color("@line"), align: "left", font: { color: "@ink", size: 13 } },
 });
-const plot = (where, traces, layout) => plotly.react(where, coloured(traces), coloured(framed(layout)), config);
+const plot = (where, traces, layout) => plotly.react(where, colored(traces), colored(framed(layout)), config);

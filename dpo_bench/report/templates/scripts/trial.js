@@ -15,7 +15,7 @@ const curve = (index) => {
     const at = place ? String(place + 1) : "";
     ["xaxis", "yaxis"].forEach((axis) => { layout[axis + at] = { gridcolor: "@grid", linecolor: "@line", zeroline: false, nticks: 5, tickfont: { size: 11 } }; });
     layout.annotations.push({ text: title, showarrow: false, xref: `x${at} domain`, yref: `y${at} domain`, x: 0, y: 1.02, xanchor: "left", yanchor: "bottom", font: { size: 12 } });
-    return { ...step({ ...line, shade: 4 }, name, { xaxis: "x" + at, yaxis: "y" + at }), line: { color: `@series-${data.series[line.series].colour}`, width: 2, dash: line.failed ? "dot" : "solid" } };
+    return { ...step({ ...line, shade: 4 }, name, { xaxis: "x" + at, yaxis: "y" + at }), line: { color: `@series-${data.series[line.series].color}`, width: 2, dash: line.failed ? "dot" : "solid" } };
   });
   byId("trial-chart").style.height = layout.height + "px";
   plot(byId("trial-chart"), traces, layout);
