@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dpo_bench.analysis.bootstrap import Estimate
+from dpo_bench.analysis.estimate import Estimate
 
 
 @dataclass(frozen=True)

@@ -30,59 +30,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dpo_bench.analysis.estimate import Estimate
+
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 """Weighted means [resamples, k] -> the statistic of each resample [resamples]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure, its interval and the number of clusters (prompts) behind it.
-
-    Attributes:
-        value: the estimate, NaN when it is missing.
-        low: lower end of the interval, NaN when there is none (a single cluster).
-        high: upper end of the interval.
-        n: number of clusters.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @classmethod
-    def missing(cls, n: int = 0) -> Estimate:
-        """A figure that could not be had: NaN throughout, never 0."""
-        return cls(math.nan, math.nan, math.nan, n)
-
-    @property
-    def is_missing(self) -> bool:
-        """Whether there is no value."""
-        return math.isnan(self.value)
-
-    def excludes(self, number: float = 0.0) -> bool:
-        """Whether the interval lies wholly on one side of a number; False without an interval."""
-        return self.low > number or self.high < number
-
-    def as_dict(self) -> dict[str, float | int | None]:
-        """The four fields for JSON; NaN becomes None.
-
-        >>> Estimate(0.5, 0.25, 0.75, 8).as_dict()
-        {'value': 0.5, 'low': 0.25, 'high': 0.75, 'n': 8}
-        >>> Estimate.missing().as_dict()
-        {'value': None, 'low': None, 'high': None, 'n': 0}
-        """
-        return {
-            key: None if isinstance(field, float) and math.isnan(field) else field
-            for key, field in asdict(self).items()
-        }
 
 
 def resample_weights(clusters: int, resamples: int, seed: int) -> Array:

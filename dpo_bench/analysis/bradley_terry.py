@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dpo_bench.analysis.bootstrap import Array, Estimate, bootstrap_each
+from dpo_bench.analysis.bootstrap import Array, bootstrap_each
+from dpo_bench.analysis.estimate import Estimate
 
 _STEPS = 50
 _ROWS = 256

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.analysis import matched
-from dpo_bench.analysis.bootstrap import Array, Estimate
+from dpo_bench.analysis.bootstrap import Array
 from dpo_bench.analysis.curves import wide_kl_ranges
-from dpo_bench.analysis.measured import finite
+from dpo_bench.analysis.estimate import Estimate, finite
 from dpo_bench.analysis.metrics import Metric
 from dpo_bench.analysis.prompt_curves import TOO_FEW, CurvesOnPrompts
 

@@ -38,7 +38,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from dpo_bench.analysis.bootstrap import Array, Estimate, bootstrap, bootstrap_each
+from dpo_bench.analysis.bootstrap import Array, bootstrap, bootstrap_each
+from dpo_bench.analysis.estimate import Estimate
 
 MARGIN = 1.2
 """nats below ln K where the curve ends at the latest"""

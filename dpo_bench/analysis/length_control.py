@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpo_bench.analysis.bootstrap import Array, Estimate, bootstrap_weighted
+from dpo_bench.analysis.bootstrap import Array, bootstrap_weighted
+from dpo_bench.analysis.estimate import Estimate
 
 LABEL = "length-controlled win rate (tanh + constant)"
 

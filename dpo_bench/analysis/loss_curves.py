@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import position
-from dpo_bench.analysis.measured import Measured
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.wording import plain_number
 
@@ -35,7 +35,7 @@ class GridPoint:
 
     def mean(self, name: str) -> float | None:
         """Mean of a figure over the seeds that have it; None when none has."""
-        values = [trial.measured(name).value for trial in self.done]
+        values = [trial.value(name) for trial in self.done]
         known = [value for value in values if value is not None]
         return fmean(known) if known else None
 
@@ -102,18 +102,15 @@ def group_series(results: SweepResults) -> tuple[LossCurve, ...]:
     )
 
 
-def kl_position(kl: Measured) -> Measured:
+def kl_position(kl: Estimate) -> Estimate:
     """A KL with its interval as positions of the KL axis."""
-    value, low, high = (
-        None if end is None else position(end) for end in (kl.value, kl.low, kl.high)
-    )
-    return Measured(value, low, high)
+    return Estimate(position(kl.value), position(kl.low), position(kl.high), kl.n)
 
 
 def largest_kl(results: SweepResults) -> float:
     """Where the KL axis ends (nats): the largest end of any interval or curve, 1 without any."""
-    measured = [trial.measured("kl") for trial in results.done]
-    ends = [end for kl in measured for end in (kl.value, kl.high) if end is not None]
+    measured = [trial.estimate("kl") for trial in results.done]
+    ends = [end for kl in measured for end in (kl.value, kl.high) if math.isfinite(end)]
     ends += [
         float(kl)
         for trial in results.done

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dpo_bench.analysis.bootstrap import Array, Estimate
+from dpo_bench.analysis.bootstrap import Array
 from dpo_bench.analysis.curves import (
     cells,
     common_range,
@@ -23,6 +23,7 @@ from dpo_bench.analysis.curves import (
     read_levels,
     wide_kl_ranges,
 )
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.frontier import Frontier
 from dpo_bench.analysis.points import Curves, Point
 from dpo_bench.analysis.separation import (

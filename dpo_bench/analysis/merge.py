@@ -178,6 +178,6 @@ def _largest_gap(sweeps: Sequence[SweepResults], figure: str) -> float:
     """The largest difference between sweeps in a figure of the same trial."""
     found: dict[tuple[Any, ...], list[float]] = {}
     for trial in (trial for sweep in sweeps for trial in sweep.done):
-        if (value := trial.measured(figure).value) is not None:
+        if (value := trial.value(figure)) is not None:
             found.setdefault(_setting(trial), []).append(value)
     return max((max(values) - min(values) for values in found.values()), default=0.0)

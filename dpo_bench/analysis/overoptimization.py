@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpo_bench.analysis.bootstrap import Array, Estimate
+from dpo_bench.analysis.bootstrap import Array
 from dpo_bench.analysis.curves import cells
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.points import Point
 from dpo_bench.analysis.two_way import Clustered, two_way
 

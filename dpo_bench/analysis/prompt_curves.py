@@ -113,7 +113,7 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
 
 def _policies(setting: GridPoint, columns: Mapping[str, str]) -> Iterator[_Policy]:
     """A strength after training, then at each step at which any of its seeds was measured."""
-    last = max(int(trial.measured("steps").value or 0) for trial in setting.done)
+    last = max(int(trial.value("steps") or 0) for trial in setting.done)
     yield _Policy(last, [(one.seed, _by_prompt(one.samples, columns)) for one in setting.done])
     along: dict[int, _Policy] = {}
     for trial in setting.done:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from dpo_bench.analysis.estimate import Estimate, finite
 from dpo_bench.analysis.json_files import read_json
-from dpo_bench.analysis.measured import Measured, finite, measured_from
 from dpo_bench.storage import read_parquet
 
 
@@ -49,8 +49,8 @@ class Reference:
     """
 
     folder: Path
-    reward: Measured
-    response_tokens: Measured
+    reward: Estimate
+    response_tokens: Estimate
     controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controls_cost: Mapping[str, Any] = field(default_factory=dict)
     text_read_by_the_reward: str = ""
@@ -97,7 +97,7 @@ def read_reference(folder: Path) -> Reference:
     reward, tokens = (metrics.get(name) or {} for name in ("reward", "response_tokens"))
     text = record.get("text_read_by_the_reward")
     return Reference(
-        folder, measured_from(reward), measured_from(tokens), controls, cost, str(text or "")
+        folder, Estimate.read(reward), Estimate.read(tokens), controls, cost, str(text or "")
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from dpo_bench.analysis.estimate import Estimate, finite
 from dpo_bench.analysis.json_files import read_json
-from dpo_bench.analysis.measured import NOTHING, Measured, finite, measured_from
 from dpo_bench.analysis.reference_results import Reference, read_reference
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from dpo_bench.notes import Note
@@ -57,19 +57,19 @@ class Trial:
     metrics: Mapping[str, Mapping[str, Any]]
     sources: tuple[str, ...] = ()
 
-    def measured(self, name: str) -> Measured:
+    def value(self, name: str) -> float | None:
+        """A figure without its interval; None when it was not measured."""
+        return finite(self.estimate(name).value)
+
+    def estimate(self, name: str) -> Estimate:
         """A figure of the results table, or else of the evaluation, with its interval and n."""
         value = finite(self.row.get(name))
         if value is None:
             found = self.metrics.get(name)
-            return measured_from(found) if isinstance(found, Mapping) else NOTHING
+            return Estimate.read(found) if isinstance(found, Mapping) else Estimate.missing()
         n = self.metrics.get(name, {}).get("n", self.row.get("prompts"))
-        return Measured(
-            value,
-            finite(self.row.get(f"{name}_low")),
-            finite(self.row.get(f"{name}_high")),
-            None if finite(n) is None else int(n),
-        )
+        ends = {end: self.row.get(f"{name}_{end}") for end in ("low", "high")}
+        return Estimate.read({"value": value, "n": n, **ends})
 
     @cached_property
     def training(self) -> pd.DataFrame:

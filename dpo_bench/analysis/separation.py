@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpo_bench.analysis.bootstrap import Array, Estimate
+from dpo_bench.analysis.bootstrap import Array
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.two_way import Spread, tail
 
 LEVEL = 0.05

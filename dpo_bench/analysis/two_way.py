@@ -37,13 +37,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dpo_bench.analysis.bootstrap import (
-    Array,
-    Estimate,
-    Statistic,
-    bootstrap_each,
-    evaluated,
-)
+from dpo_bench.analysis.bootstrap import Array, Statistic, bootstrap_each, evaluated
+from dpo_bench.analysis.estimate import Estimate
 
 _Present = NDArray[np.bool_]
 

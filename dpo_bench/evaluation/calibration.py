@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dpo_bench.analysis.bootstrap import Array, Estimate, bootstrap, cluster_means
+from dpo_bench.analysis.bootstrap import Array, bootstrap, cluster_means
+from dpo_bench.analysis.estimate import Estimate
 
 if TYPE_CHECKING:
     from dpo_bench.contract import Loss

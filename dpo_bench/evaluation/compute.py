@@ -1,30 +1,7 @@
-"""The figures of one policy, each with its interval over prompts.
+"""The metrics of one policy, each with its interval over prompts.
 
-===================  ===============================================================================
-reward               mean reward of the policy's responses; missing under a judge
-win_rate             share of the reference's responses that they beat, ties a half
-win_rate_chosen      the same against the dataset's chosen responses
-kl                   KL(policy || reference) per response, nats, Rao-Blackwellised
-kl_monte_carlo       the same from log-ratios alone
-kl_per_token         the sum of the KLs of all responses over the sum of their tokens, nats per
-                     token: the mean over tokens that papers plot which divide by length. A policy
-                     that learns to write more can lower it while its KL rises; it is no divergence
-                     between the two models' responses, and is never used to match policies
-kl_reverse           KL(reference || policy) per response of the reference, nats; on request
-response_tokens      mean length, tokens
-length_drift         the same minus the reference's mean length to the same prompts, tokens
-token_entropy        entropy of the next token, nats per token, at temperature 1
-repetition           see `diagnostics`; distinct_2 and degenerate likewise
-preference_accuracy  share of held-out pairs with a positive margin, ties a half
-misordered           share of held-out pairs with a negative margin
-margin               chosen minus rejected log-ratio, nats
-chosen_logratio      of held-out chosen responses, nats: below 0 their likelihood was displaced
-rejected_logratio    of held-out rejected responses, nats
-displaced            share of held-out chosen responses that became less likely
-brier                see `calibration`; calibration_error likewise
-frontier_gap         reward that the best policy of the same KL would have more
-judge_consistency    share of judged pairs on which both orders agree
-===================  ===============================================================================
+What each is stands in `dpo_bench.analysis.metrics`. Those that are means over responses or held-out
+pairs are computed as their entry says; the others here.
 """
 
 from __future__ import annotations
@@ -36,13 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dpo_bench.analysis.bootstrap import (
-    Array,
-    Estimate,
-    bootstrap,
-    bootstrap_mean,
-    resample_weights,
-)
+from dpo_bench.analysis.bootstrap import Array, bootstrap, bootstrap_mean, resample_weights
+from dpo_bench.analysis.estimate import Estimate
+from dpo_bench.analysis.metrics import METRICS, Rows
 from dpo_bench.evaluation.calibration import calibration, reliability
 from dpo_bench.evaluation.diagnostics import decay, degenerate, distinct_by_prompt
 
@@ -54,8 +27,8 @@ if TYPE_CHECKING:
     from dpo_bench.model.sampling import Response
 
 
-class Figures:
-    """Collects the figures of one policy.
+class PolicyMetrics:
+    """Collects the metrics of one policy.
 
     Args:
         prompt_of_pair: the prompt of each held-out pair, shape [pair].
@@ -64,8 +37,8 @@ class Figures:
         reference: the reference's evaluation.
 
     Attributes:
-        metrics: the figures so far.
-        notes: what is no figure.
+        metrics: so far, by name.
+        notes: what is no metric.
     """
 
     def __init__(
@@ -83,21 +56,8 @@ class Figures:
         self.notes: dict[str, Any] = {}
 
     def add_samples(self, samples: pd.DataFrame, frontier: Frontier | None) -> None:
-        """Figures of the sampled responses."""
-        for name, column in (
-            ("reward", "reward"),
-            ("win_rate", "win_reference"),
-            ("win_rate_chosen", "win_chosen"),
-            ("judge_consistency", "judge_agreed"),
-            ("kl", "kl"),
-            ("kl_monte_carlo", "kl_monte_carlo"),
-            ("kl_reverse", "kl_reverse"),
-            ("response_tokens", "tokens"),
-            ("repetition", "repetition"),
-        ):
-            if column in samples and samples[column].notna().any():
-                self._add(name, samples[column], samples["prompt_id"])
-        self._add_ratios(samples)
+        """Metrics of the sampled responses."""
+        self._add_rows("samples", samples, samples["prompt_id"])
         lengths = samples.groupby("prompt_id")["tokens"].mean().to_numpy(np.float64)
         drift = lengths - self.reference.own_tokens
         self.metrics["length_drift"] = bootstrap_mean(drift, self.weights)
@@ -114,15 +74,10 @@ class Figures:
         self._add("distinct_2", pd.Series(variety), pd.Series(range(len(variety))))
 
     def add_heldout(self, heldout: pd.DataFrame, scale: float | None) -> None:
-        """Figures of the held-out pairs; calibration where the implicit reward has a scale."""
-        margin, prompts = heldout["margin"], pd.Series(self.prompt_of_pair)
-        won = (margin > 0) + 0.5 * (margin == 0)
-        self._add("preference_accuracy", won, prompts)
-        self._add("misordered", (margin < 0).astype(float), prompts)
-        for name in ("margin", "chosen_logratio", "rejected_logratio"):
-            self._add(name, heldout[name], prompts)
-        self._add("displaced", (heldout["chosen_logratio"] < 0).astype(float), prompts)
+        """Metrics of the held-out pairs; calibration where the implicit reward has a scale."""
+        self._add_rows("heldout", heldout, pd.Series(self.prompt_of_pair))
         if scale is not None:
+            margin = heldout["margin"]
             self.metrics |= calibration(margin, scale, self.prompt_of_pair, self.weights)
             self.notes["reliability"] = {"scale": scale, "bins": reliability(margin, scale)}
 
@@ -140,15 +95,25 @@ class Figures:
             weights = resample_weights(len(known), len(weights), self.seed)
         self.metrics[name] = bootstrap_mean(known, weights)
 
-    def _add_ratios(self, samples: pd.DataFrame) -> None:
-        """Figures per token: sums over all responses, divided by their tokens."""
-        sums = samples.groupby("prompt_id")[["kl", "entropy", "kl_tokens"]].sum()
-        for name, column in (("kl_per_token", "kl"), ("token_entropy", "entropy")):
-            self.metrics[name] = bootstrap(
-                lambda means: means[:, 0] / means[:, 1],
-                sums[[column, "kl_tokens"]].to_numpy(np.float64),
-                self.weights,
-            )
+    def _add_rows(self, name: str, table: pd.DataFrame, prompts: pd.Series[int]) -> None:
+        """The metrics that are computed from the rows of a table."""
+        for metric in METRICS:
+            rows = metric.rows
+            if rows is None or rows.table != name or rows.column not in table:
+                continue
+            if rows.over:
+                self._add_ratio(metric.name, rows, table, prompts)
+            elif table[rows.column].notna().any():
+                self._add(metric.name, rows.values(table), prompts)
+
+    def _add_ratio(
+        self, name: str, rows: Rows, table: pd.DataFrame, prompts: pd.Series[int]
+    ) -> None:
+        """The sum of a column over all rows, divided by that of another."""
+        sums = table.groupby(prompts.to_numpy())[[rows.column, rows.over]].sum()
+        self.metrics[name] = bootstrap(
+            lambda means: means[:, 0] / means[:, 1], sums.to_numpy(np.float64), self.weights
+        )
 
     def _add_decay(self, samples: pd.DataFrame) -> None:
         shares = decay(samples)

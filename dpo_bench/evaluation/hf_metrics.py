@@ -26,12 +26,12 @@ from numpy.typing import ArrayLike
 
 from dpo_bench.analysis.bootstrap import (
     Array,
-    Estimate,
     bootstrap_mean,
     cluster_means,
     resample_weights,
     win_fraction,
 )
+from dpo_bench.analysis.estimate import Estimate
 
 _NUMBER = Value("float64")
 _PROMPT_IDS = (Value("int64"), Value("string"))

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dpo_bench.analysis.bootstrap import Estimate, resample_weights
+from dpo_bench.analysis.bootstrap import resample_weights
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.frontier import Frontier
 from dpo_bench.data.batches import consecutive_passes
-from dpo_bench.evaluation.compute import Figures
+from dpo_bench.evaluation.compute import PolicyMetrics
 from dpo_bench.evaluation.diagnostics import repetitions
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, sampling_plan
 from dpo_bench.evaluation.responses import draw_responses, sequence_kl
@@ -43,7 +44,7 @@ class PolicyEvaluation:
             whose token ids are kl_response_ids. On request also kl_reverse: of the
             reference's response of that prompt and number.
         heldout: a row per held-out pair: pair_id, margin, chosen_logratio, rejected_logratio, nats.
-        metrics: each with its 95% interval, bootstrapped over prompts; see `Figures`.
+        metrics: each with its 95% interval, bootstrapped over prompts; see `PolicyMetrics`.
         notes: what is no figure with an interval: costs, reasons, bins.
     """
 
@@ -101,7 +102,7 @@ class Evaluator:
         responses, samples = self._draw(policy, "policy", self.options.temperature, progress)
         cost = self.scoring.score(samples, progress)
         samples["repetition"] = repetitions(responses)
-        figures = Figures(
+        figures = PolicyMetrics(
             self.prompts.prompt_of_pair, self.weights, self.options.seed, self.evaluation
         )
         figures.add_variety(responses)

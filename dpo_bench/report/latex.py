@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.loss_curves import LossCurve
-from dpo_bench.analysis.measured import Measured
 from dpo_bench.analysis.metrics import FRONTIER_GAP, KL, REWARD, WIN_RATE, present
 from dpo_bench.report.matched_table import MatchedTables
 from dpo_bench.report.sections.appendix import appendix
@@ -73,7 +73,7 @@ def _figure(value: float | None, low: float | None, high: float | None, decimals
     return f"{shown} {{\\scriptsize [{ends}]}}"
 
 
-def _measured(found: Measured, decimals: int) -> str:
+def _measured(found: Estimate, decimals: int) -> str:
     return _figure(found.value, found.low, found.high, decimals)
 
 
@@ -89,7 +89,7 @@ def _results(view: ReportView) -> str:
             strength = "--" if trial.strength is None else latex_text(plain_number(trial.strength))
             row = [latex_text(one.label), strength, *([str(trial.seed)] if many else [])]
             if trial.done:
-                row += [_measured(trial.measured(m.name), m.decimals) for m in measures]
+                row += [_measured(trial.estimate(m.name), m.decimals) for m in measures]
             else:
                 row.append(f"\\multicolumn{{{len(measures)}}}{{c}}{{failed}}")
             rows.append(row)

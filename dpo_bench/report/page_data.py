@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
+from dpo_bench.analysis.estimate import Estimate, finite
 from dpo_bench.analysis.kl_axis import ticks
 from dpo_bench.analysis.loss_curves import LossCurve, largest_kl, trial_label
-from dpo_bench.analysis.measured import Measured, finite
 from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, Metric, explored, headline
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.families import loss_card
@@ -85,7 +85,7 @@ def _series(series: LossCurve) -> dict[str, Any]:
 def _trial(
     series: LossCurve, trial: Trial, results: SweepResults, measures: Sequence[Metric]
 ) -> dict[str, Any]:
-    figures = {one.name: trial.measured(one.name) for one in measures}
+    figures = {one.name: trial.estimate(one.name) for one in measures}
     found: dict[str, Any] = {
         "id": trial.id,
         "series": series.index,
@@ -94,17 +94,12 @@ def _trial(
         "seed": trial.seed,
         "done": trial.done,
         "values": {
-            name: values(figure) for name, figure in figures.items() if figure.value is not None
+            name: values(figure) for name, figure in figures.items() if not figure.is_missing
         },
         "settings": {one_line(k): one_line(spelled(v)) for k, v in trial.hyperparameters.items()},
-        "seconds": [
-            rounded(trial.measured(f"{name}_seconds").value) for name in ("train", "evaluation")
-        ],
-        "steps": trial.measured("steps").value,
-        "start": [
-            rounded(trial.measured(name).value)
-            for name in ("initial_loss", "initial_loss_expected")
-        ],
+        "seconds": [rounded(trial.value(f"{name}_seconds")) for name in ("train", "evaluation")],
+        "steps": trial.value("steps"),
+        "start": [rounded(trial.value(name)) for name in ("initial_loss", "initial_loss_expected")],
     }
     if along := _along(trial, measures):
         found["along"] = along
@@ -120,18 +115,18 @@ def _along(trial: Trial, measures: Sequence[Metric]) -> dict[str, list[Any]]:
     table = trial.checkpoints
     if table.empty:
         return {}
-    last = trial.measured("steps").value
+    last = trial.value("steps")
     found: dict[str, list[Any]] = {"step": [*map(int, table["step"]), last and int(last)]}
     for one in measures:
         if one.name in table:
-            line = [*(finite(value) for value in table[one.name]), trial.measured(one.name).value]
+            line = [*(finite(value) for value in table[one.name]), trial.value(one.name)]
             found[one.name] = [rounded(value, 5) for value in line]
     return found
 
 
-def values(figure: Measured) -> list[Any]:
+def values(figure: Estimate) -> list[Any]:
     """Value, low, high and n."""
-    return [*(rounded(end, 6) for end in (figure.value, figure.low, figure.high)), figure.n]
+    return [*(rounded(end, 6) for end in (figure.value, figure.low, figure.high)), figure.n or None]
 
 
 def _reference(results: SweepResults) -> dict[str, Any]:
@@ -144,7 +139,7 @@ def _reference(results: SweepResults) -> dict[str, Any]:
         ("reward", reference.reward),
         ("response_tokens", reference.response_tokens),
     ):
-        if figure.value is not None:
+        if not figure.is_missing:
             level[name] = values(figure)
     return {
         "values": level,

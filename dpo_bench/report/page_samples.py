@@ -18,9 +18,9 @@ from typing import Any
 
 import pandas as pd
 
+from dpo_bench.analysis.estimate import finite
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.matched_policies import MatchedPolicies
-from dpo_bench.analysis.measured import finite
 from dpo_bench.analysis.metrics import ranking
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.samples import ALL, BEST, MATCHED, best_title, spread

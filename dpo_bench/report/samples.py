@@ -125,7 +125,7 @@ def _cards(
         if key not in pool:
             continue
         own = pool[key]
-        facts = [f"policy's KL {number(trial.measured(KL.name).value, KL.decimals)} nats"]
+        facts = [f"policy's KL {number(trial.value(KL.name), KL.decimals)} nats"]
         facts += _facts(own.get("reward"), own.get("tokens"))
         if results.judge:
             facts += verdict_facts(own)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import stdev
 
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import position
 from dpo_bench.analysis.loss_curves import GridPoint, LossCurve
-from dpo_bench.analysis.measured import Measured
 from dpo_bench.analysis.metrics import (
     IN_HEAT_MAP,
     IN_TABLE,
@@ -93,13 +93,13 @@ class HeatMap:
         return max(len(cells) for _, cells in self.rows)
 
 
-def measured_cell(measured: Measured, measure: Metric) -> Cell:
+def measured_cell(measured: Estimate, measure: Metric) -> Cell:
     """A figure with its interval and n; a dash when it is missing."""
-    if measured.value is None:
+    if measured.is_missing:
         return Cell(MISSING)
     decimals = measure.digits(measured)
     brackets = interval(measured.low, measured.high, decimals)
-    n = "" if measured.n is None else f"n = {measured.n:,}"
+    n = f"n = {measured.n:,}" if measured.n else ""
     detail = ", ".join(filter(None, (brackets, n)))
     return Cell(number(measured.value, decimals), detail, measured.value)
 
@@ -139,8 +139,8 @@ def _cells(
         cells.append(Cell(named, value=named))
     status = "done" if trial.done else "failed"
     cells.append(Cell(status, value=status))
-    cells += [measured_cell(trial.measured(measure.name), measure) for measure in measures]
-    spent = [trial.measured(name).value for name in ("train_seconds", "evaluation_seconds")]
+    cells += [measured_cell(trial.estimate(measure.name), measure) for measure in measures]
+    spent = [trial.value(name) for name in ("train_seconds", "evaluation_seconds")]
     seconds = sum(value for value in spent if value is not None) if any(spent) else None
     return (*cells, Cell(number(seconds, 1), value=seconds))
 
@@ -198,7 +198,7 @@ def _heat_cell(
         count = counted(len(setting.done), "seed")
         cell = Cell(number(mean, measure.decimals), f"mean of {count}", mean)
     else:
-        cell = measured_cell(setting.done[0].measured(measure.name), measure)
+        cell = measured_cell(setting.done[0].estimate(measure.name), measure)
     return HeatCell(strength, cell, share(mean))
 
 
@@ -221,7 +221,7 @@ def seed_table(results: SweepResults, series: Sequence[LossCurve]) -> Table | No
 
 
 def _spread(setting: GridPoint, measure: Metric) -> Cell:
-    values = [trial.measured(measure.name).value for trial in setting.done]
+    values = [trial.value(measure.name) for trial in setting.done]
     known = [value for value in values if value is not None]
     mean = setting.mean(measure.name)
     if mean is None:

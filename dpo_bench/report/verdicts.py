@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dpo_bench.analysis.measured import finite
+from dpo_bench.analysis.estimate import finite
 
 _VERBS = {1.0: "beats", 0.5: "ties with", 0.0: "loses to"}
 

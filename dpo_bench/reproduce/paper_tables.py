@@ -279,16 +279,12 @@ def _filled(
     found = [trial for trial in trials if trial.loss == name and trial.strength == at[0]]
     if found and not any(trial.done for trial in found):
         return replace(row, note=", ".join(filter(None, (row.note, "ours failed"))))
-    figures = [trial.measured(column.metric) for trial in found]
-    known = [figure for figure in figures if figure.value is not None]
+    figures = [trial.estimate(column.metric) for trial in found]
+    known = [figure for figure in figures if not figure.is_missing]
     if not known:
         return row
-    mean = sum(figure.value or 0.0 for figure in known) / len(known)
-    widths = [
-        (figure.high - figure.low) / (2 * Z95)
-        for figure in known
-        if figure.low is not None and figure.high is not None
-    ]
+    mean = sum(figure.value for figure in known) / len(known)
+    widths = [(figure.high - figure.low) / (2 * Z95) for figure in known if figure.has_interval]
     ours = math.hypot(*widths) / len(widths) if widths else 0.0
     tolerance = _tolerance(table, column, at[0], ours) if exact else None
     return replace(row, reproduced=mean, tolerance=tolerance)

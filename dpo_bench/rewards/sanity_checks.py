@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dpo_bench.analysis.bootstrap import Array, Estimate, bootstrap_mean, resample_weights
+from dpo_bench.analysis.bootstrap import Array, bootstrap_mean, resample_weights
 from dpo_bench.analysis.bootstrap import win_fraction as fractions
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.errors import DataError
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge import Judge

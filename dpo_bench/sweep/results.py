@@ -6,61 +6,39 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dpo_bench.analysis.metrics import METRICS
 from dpo_bench.storage import canonical_json, read_parquet, write_csv, write_parquet
 from dpo_bench.sweep.store import Manifest, Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-INTERVALS = ("reward", "win_rate", "kl")
-"""Metrics whose interval stands beside them."""
-PLAIN = (
-    "preference_accuracy",
-    "margin",
-    "chosen_logratio",
-    "rejected_logratio",
-    "response_tokens",
-    "frontier_gap",
-)
-"""Metrics whose interval stands in the later columns."""
-FURTHER = ("win_rate_chosen", "kl_monte_carlo")
-DIAGNOSTICS = (
-    *("kl_per_token", "kl_reverse", "length_drift", "token_entropy", "repetition", "distinct_2"),
-    *("misordered", "displaced", "brier", "calibration_error", "judge_consistency"),
-)
-"""What else is measured of a policy, each with its interval; see `evaluation.compute`."""
 JUDGE_COSTS = ("requests", "failures", "input_tokens", "output_tokens")
 """Of the trial's own judging, whether asked now or known from the cache."""
 CONTROLS = ("self", "null", "neutral", "injection", "order", "place", "responses")
 """Of the reward or judge, the same for all trials; see `rewards.sanity_checks`."""
 TEXT = ("trial", "loss", "hyperparameters", "status", "error", "degenerate_reasons")
 COUNTS = ("seed", "steps", "prompts", "reward_truncated", "checkpoints")
-COLUMNS = (
-    "trial",
-    "loss",
-    "beta",
-    "hyperparameters",
-    "seed",
-    "status",
-    "steps",
-    "train_seconds",
-    "evaluation_seconds",
-    *(f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high")),
-    *PLAIN,
-    *(f"{name}{end}" for name in FURTHER for end in ("", "_low", "_high")),
-    *(f"{name}{end}" for name in PLAIN for end in ("_low", "_high")),
-    "initial_loss",
-    "initial_loss_expected",
-    "prompts",
-    "error",
-    *(f"{name}{end}" for name in DIAGNOSTICS for end in ("", "_low", "_high")),
-    "degenerate",
-    "degenerate_reasons",
-    "reward_truncated",
-    *(f"judge_{name}" for name in JUDGE_COSTS),
-    *(f"control_{name}" for name in CONTROLS),
-    "checkpoints",
-    "checkpoint_seconds",
+PUBLIC = (
+    *("trial", "loss", "beta", "hyperparameters", "seed", "status", "steps"),
+    *("train_seconds", "evaluation_seconds"),
+    *(f"{name}{end}" for name in ("reward", "win_rate", "kl") for end in ("", "_low", "_high")),
+    *("preference_accuracy", "margin", "chosen_logratio", "rejected_logratio"),
+    *("response_tokens", "frontier_gap"),
+)
+"""What stands first, in this order, in every version."""
+COLUMNS = tuple(
+    dict.fromkeys(
+        (
+            *PUBLIC,
+            *(f"{metric.name}{end}" for metric in METRICS for end in ("", "_low", "_high")),
+            *("initial_loss", "initial_loss_expected", "prompts", "error", "degenerate_reasons"),
+            "reward_truncated",
+            *(f"judge_{name}" for name in JUDGE_COSTS),
+            *(f"control_{name}" for name in CONTROLS),
+            *("checkpoints", "checkpoint_seconds"),
+        )
+    )
 )
 
 

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from dpo_bench.analysis.bootstrap import Estimate
+from dpo_bench.analysis.metrics import BY_NAME
 from dpo_bench.experiment import Experiment
 from dpo_bench.notes import heard
 from dpo_bench.storage import write_json, write_parquet
 from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.sources import find_sources
-
-UNITS = {
-    "kl": "nats",
-    "kl_monte_carlo": "nats",
-    "margin": "nats",
-    "chosen_logratio": "nats",
-    "rejected_logratio": "nats",
-    "response_tokens": "tokens",
-    "length_drift": "tokens",
-    "kl_reverse": "nats",
-    "kl_per_token": "nats per token",
-    "token_entropy": "nats per token",
-}
-
-
-def has_interval(estimate: Estimate) -> bool:
-    """Whether a figure has one: a flag, or a single prompt, has none."""
-    return not math.isnan(estimate.low)
 
 
 def evaluate_policy(
@@ -59,8 +40,8 @@ def evaluate_policy(
         result = context.evaluator.evaluate(context.policy, display.phase)
     table = Table("metric", "value", "95% interval", "n", "unit", title=policy)
     for name, estimate in result.metrics.items():
-        interval = f"\\[{estimate.low:.3f}, {estimate.high:.3f}]" if has_interval(estimate) else ""
-        table.add_row(name, f"{estimate.value:.3f}", interval, str(estimate.n), UNITS.get(name, ""))
+        interval = f"\\[{estimate.low:.3f}, {estimate.high:.3f}]" if estimate.has_interval else ""
+        table.add_row(name, f"{estimate.value:.3f}", interval, str(estimate.n), BY_NAME[name].unit)
     console.print(table)
     if out is not None:
         write_parquet(out / "samples.parquet", result.samples)

@@ -13,7 +13,6 @@ from scipy import stats
 
 from dpo_bench.analysis.bootstrap import (
     Array,
-    Estimate,
     bootstrap,
     bootstrap_each,
     bootstrap_mean,
@@ -21,6 +20,7 @@ from dpo_bench.analysis.bootstrap import (
     resample_weights,
     win_fraction,
 )
+from dpo_bench.analysis.estimate import Estimate
 
 Sampler = Callable[[np.random.Generator, tuple[int, int]], ArrayLike]
 
@@ -49,17 +49,9 @@ class TestEstimate:
             "n": 1,
         }
 
-    @pytest.mark.parametrize(
-        ("low", "high", "excluded"),
-        [(0.1, 0.3, True), (-0.3, -0.1, True), (-0.1, 0.3, False), (0.0, 0.3, False)],
-    )
-    def test_excludes_zero_only_when_the_interval_lies_on_one_side(
-        self, low: float, high: float, excluded: bool
-    ) -> None:
-        assert Estimate((low + high) / 2, low, high, 9).excludes() is excluded
-
-    def test_missing_interval_excludes_nothing(self) -> None:
-        assert not Estimate(5.0, math.nan, math.nan, 1).excludes()
+    def test_a_single_cluster_has_no_interval(self) -> None:
+        assert not Estimate(5.0, math.nan, math.nan, 1).has_interval
+        assert Estimate(5.0, 4.0, 6.0, 2).has_interval
 
 
 class TestResampleWeights:

@@ -76,7 +76,7 @@ def test_the_axis_holds_every_interval_and_curve(view_of: ViewOf) -> None:
 
 
 def test_kl_intervals_move_with_their_value(view_of: ViewOf) -> None:
-    kl = view_of("clean").results.done[0].measured("kl")
+    kl = view_of("clean").results.done[0].estimate("kl")
     moved = kl_position(kl)
     assert kl.value is not None
     assert kl.low is not None

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo_bench.analysis.bootstrap import Array, Estimate, resample_weights
+from dpo_bench.analysis.bootstrap import Array, resample_weights
 from dpo_bench.analysis.curves import cells, nodes, outline, read
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.frontier import Frontier
 from dpo_bench.analysis.matched import (
     Comparison,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dpo_bench.analysis.measured import NOTHING, Measured, finite, measured_from
+from dpo_bench.analysis.estimate import Estimate, finite
 from dpo_bench.analysis.results import read_sweep
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from tests.report.conftest import ByName
@@ -28,9 +28,9 @@ def test_trials_carry_the_table_and_their_folders(folder_of: ByName) -> None:
         assert (trial.id, trial.loss, trial.strength) == (row["trial"], row["loss"], row["beta"])
         assert trial.done == (row["status"] == "done")
         for name in ("reward", "kl", "win_rate", "margin"):
-            found = trial.measured(name)
-            assert (found.value is None) == pd.isna(row[name])
-            if found.value is not None:
+            found = trial.estimate(name)
+            assert found.is_missing == pd.isna(row[name])
+            if not found.is_missing:
                 assert (found.value, found.low, found.high) == (
                     row[name],
                     row[f"{name}_low"],
@@ -46,7 +46,7 @@ def test_a_failed_trial_has_its_cause_and_no_figures(folder_of: ByName) -> None:
     assert failed.traceback.startswith("Traceback")
     assert failed.samples.empty
     assert len(failed.training) == 13
-    assert all(failed.measured(name) == NOTHING for name in ("reward", "kl", "win_rate"))
+    assert all(failed.estimate(name) == Estimate.missing() for name in ("reward", "kl", "win_rate"))
 
 
 def test_trials_that_have_not_run_are_counted(folder_of: ByName) -> None:
@@ -58,7 +58,7 @@ def test_a_sweep_without_reward_has_no_frontier(folder_of: ByName) -> None:
     results = read_sweep(folder_of("no_reward"))
     assert not results.has_reward
     assert results.reference.frontier == results.reference.best_of_n == ()
-    assert results.reference.reward == NOTHING
+    assert results.reference.reward == Estimate.missing()
     assert results.reference.response_tokens.value == pytest.approx(14.7)
 
 
@@ -111,5 +111,6 @@ def test_what_is_no_number_is_none(value: object) -> None:
 
 
 def test_a_metric_without_value_is_nothing() -> None:
-    assert measured_from({"value": None, "low": 0.0, "high": 1.0, "n": 3}) == NOTHING
-    assert measured_from({"value": 1, "low": None, "high": 2.0}) == Measured(1.0, None, 2.0, None)
+    assert Estimate.read({"value": None, "low": 0.0, "high": 1.0, "n": 3}).is_missing
+    found = Estimate.read({"value": 1, "low": None, "high": 2.0})
+    assert (found.value, found.high, found.n, found.has_interval) == (1.0, 2.0, 0, False)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo_bench.analysis.bootstrap import Array, Estimate, resample_weights
+from dpo_bench.analysis.bootstrap import Array, resample_weights
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.separation import (
     LEVEL,
     Comparison,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dpo_bench.analysis.metrics import BY_NAME
 from dpo_bench.experiment import Experiment
 from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.sources import find_sources
@@ -71,5 +72,6 @@ def test_divergences_are_those_of_the_full_distributions(bench: WorkerContext) -
     ratio = samples["kl"].sum() / samples["kl_tokens"].sum()
     assert found.metrics["kl_per_token"].value == pytest.approx(ratio)
     assert found.metrics["kl_per_token"].value > 0
+    assert set(found.metrics) <= set(BY_NAME)
     assert ("frontier_gap" in found.metrics) <= (bench.experiment.evaluation.temperature == 1)
     assert "brier" not in found.metrics

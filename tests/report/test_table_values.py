@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import position
-from dpo_bench.analysis.measured import Measured
 from dpo_bench.analysis.metrics import KL, REWARD, present
 from dpo_bench.report.table_values import measured_cell
 from tests.report.conftest import ViewOf
@@ -53,10 +53,10 @@ def test_a_missing_figure_is_a_dash_and_never_zero(view_of: ViewOf) -> None:
 
 
 def test_a_narrow_interval_gets_the_digits_it_needs() -> None:
-    cell = measured_cell(Measured(0.10213, 0.0981, 0.1064, 64), KL)
+    cell = measured_cell(Estimate(0.10213, 0.0981, 0.1064, 64), KL)
     assert (cell.text, cell.detail) == ("0.102", "[0.098, 0.106], n = 64")
-    assert measured_cell(Measured(0.5, 0.5, 0.5, 8), REWARD).text == "0.500"
-    assert measured_cell(Measured(0.5, None, None, None), REWARD).detail == ""
+    assert measured_cell(Estimate(0.5, 0.5, 0.5, 8), REWARD).text == "0.500"
+    assert measured_cell(Estimate(0.5), REWARD).detail == ""
 
 
 def test_measures_that_nobody_has_are_left_out(view_of: ViewOf) -> None:

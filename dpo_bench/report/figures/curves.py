@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import AXIS_TITLE, position, ticks
 from dpo_bench.analysis.loss_curves import LossCurve, kl_position, largest_kl
-from dpo_bench.analysis.measured import Measured
 from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.reference_results import Reference
 from dpo_bench.analysis.results import SweepResults
@@ -30,7 +30,7 @@ def draw_frontier(view: ReportView) -> Figure:
     for one in view.series:
         _along(axis, view, one, REWARD)
         _curve(axis, one, REWARD)
-    if reference.reward.value is not None:
+    if not reference.reward.is_missing:
         axis.plot(
             [0], [reference.reward.value], "*", color=theme.LIGHT["ink"], markersize=10,
             clip_on=False, label="reference",
@@ -108,8 +108,8 @@ def _curve(axis: Axes, series: LossCurve, measure: Metric, filled: bool = True) 
         label=label,
     )  # fmt: skip
     for trial in series.done:
-        kl, value = trial.measured(KL.name), trial.measured(measure.name)
-        if kl.value is None or value.value is None:
+        kl, value = trial.estimate(KL.name), trial.estimate(measure.name)
+        if kl.is_missing or value.is_missing:
             continue
         x, y = position(kl.value), value.value
         axis.errorbar(
@@ -142,8 +142,8 @@ def _along(axis: Axes, view: ReportView, series: LossCurve, measure: Metric) -> 
         axis.plot(x, y, color=color, alpha=0.5, linewidth=0.7, zorder=1.5)
 
 
-def _error(value: Measured) -> list[list[float]] | None:
-    if value.value is None or value.low is None or value.high is None:
+def _error(value: Estimate) -> list[list[float]] | None:
+    if not value.has_interval:
         return None
     return [[max(value.value - value.low, 0.0)], [max(value.high - value.value, 0.0)]]
 

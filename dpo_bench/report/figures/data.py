@@ -12,16 +12,16 @@ from typing import Any
 
 import pandas as pd
 
+from dpo_bench.analysis.estimate import finite
 from dpo_bench.analysis.loss_curves import LossCurve
-from dpo_bench.analysis.measured import finite
 from dpo_bench.analysis.metrics import (
+    BY_NAME,
     CHOSEN,
     FRONTIER_GAP,
     KL,
     REJECTED,
     REWARD,
     Metric,
-    all_measures,
 )
 from dpo_bench.analysis.results import Trial
 from dpo_bench.report.training_curves import COLUMNS
@@ -33,7 +33,6 @@ Row = dict[str, Any]
 
 def figure_table(view: ReportView, name: str) -> pd.DataFrame:
     """The table behind the figure of this name (`figures.NAMES`)."""
-    measures = {measure.name: measure for measure in all_measures()}
     rows: Iterator[Row]
     if name == "frontier":
         rows = chain(_against_kl(view, REWARD), _reference_curves(view))
@@ -46,7 +45,7 @@ def figure_table(view: ReportView, name: str) -> pd.DataFrame:
     elif name == "training":
         rows = _training(view)
     else:
-        rows = _against_kl(view, measures[name])
+        rows = _against_kl(view, BY_NAME[name])
     return pd.DataFrame(list(rows))
 
 
@@ -57,15 +56,15 @@ def _named(series: LossCurve) -> Row:
 def _points(view: ReportView, measures: tuple[Metric, ...]) -> Iterator[Row]:
     for one in view.series:
         for trial in one.done:
-            kl = trial.measured(KL.name)
+            kl = trial.estimate(KL.name)
             for measure in measures:
-                found = trial.measured(measure.name)
-                if found.value is None:
+                found = trial.estimate(measure.name)
+                if found.is_missing:
                     continue
                 yield {
-                    **_named(one), **_which(trial), "step": trial.measured("steps").value,
+                    **_named(one), **_which(trial), "step": trial.value("steps"),
                     "point": "trained", "measure": measure.name, "value": found.value,
-                    "low": found.low, "high": found.high, "n": found.n,
+                    "low": found.low, "high": found.high, "n": found.n or None,
                     "kl": kl.value, "kl_low": kl.low, "kl_high": kl.high,
                 }  # fmt: skip
 
@@ -93,7 +92,8 @@ def _along(series: LossCurve, trial: Trial, measure: Metric) -> Iterator[Row]:
             yield {
                 **_named(series), **_which(trial), "step": row["step"], "point": "along training",
                 "measure": measure.name, "value": value[0], "low": value[1], "high": value[2],
-                "n": trial.measured(measure.name).n, "kl": kl[0], "kl_low": kl[1], "kl_high": kl[2],
+                "n": trial.estimate(measure.name).n or None,
+                "kl": kl[0], "kl_low": kl[1], "kl_high": kl[2],
             }  # fmt: skip
 
 
@@ -123,11 +123,11 @@ def _reference_curves(view: ReportView) -> Iterator[Row]:
                 "value": point.reward, "low": point.low, "high": point.high,
                 "n": point.n or None, "kl": point.kl,
             }  # fmt: skip
-    if reference.reward.value is not None:
+    if not reference.reward.is_missing:
         own = reference.reward
         yield {
             "series": "reference", "point": "reference", "measure": REWARD.name,
-            "value": own.value, "low": own.low, "high": own.high, "n": own.n, "kl": 0.0,
+            "value": own.value, "low": own.low, "high": own.high, "n": own.n or None, "kl": 0.0,
         }  # fmt: skip
 
 

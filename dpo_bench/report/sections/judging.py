@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dpo_bench.analysis.estimate import finite
 from dpo_bench.analysis.json_files import read_json
-from dpo_bench.analysis.measured import finite
 from dpo_bench.analysis.metrics import CONSISTENCY
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.section import Section
@@ -66,7 +66,7 @@ def _about(results: SweepResults, prices: tuple[float | None, float | None]) -> 
         f" ({results.evaluation.get('judge_base_url') or 'no address recorded'}), whether it was"
         " asked by this sweep or had answered before: nothing is paid twice."
     )
-    values = [trial.measured(CONSISTENCY.name).value for trial in results.done]
+    values = [trial.value(CONSISTENCY.name) for trial in results.done]
     if known := [value for value in values if value is not None]:
         low, high = (f"{100 * end:.0f}%" for end in (min(known), max(known)))
         span = low if low == high else f"{low} to {high}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dpo_bench.analysis import matched
-from dpo_bench.analysis.bootstrap import Estimate
 from dpo_bench.analysis.compare import MatchedComparison
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.frontier import Frontier
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import FRONTIER_GAP, KL, REWARD

@@ -101,7 +101,7 @@ def _strength_rows(
             yield Row("", -1, False, (Cell(REFERENCE), Cell(number(0.0, KL.decimals)), strength))
             continue
         series, trial = players[one.name]
-        kl = Cell(number(trial.measured(KL.name).value, KL.decimals))
+        kl = Cell(number(trial.value(KL.name), KL.decimals))
         label = Cell(trial_label(series, trial, results.seeds))
         yield Row("", series.index, False, (label, kl, strength))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dpo_bench.analysis.measured import measured_from
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.metrics import Metric
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.section import Section
@@ -43,7 +43,7 @@ def controls_section(results: SweepResults) -> Section | None:
         title, about = _MEANINGS.get(name, (name, ""))
         passed = found.get("passed")
         verdict = _OUTCOMES.get(passed if isinstance(passed, bool) else None, MISSING)
-        outcome = measured_cell(measured_from(found), _SHARE)
+        outcome = measured_cell(Estimate.read(found), _SHARE)
         expected = Cell(str(found.get("expected") or MISSING))
         rows.append(Row("", -1, False, (Cell(title, about), outcome, expected, Cell(verdict))))
     if not rows:
@@ -65,7 +65,7 @@ def missed_controls(results: SweepResults) -> Iterator[str]:
             yield _follows_the_place(results)
         else:
             title, about = _MEANINGS.get(name, (name, ""))
-            value = number(measured_from(found).value, _SHARE.decimals)
+            value = number(Estimate.read(found).value, _SHARE.decimals)
             yield (
                 f"The control {title.lower()!r} gave {value} where {found.get('expected')} is right"
                 f" ({about[:1].lower()}{about[1:].rstrip('.')}): win rates are as doubtful."
@@ -74,7 +74,7 @@ def missed_controls(results: SweepResults) -> Iterator[str]:
 
 def _follows_the_place(results: SweepResults) -> str:
     known = results.reference.controls
-    agreed, place = (measured_from(known.get(name) or {}) for name in ("order", "place"))
+    agreed, place = (Estimate.read(known.get(name) or {}) for name in ("order", "place"))
     span = interval(agreed.low, agreed.high, _SHARE.decimals)
     return (
         "The judge follows the place, not the text: both orders agree on"

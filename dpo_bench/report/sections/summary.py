@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.loss_curves import LossCurve, trial_label
-from dpo_bench.analysis.measured import Measured
 from dpo_bench.analysis.metrics import ACCURACY, CHOSEN, FRONTIER_GAP, KL, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.moved import unmoved_in_words
 from dpo_bench.analysis.results import SweepResults, Trial
@@ -100,10 +100,10 @@ def _state(results: SweepResults, series: Sequence[LossCurve]) -> str:
     return text
 
 
-def _highest(results: SweepResults, measure: Metric) -> tuple[Trial, Measured] | None:
-    measured = [(trial, trial.measured(measure.name)) for trial in results.done]
-    known = [(trial, figure) for trial, figure in measured if figure.value is not None]
-    return max(known, key=lambda pair: pair[1].value or 0.0) if known else None
+def _highest(results: SweepResults, measure: Metric) -> tuple[Trial, Estimate] | None:
+    measured = [(trial, trial.estimate(measure.name)) for trial in results.done]
+    known = [(trial, figure) for trial, figure in measured if not figure.is_missing]
+    return max(known, key=lambda pair: pair[1].value) if known else None
 
 
 def _best(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
@@ -115,7 +115,7 @@ def _best(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
     if (best := _highest(results, measure)) is None:
         return
     trial, figure = best
-    kl = number(trial.measured(KL.name).value, KL.decimals)
+    kl = number(trial.value(KL.name), KL.decimals)
     text = (
         f"The best {measure.phrase} is {_with_interval(figure, measure)}, reached by"
         f" {labels[trial.id]} at KL {kl} nats"
@@ -133,7 +133,7 @@ def _reach(results: SweepResults) -> Iterator[str]:
 
 def _rewards(results: SweepResults) -> Iterator[str]:
     reference, span = results.reference.reward, _span(results, REWARD)
-    if span and reference.value is not None:
+    if span and not reference.is_missing:
         yield (
             f"The reference's mean reward is {_with_interval(reference, REWARD)}; the policies' lie"
             f" between {number(span[0])} and {number(span[1])}."
@@ -185,12 +185,12 @@ def _named(pair: PairAtLevel, names: dict[int, str]) -> str:
 
 
 def _attained(results: SweepResults) -> Iterator[str]:
-    reference = results.reference.reward.value
-    if reference is None:
+    if results.reference.reward.is_missing:
         return
+    reference = results.reference.reward.value
     shares = []
     for trial in results.done:
-        gap, reward = (trial.measured(m.name).value for m in (FRONTIER_GAP, REWARD))
+        gap, reward = (trial.value(m.name) for m in (FRONTIER_GAP, REWARD))
         if gap is not None and reward is not None and reward + gap > reference:
             shares.append((reward - reference) / (reward + gap - reference))
     if not shares:
@@ -209,12 +209,12 @@ def _attained(results: SweepResults) -> Iterator[str]:
 
 
 def _displaced(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
-    figures = [(trial, trial.measured(CHOSEN.name)) for trial in results.done]
-    known = [(trial, figure) for trial, figure in figures if figure.value is not None]
-    fallen = [pair for pair in known if pair[1].high is not None and pair[1].high < 0]
+    figures = [(trial, trial.estimate(CHOSEN.name)) for trial in results.done]
+    known = [(trial, figure) for trial, figure in figures if not figure.is_missing]
+    fallen = [pair for pair in known if pair[1].high < 0]
     if not fallen:
         return
-    trial, figure = min(fallen, key=lambda pair: pair[1].value or 0.0)
+    trial, figure = min(fallen, key=lambda pair: pair[1].value)
     yield (
         f"In {len(fallen)} of {counted(len(known), 'trial')} the chosen responses became less"
         f" likely than under the reference, most with {labels[trial.id]}"
@@ -223,9 +223,7 @@ def _displaced(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
 
 
 def _warnings(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
-    kls = [
-        figure.value for one in results.done if (figure := one.measured(KL.name)).value is not None
-    ]
+    kls = [kl for one in results.done if (kl := one.value(KL.name)) is not None]
     if still := unmoved_in_words(kls, results.training.get("learning_rate")):
         yield still
     yield from (f"{note.text}." for note in results.notes if note.is_warning)
@@ -237,8 +235,7 @@ def _warnings(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
         )
     for trial in results.done:
         yield from _wrong_start(trial, labels[trial.id])
-        high = trial.measured(FRONTIER_GAP.name).high
-        if high is not None and high < 0:
+        if trial.estimate(FRONTIER_GAP.name).high < 0:
             yield (
                 f"{labels[trial.id]} lies above the optimal frontier beyond its interval, which no"
                 " policy can: its reward or KL is doubtful."
@@ -249,9 +246,7 @@ def _warnings(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
 
 
 def _wrong_start(trial: Trial, label: str) -> Iterator[str]:
-    loss, expected = (
-        trial.measured(key).value for key in ("initial_loss", "initial_loss_expected")
-    )
+    loss, expected = (trial.value(key) for key in ("initial_loss", "initial_loss_expected"))
     if loss is None or expected is None:
         return
     if abs(loss - expected) > _LOSS_TOLERANCE * max(1.0, abs(expected)):
@@ -320,12 +315,12 @@ def _tiles(
 
 
 def _span(results: SweepResults, measure: Metric) -> tuple[float, float] | None:
-    values = [trial.measured(measure.name).value for trial in results.done]
+    values = [trial.value(measure.name) for trial in results.done]
     known = [value for value in values if value is not None]
     return (min(known), max(known)) if known else None
 
 
-def _with_interval(figure: Measured, measure: Metric) -> str:
-    n = "" if figure.n is None else f", n = {figure.n:,} prompts"
+def _with_interval(figure: Estimate, measure: Metric) -> str:
+    n = f", n = {figure.n:,} prompts" if figure.n else ""
     brackets = interval(figure.low, figure.high, measure.decimals)
     return f"{number(figure.value, measure.decimals)} {brackets}{n}"

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpo_bench.analysis.bootstrap import Estimate, bootstrap_mean, resample_weights
+from dpo_bench.analysis.bootstrap import bootstrap_mean, resample_weights
+from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.reproduce.claims.trials import (
     BETAS,
     CURVE,

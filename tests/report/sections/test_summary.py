@@ -96,7 +96,7 @@ def test_the_share_of_the_attainable_gain(view_of: ViewOf) -> None:
     reference = results.reference.reward.value or 0
     shares = []
     for trial in results.done:
-        gap, reward = trial.measured("frontier_gap").value, trial.row["reward"]
+        gap, reward = trial.value("frontier_gap"), trial.row["reward"]
         if gap is not None:
             shares.append((reward - reference) / (reward + gap - reference))
     expected = f"reach {100 * min(shares):.0f}% to {100 * max(shares):.0f}% of the gain"
@@ -123,9 +123,7 @@ def test_a_wrong_loss_at_step_zero_is_a_warning(view_of: ViewOf) -> None:
 
 def test_a_policy_above_the_frontier_is_a_warning(view_of: ViewOf) -> None:
     view = view_of("clean")
-    known = [
-        trial for trial in view.results.done if trial.measured("frontier_gap").value is not None
-    ]
+    known = [trial for trial in view.results.done if trial.value("frontier_gap") is not None]
     warnings = changed(view, with_row("frontier_gap_high", -0.01)).findings.warnings
     assert ["above the optimal frontier" in warning for warning in warnings] == [True] * len(known)
 
