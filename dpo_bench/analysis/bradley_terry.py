@@ -1,9 +1,9 @@
 """Strengths of policies that all played each other (Bradley and Terry 1952, Biometrika 39, 324).
 
 A policy i beats j with probability 1/(1 + exp(s_j - s_i)): strengths are log-odds, and only their
-differences mean anything, so that they are centered at 0. They are fitted to the share of a
-prompt's responses with which i beats j, ties a half, summed over prompts, by choix (Maystre and
-Grossglauser 2015, "Fast and accurate inference of Plackett-Luce models").
+differences mean anything, so that they are centered at 0. They are fitted by maximum
+likelihood, by Newton's method, to the share of a prompt's responses with which i beats j, ties a
+half, summed over prompts.
 
 Regularization: every pair that met is given one further prompt, a tie. It keeps the strength of a
 policy that always wins finite (about ln 2n above an opponent whom it beat on all n prompts) and is
@@ -82,14 +82,15 @@ def _league(
     place = {name: index for index, name in enumerate(members)}
     ends = np.array([[place[first], place[second]] for first, second in met])
     shares = np.stack([np.asarray(wins[pair], dtype=np.float64) for pair in met], axis=1)
-    start = _fitted_by_choix(
-        _table(shares.mean(axis=0, keepdims=True), ends, len(members), prompts)
-    )
+    start = _fitted(
+        _table(shares.mean(axis=0, keepdims=True), ends, len(members), prompts),
+        np.zeros(len(members)),
+    )[0]
 
     def strengths(means: Array) -> Array:
         parts = [means[row : row + _ROWS] for row in range(0, len(means), _ROWS)]
         return np.concatenate(
-            [_polished(_table(part, ends, len(members), prompts), start) for part in parts]
+            [_fitted(_table(part, ends, len(members), prompts), start) for part in parts]
         )
 
     estimates = bootstrap_each(strengths, shares, weights)
@@ -105,13 +106,7 @@ def _table(shares: Array, ends: NDArray[np.int64], policies: int, prompts: int) 
     return table
 
 
-def _fitted_by_choix(table: Array) -> Array:
-    import choix
-
-    return np.asarray(choix.ilsr_pairwise_dense(table[0], max_iter=10_000, tol=1e-9))
-
-
-def _polished(table: Array, start: Array) -> Array:
+def _fitted(table: Array, start: Array) -> Array:
     """The strengths [rows, policies] of many tables at once: Newton's method from near by.
 
     The likelihood is concave; a step that would be longer than one log-odds is shortened.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,25 +13,24 @@ from typing import Any
 import pandas as pd
 
 from dpo_bench.analysis.estimate import Estimate, finite
-from dpo_bench.analysis.json_files import read_json
-from dpo_bench.analysis.reference_results import Reference, read_reference
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from dpo_bench.notes import Note
 from dpo_bench.storage import read_parquet
 
 RESULTS = "results.parquet"
 EXPERIMENT = "experiment.json"
+ReadTable = Callable[[str], "pd.DataFrame | None"]
+"""Gives a table by its name, without ending; None where there is none."""
 REQUIRED = ("trial", "loss", "beta", "seed", "status", "kl")
 """Columns without which a table is none of a sweep's."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of the results with the folder that it came from.
+    """One row of the results with the tables behind it.
 
     Attributes:
         id: SHA-256 of its configuration.
-        folder: ``trials/<id>``.
         loss: the loss's name.
         strength_name: which hyperparameter is the strength, usually beta.
         strength: its value; None for a loss that has none.
@@ -40,11 +41,11 @@ class Trial:
         traceback: the whole cause.
         row: its row of the results table.
         metrics: its ``evaluation.json``'s metrics.
+        read: gives one of its tables by name, None where there is none.
         sources: names of the sweeps that it comes from; empty in the report of one sweep.
     """
 
     id: str
-    folder: Path
     loss: str
     strength_name: str
     strength: float | None
@@ -55,6 +56,7 @@ class Trial:
     traceback: str
     row: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Any]]
+    read: ReadTable
     sources: tuple[str, ...] = ()
 
     def value(self, name: str) -> float | None:
@@ -74,32 +76,106 @@ class Trial:
     @cached_property
     def training(self) -> pd.DataFrame:
         """A row per logged step; empty when nothing was logged (also for some failed trials)."""
-        path = self.folder / "training.parquet"
-        return read_parquet(path) if path.exists() or self.done else pd.DataFrame()
+        return self._table("training")
 
     @cached_property
     def samples(self) -> pd.DataFrame:
         """A row per response on a held-out prompt; empty for a failed trial."""
-        return read_parquet(self.folder / "samples.parquet") if self.done else pd.DataFrame()
+        return self._table("samples") if self.done else pd.DataFrame()
 
     @cached_property
     def checkpoints(self) -> pd.DataFrame:
         """A row per evaluation along training, by step; empty where there was none."""
-        return self._along("checkpoints.parquet")
+        return self._along("checkpoints")
 
     @cached_property
     def checkpoint_prompts(self) -> pd.DataFrame:
         """A row per evaluation along training and prompt: means over the prompt's responses."""
-        return self._along("checkpoint_prompts.parquet")
+        return self._along("checkpoint_prompts")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        found = self.read(name)
+        return pd.DataFrame() if found is None else found
 
     def _along(self, name: str) -> pd.DataFrame:
         """A table by step, without the last one: that is the trial's own evaluation."""
-        path = self.folder / name
-        if not self.done or not path.exists():
+        table, last = self._table(name), finite(self.row.get("steps"))
+        if not self.done or table.empty:
             return pd.DataFrame()
-        table, last = read_parquet(path), finite(self.row.get("steps"))
         table = table if last is None else table[table["step"] < last]
         return table.sort_values("step", kind="stable")
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One point of the optimal frontier or of best-of-n.
+
+    Attributes:
+        kl: nats.
+        reward: mean reward.
+        low: lower end of its 95% interval; the reward itself when there is none.
+        high: upper end.
+        n: of best-of-n; 0 for the frontier.
+    """
+
+    kl: float
+    reward: float
+    low: float
+    high: float
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference policy's own responses and what follows from them.
+
+    Attributes:
+        read: gives one of its tables by name, None where there is none.
+        reward: its mean reward.
+        response_tokens: its mean response length, tokens.
+        controls: of the reward or judge, by name: value, low, high, n, expected, passed.
+        controls_cost: what a judge's controls took; empty for a reward.
+        text_read_by_the_reward: of the first prompt and its chosen response; empty where the reward
+            makes no text of them.
+    """
+
+    read: ReadTable
+    reward: Estimate
+    response_tokens: Estimate
+    controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    controls_cost: Mapping[str, Any] = field(default_factory=dict)
+    text_read_by_the_reward: str = ""
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """``reference_samples`` rows per prompt; empty where its responses are not known."""
+        return _known(self.read("samples"))
+
+    @cached_property
+    def prompts(self) -> pd.DataFrame:
+        """A row per held-out prompt, with the dataset's chosen response; empty likewise."""
+        return _known(self.read("prompts"))
+
+    @cached_property
+    def frontier(self) -> tuple[CurvePoint, ...]:
+        """The optimal reward at each KL in its valid range, ordered; empty without a reward."""
+        return self._curve("frontier")
+
+    @cached_property
+    def best_of_n(self) -> tuple[CurvePoint, ...]:
+        """Reward and KL of the best of n reference samples, ordered; empty without a reward."""
+        return self._curve("best_of_n")
+
+    def _curve(self, name: str) -> tuple[CurvePoint, ...]:
+        table = self.read(name)
+        if table is None:
+            return ()
+        rows = table.dropna(subset=["kl", "reward"]).sort_values("kl")
+        return tuple(_curve_point(row) for row in rows.to_dict("records"))
+
+
+def _known(table: pd.DataFrame | None) -> pd.DataFrame:
+    return pd.DataFrame() if table is None else table
 
 
 @dataclass(frozen=True)
@@ -236,6 +312,42 @@ def read_sweep(folder: Path) -> SweepResults:
     )
 
 
+def read_reference(folder: Path) -> Reference:
+    """Read ``reference/``; its tables are read when first asked for.
+
+    Raises:
+        EnvironmentProblem: its ``evaluation.json`` is damaged.
+    """
+    path = folder / "evaluation.json"
+    record = read_json(path) if path.exists() else {}
+    metrics, controls, cost = (
+        dict(record.get(name) or {}) for name in ("metrics", "controls", "controls_cost")
+    )
+    reward, tokens = (metrics.get(name) or {} for name in ("reward", "response_tokens"))
+    text = record.get("text_read_by_the_reward")
+    required = ("samples", "prompts") if folder.is_dir() else ()
+    return Reference(
+        functools.partial(read_table, folder, required=required),
+        Estimate.read(reward),
+        Estimate.read(tokens),
+        controls,
+        cost,
+        str(text or ""),
+    )
+
+
+def _curve_point(row: Mapping[Any, Any]) -> CurvePoint:
+    reward = float(row["reward"])
+    low, high = (finite(row.get(key)) for key in ("reward_low", "reward_high"))
+    return CurvePoint(
+        kl=float(row["kl"]),
+        reward=reward,
+        low=reward if low is None else low,
+        high=reward if high is None else high,
+        n=int(row.get("n") or 0),
+    )
+
+
 def _trial(folder: Path, row: Mapping[Any, Any]) -> Trial:
     path = folder / "trials" / str(row["trial"])
     manifest = read_json(path / "manifest.json")
@@ -243,7 +355,6 @@ def _trial(folder: Path, row: Mapping[Any, Any]) -> Trial:
     evaluation = read_json(path / "evaluation.json") if done else {}
     return Trial(
         id=str(row["trial"]),
-        folder=path,
         loss=str(row["loss"]),
         strength_name=str(manifest.get("strength") or "strength"),
         strength=finite(row["beta"]),
@@ -254,4 +365,37 @@ def _trial(folder: Path, row: Mapping[Any, Any]) -> Trial:
         traceback="" if done else str(manifest.get("traceback") or ""),
         row={str(key): value for key, value in row.items()},
         metrics=dict(evaluation.get("metrics") or {}),
+        read=functools.partial(read_table, path, required=("training", "samples") if done else ()),
+    )
+
+
+def read_table(folder: Path, name: str, *, required: Collection[str] = ()) -> pd.DataFrame | None:
+    """A table of a folder; None where there is none, unless it is required.
+
+    Raises:
+        EnvironmentProblem: it is damaged, or required and missing.
+    """
+    path = folder / f"{name}.parquet"
+    return read_parquet(path) if name in required or path.exists() else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        EnvironmentProblem: it is missing, damaged or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(value, dict):
+        raise _damaged(path, TypeError("not an object"))
+    return value
+
+
+def _damaged(path: Path, error: Exception) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{path} cannot be read ({type(error).__name__}): check the sweep's files with"
+        " `dpo-bench status FOLDER --verify`, then run the sweep again."
     )

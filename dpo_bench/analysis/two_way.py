@@ -228,9 +228,9 @@ def _several_seeds(prompts: float, between: float, rest: float, seeds: int) -> S
 
 
 def _clustered(estimate: Estimate, spread: Spread, level: float) -> Clustered:
-    """A prompts' interval, widened by what the seeds add."""
+    """A prompts' interval, widened by what the seeds add; by seeds alone where prompts are one."""
     if math.isnan(estimate.low):
-        return Clustered(estimate, spread, math.nan)
+        return _by_seeds(estimate, spread, level) if spread.known else _unknown(estimate, spread)
     value, clusters = estimate.value, estimate.n
     lower, upper = (
         _within(half, spread) / _quantile(level, clusters - 1)
@@ -242,6 +242,24 @@ def _clustered(estimate: Estimate, spread: Spread, level: float) -> Clustered:
         lower, upper = (_half(one, spread, clusters, level) for one in (lower, upper))
         estimate = Estimate(value, value - lower, value + upper, clusters)
     return Clustered(estimate, spread, p_value)
+
+
+def _unknown(estimate: Estimate, spread: Spread) -> Clustered:
+    """A figure of which neither prompts nor seeds tell how sure it is."""
+    return Clustered(estimate, spread, math.nan)
+
+
+def _by_seeds(estimate: Estimate, spread: Spread, level: float) -> Clustered:
+    """Student's interval over runs, of which only one figure each is known."""
+    half = _quantile(level, spread.count - 1) * spread.between
+    p_value = float(estimate.value == 0)
+    if spread.between > 0:
+        p_value = tail(abs(estimate.value), spread.between, 0.0, spread.count, 2)
+    return Clustered(
+        Estimate(estimate.value, estimate.value - half, estimate.value + half, estimate.n),
+        replace(spread, facing=0.0),
+        p_value,
+    )
 
 
 def _within(half: float, spread: Spread) -> float:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata, resources
 from pathlib import Path
 
-from dpo_bench.analysis.json_files import read_json
 from dpo_bench.analysis.merge import merge_sweeps
-from dpo_bench.analysis.results import EXPERIMENT, RESULTS, SweepResults, read_sweep
+from dpo_bench.analysis.results import EXPERIMENT, RESULTS, SweepResults, read_json, read_sweep
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.report.figures.data import figure_table, matched_values

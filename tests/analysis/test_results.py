@@ -92,8 +92,8 @@ def test_a_damaged_manifest_is_named(copy: Path, content: str) -> None:
 
 def test_damaged_samples_are_named(copy: Path) -> None:
     trial = read_sweep(copy).done[0]
-    content = (trial.folder / "samples.parquet").read_bytes()
-    (trial.folder / "samples.parquet").write_bytes(content[: len(content) // 2])
+    samples = copy / "trials" / trial.id / "samples.parquet"
+    samples.write_bytes(samples.read_bytes()[: samples.stat().st_size // 2])
     with pytest.raises(EnvironmentProblem, match=r"samples\.parquet"):
         _ = read_sweep(copy).done[0].samples
 

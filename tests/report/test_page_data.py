@@ -147,7 +147,7 @@ def test_points_along_training_end_at_the_trials_own(folder_of: ByName, tmp_path
     assert page_data(build_view(results))["along"] is False
     (trial,) = results.done
     rows = {"step": [80, 40], "kl": [0.5, 0.2], "reward": [np.nan, 0.1]}
-    pd.DataFrame(rows).to_parquet(trial.folder / "checkpoints.parquet")
+    pd.DataFrame(rows).to_parquet(folder / "trials" / trial.id / "checkpoints.parquet")
     data = page_data(build_view(read_sweep(folder)))
     assert data["along"] is True
     along = data["trials"][0]["along"]

@@ -8,8 +8,7 @@ from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import AXIS_TITLE, position, ticks
 from dpo_bench.analysis.loss_curves import LossCurve, kl_position, largest_kl
 from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, REWARD, WIN_RATE, Metric
-from dpo_bench.analysis.reference_results import Reference
-from dpo_bench.analysis.results import SweepResults
+from dpo_bench.analysis.results import Reference, SweepResults
 from dpo_bench.report import theme
 from dpo_bench.report.figures.style import SERIES_MARK, add_legend, new_figure, series_label
 from dpo_bench.report.view import ReportView

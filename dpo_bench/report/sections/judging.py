@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpo_bench.analysis.estimate import finite
-from dpo_bench.analysis.json_files import read_json
 from dpo_bench.analysis.metrics import CONSISTENCY
-from dpo_bench.analysis.results import SweepResults
+from dpo_bench.analysis.results import SweepResults, read_json
 from dpo_bench.report.sections.section import Section
 from dpo_bench.report.table_values import Cell, Row, Table
 from dpo_bench.rewards.judge import dollars
