@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from dpo_bench.model.files import ADAPTER_WEIGHTS
+from dpo_bench.model.reach import names_within, shortened, unreached_modules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,8 @@ def with_adapter(base: LogpPath, settings: LoRA, address: str) -> LogpPath:
     """The same path to a model that shares all weights of the base and has an adapter besides.
 
     Only the adapter can be trained; it adds exactly nothing until it is. The base is frozen, and
-    goes on being used by itself.
+    goes on being used by itself. Of a model that also sees or hears, the layers that texts reach
+    are adapted.
 
     Args:
         base: a model with its kernel path.
@@ -64,6 +66,7 @@ def with_adapter(base: LogpPath, settings: LoRA, address: str) -> LogpPath:
         EnvironmentProblem: peft is not installed.
     """
     require_peft()
+    others = unreached_modules(base.model)
     base.model.requires_grad_(requires_grad=False)
     adapted = copy.copy(base)
     adapted.model = _second_tree(base.model)
@@ -72,7 +75,8 @@ def with_adapter(base: LogpPath, settings: LoRA, address: str) -> LogpPath:
             # Of GPT-2's transposed weights, which it handles, and of embeddings, refused below.
             warnings.simplefilter("ignore")
             peft: Any = importlib.import_module("peft")
-            peft.inject_adapter_in_model(_configuration(settings, address), adapted.model, ADAPTER)
+            configuration = _configuration(settings, address, names_within(others))
+            peft.inject_adapter_in_model(configuration, adapted.model, ADAPTER)
     except ValueError as error:
         raise _misplaced(base.model, settings, " ".join(str(error).split())) from error
     _require_all_in_place(adapted.model, settings)
@@ -83,6 +87,8 @@ def with_adapter(base: LogpPath, settings: LoRA, address: str) -> LogpPath:
         if id(module) in layers
     }
     log.info("the adapter covers %d layers: %s", len(layers), ", ".join(sorted(names)))
+    if others:
+        log.info("no text reaches %s: there is no adapter there", shortened(others))
     return adapted
 
 
@@ -130,7 +136,7 @@ def _second_tree(model: Any) -> Any:
     return copy.deepcopy(model, shared)
 
 
-def _configuration(settings: LoRA, address: str) -> Any:
+def _configuration(settings: LoRA, address: str, excluded: str | None) -> Any:
     """For peft; without dropout: in no pass of this program is anything random."""
     peft: Any = importlib.import_module("peft")
     modules = settings.target_modules
@@ -141,6 +147,7 @@ def _configuration(settings: LoRA, address: str) -> Any:
         lora_alpha=settings.alpha,
         use_rslora=settings.rslora,
         target_modules=modules if isinstance(modules, str) else list(modules),
+        exclude_modules=excluded,
         lora_dropout=0.0,
         bias="none",
     )
