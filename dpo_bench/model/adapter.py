@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import Linear
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from dpo_bench.model.files import ADAPTER_WEIGHTS
@@ -67,6 +69,7 @@ def with_adapter(base: LogpPath, settings: LoRA, address: str) -> LogpPath:
     """
     require_peft()
     others = unreached_modules(base.model)
+    odd = list(_not_quite_linear(base.model))
     base.model.requires_grad_(requires_grad=False)
     adapted = copy.copy(base)
     adapted.model = _second_tree(base.model)
@@ -75,7 +78,7 @@ def with_adapter(base: LogpPath, settings: LoRA, address: str) -> LogpPath:
             # Of GPT-2's transposed weights, which it handles, and of embeddings, refused below.
             warnings.simplefilter("ignore")
             peft: Any = importlib.import_module("peft")
-            configuration = _configuration(settings, address, names_within(others))
+            configuration = _configuration(settings, address, names_within([*others, *odd]))
             peft.inject_adapter_in_model(configuration, adapted.model, ADAPTER)
     except ValueError as error:
         raise _misplaced(base.model, settings, " ".join(str(error).split())) from error
@@ -151,6 +154,22 @@ def _configuration(settings: LoRA, address: str, excluded: str | None) -> Any:
         lora_dropout=0.0,
         bias="none",
     )
+
+
+def _not_quite_linear(model: Any) -> Iterator[str]:
+    """Names of layers that peft takes for linear and that give something else, such as routers."""
+    for name, module in model.named_modules():
+        if isinstance(module, Linear) and type(module).forward is not Linear.forward:
+            inputs = module.weight.new_ones(2, module.in_features)
+            with torch.no_grad():
+                expected = Linear.forward(module, inputs)
+                try:
+                    found = module(inputs)
+                except (IndexError, TypeError, ValueError, RuntimeError):
+                    found = None
+            same = isinstance(found, Tensor) and found.shape == expected.shape
+            if not same or not torch.allclose(found, expected, rtol=1e-4, atol=1e-6):
+                yield name
 
 
 def _adapted_layers(model: Any) -> Iterator[Any]:

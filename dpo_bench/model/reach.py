@@ -54,6 +54,18 @@ def unreached_modules(model: Any) -> list[str]:
     return list(_without(model, "", _reached(model))) if _has_other_inputs(model) else []
 
 
+def parameters_of_text(model: Any) -> int:
+    """How many of a model's parameters its texts pass through, as its code parts them.
+
+    Also of a skeleton, which cannot be run; layers within the text's model that read images count.
+    """
+    if not _has_other_inputs(model):
+        return int(model.num_parameters())
+    parts = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    counted = {id(one): one.numel() for part in parts if part for one in part.parameters()}
+    return sum(counted.values())
+
+
 def names_within(modules: Collection[str]) -> str | None:
     """A pattern of the names of modules and of all inside them; None where there are none."""
     return rf"(?:{'|'.join(map(re.escape, modules))})(?:\..*)?" if modules else None
