@@ -13,6 +13,7 @@ from dpo_bench.model.files import (
     ADAPTER_WEIGHTS,
     CODE,
     CONFIGURATION,
+    PROCESSOR,
     TOKENIZER,
 )
 from dpo_bench.progress import Progress, quiet
@@ -44,7 +45,7 @@ def download(
     bar = _bar_class(phase, progress)
     progress(phase, 0, 1)
     configuration = (*CONFIGURATION, ADAPTER_CONFIGURATION)
-    patterns = (*configuration, *TOKENIZER, *(CODE if trust_remote_code else ()))
+    patterns = (*configuration, *TOKENIZER, *PROCESSOR, *(CODE if trust_remote_code else ()))
     folder = _fetch(identifier, (*patterns, *SAFETENSORS), bar)
     if not any(list(folder.glob(pattern)) for pattern in SAFETENSORS):
         folder = _fetch(identifier, (*patterns, *PICKLED), bar)
