@@ -23,7 +23,7 @@ WORDS = (
     *("a", "blue", "dog", "film", "good", "hated", "it", "liked", "long", "maybe", "no", "not"),
     *("sea", "she", "the", "very", "was", "yes"),
 )
-MOST_PARAMETERS = 5_000_000
+MOST_PARAMETERS = 8_000_000
 WINDOW, LONGEST = 9, 50
 """Attention windows are this short, texts this long: both in tokens."""
 
@@ -58,6 +58,9 @@ SIZES: Mapping[str, Any] = {
     **dict.fromkeys(("out_hidden_size", "text_hidden_size", "output_dim", "vision_output_dim"), 32),
     **dict.fromkeys(("projector_input_dim", "projector_output_dim", "qformer_hidden_size"), 32),
     **dict.fromkeys(("downsample_hidden_size", "text_embed_dim"), 32),
+    **dict.fromkeys(("alignment_intermediate_size", "projection_dim", "latent_channels"), 32),
+    **dict.fromkeys(("num_embeddings", "codebook_size"), 64),
+    **dict.fromkeys(("image_token_embed_dim", "hidden_dim"), 32),
     "initializer_range": 0.2,
     "pad_token_id": 0,
     "bos_token_id": 1,
@@ -96,7 +99,18 @@ def sections(*sizes: int) -> dict[str, Any]:
 FURTHER: Mapping[str, Mapping[str, Any]] = {
     **{name: sections(1, 1, 2) for name in SECTIONED},
     "glm4v_moe": sections(1, 1, 0),
-    **{name: {"vocabulary_map": {"<image>": 4}} for name in ("emu3", "chameleon")},
+    **{
+        name: {
+            "vocabulary_map": {"<image>": 4},
+            "vq_config": {"base_channels": 32, "channel_multiplier": [1, 1], "embed_dim": 4},
+        }
+        for name in ("emu3", "chameleon")
+    },
+    "janus": {"vq_config": {"base_channels": 32, "channel_multiplier": [1, 1]}},
+    "gemma4": {"text_config": {"vocab_size_per_layer_input": 400}},
+    "cosmos3_edge": sections(1, 1, 2),
+    "hy_v4_vl": sections(1, 1, 2),
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
     "mllama": {"text_config": {"cross_attention_layers": [1], "num_hidden_layers": 3}},
     "florence2": {"vision_config": {"embed_dim": [8, 8, 8, 8], "num_heads": [2, 2, 2, 2]}},
     **{name: {"num_key_value_heads": 4} for name in MLA},
@@ -118,7 +132,16 @@ FURTHER: Mapping[str, Mapping[str, Any]] = {
 }
 """What some architectures want besides."""
 NO_TEXT_ALONE = (
-    *("blip", "blip-2", "instructblip", "instructblipvideo", "kosmos-2", "llama4", "pix2struct"),
+    *(
+        "blip",
+        "blip-2",
+        "idefics",
+        "instructblip",
+        "instructblipvideo",
+        "kosmos-2",
+        "llama4",
+        "pix2struct",
+    ),
     *("pp_formulanet", "udop", "vision-encoder-decoder", "voxtral_realtime"),
 )
 """Those whose whole model reads no text without an image or a sound; the others must run."""
@@ -180,9 +203,12 @@ def configuration(kind: str, vocabulary: int, **more: Any) -> Any:
     own = {name: value for name, value in known(build).items() if name not in parts}
     config = build(**own)
     if config.get_text_config() is not config:
+        # Sizes that it knows beside those of its text are another's.
+        own = {name: value for name, value in own.items() if name in further}
+    if parts:
         # A model of several kinds of input: each part has a configuration of its own.
         config = build(
-            **{name: value for name, value in own.items() if name in further},
+            **own,
             **{
                 name: known(type(part)) | further.get(name, {})
                 for name in parts

@@ -28,7 +28,7 @@ PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.
 def download(
     identifier: str, *, trust_remote_code: bool = False, progress: Progress = quiet
 ) -> Path:
-    """The local copy of a hub model: its configuration, tokenizer and weights, nothing else.
+    """The local copy of a hub model: its configurations, tokenizer and weights, nothing else.
 
     Pickled weights are fetched only when the model has no safetensors. What is in the local copy
     already is not fetched again; without a network the local copy is used as it is.

@@ -188,8 +188,8 @@ def _from_pretrained(path: Path, pickled: bool, trust_remote_code: bool) -> tupl
 def model_class(config: Any) -> Any:
     """The class of transformers that a configuration's model is loaded by.
 
-    Of a model with other inputs than text that is its text alone where transformers can load what
-    comes of that once more, and else the whole model.
+    Of a model with other inputs than text that is the class of its text alone (Llama 4, Qwen3.5)
+    where transformers could load what that class saves, and else the one of the whole model.
 
     Args:
         config: a configuration of transformers, or of code that a model brings.

@@ -62,7 +62,9 @@ def parameters_of_text(model: Any) -> int:
     if not _has_other_inputs(model):
         return int(model.num_parameters())
     parts = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
-    counted = {id(one): one.numel() for part in parts if part for one in part.parameters()}
+    counted = {
+        id(one): one.numel() for part in parts if part is not None for one in part.parameters()
+    }
     return sum(counted.values())
 
 
@@ -97,7 +99,7 @@ def _without(module: Any, name: str, reached: set[int]) -> Iterator[str]:
 
 def _reached(model: Any) -> set[int]:
     """The parameters (by ``id``) that the logits of a text are made of."""
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(requires_grad=True)
         with torch.enable_grad():
@@ -117,8 +119,8 @@ def _reached(model: Any) -> set[int]:
             "continues texts also without an image or a sound."
         ) from error
     finally:
-        for parameter, before in wanted.items():
-            parameter.requires_grad_(before)
+        for parameter, wanted in before:
+            parameter.requires_grad_(wanted)
     return {id(leaf) for leaf in _leaves(logits.grad_fn)}
 
 
@@ -132,4 +134,4 @@ def _leaves(node: Any) -> Iterator[Tensor]:
         seen.add(node)
         if hasattr(node, "variable"):
             yield node.variable
-        waiting += [before for before, _ in node.next_functions]
+        waiting += [earlier for earlier, _ in node.next_functions]
