@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import logging
 import math
+import re
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def with_adapter(base: LogpPath, settings: LoRA, address: str) -> LogpPath:
             # Of GPT-2's transposed weights, which it handles, and of embeddings, refused below.
             warnings.simplefilter("ignore")
             peft: Any = importlib.import_module("peft")
-            configuration = _configuration(settings, address, names_within([*others, *odd]))
+            configuration = _configuration(settings, address, base.model, [*others, *odd])
             peft.inject_adapter_in_model(configuration, adapted.model, ADAPTER)
     except ValueError as error:
         raise _misplaced(base.model, settings, " ".join(str(error).split())) from error
@@ -139,10 +140,20 @@ def _second_tree(model: Any) -> Any:
     return copy.deepcopy(model, shared)
 
 
-def _configuration(settings: LoRA, address: str, excluded: str | None) -> Any:
+def _configuration(settings: LoRA, address: str, model: Any, left_out: list[str]) -> Any:
     """For peft; without dropout: in no pass of this program is anything random."""
     peft: Any = importlib.import_module("peft")
-    modules = settings.target_modules
+    modules, excluded = settings.target_modules, names_within(left_out)
+    if modules == ALL_LINEAR and excluded:
+        # Of "all-linear" peft makes a few ends of names, and of a Sequential in a tower that may be
+        # "0", as it is of the text's first layer.
+        modules = tuple(
+            name
+            for name, module in model.named_modules()
+            if (isinstance(module, Linear) or type(module).__name__ == "Conv1D")
+            and module is not model.get_output_embeddings()
+            and not re.fullmatch(excluded, name)
+        )
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=address,

@@ -15,7 +15,10 @@ from benchmarks.architectures.checks import Outcome, check
 from benchmarks.architectures.models import save_model, write_pairs
 from dpo_bench.contract import get_loss
 from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.experiment.config import LoRA
 from dpo_bench.experiment.read import validate
+from dpo_bench.model.adapter import with_adapter
+from dpo_bench.model.choose import choose_path
 from dpo_bench.model.load import load_model, load_tokenizer, skeleton
 from dpo_bench.model.merge import merged_folder
 from dpo_bench.model.reach import parameters_of_text, unreached_modules
@@ -189,6 +192,23 @@ def test_an_adapter_stands_where_texts_go_and_is_merged_there(
         expected = bench.policy.model(input_ids=ids).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert (found - base).abs().max() > 1e-2
+
+
+def test_numbered_layers_of_a_tower_are_not_taken_for_those_of_the_text(tmp_path: Path) -> None:
+    save_model(tmp_path, "qwen3_omni_moe_thinker")
+    base = choose_path(load_model(tmp_path))
+    policy = with_adapter(base, LoRA(rank=2), "the base")
+    layers = {
+        name.partition(".lora_")[0]
+        for name, one in policy.model.named_parameters()
+        if one.requires_grad
+    }
+    expected = {
+        name
+        for name, module in base.model.named_modules()
+        if type(module) is torch.nn.Linear and ".language_model." in name
+    }
+    assert layers == expected
 
 
 @pytest.mark.parametrize(
