@@ -26,10 +26,17 @@ MATRIX = (
 
 
 def every_kind() -> list[str]:
-    """Every ``model_type`` of which transformers knows a causal language model, and variants."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    """Every ``model_type`` that transformers lets continue texts, and variants.
 
-    return [*sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), *VARIANTS]
+    Those that see or hear besides are among them.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    )
+
+    kinds = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES}
+    return [*sorted(kinds), *VARIANTS]
 
 
 class Attempt(NamedTuple):

@@ -6,6 +6,7 @@ packing, no cache, no code of this project but the random numbers of the sampler
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ TEXT_TOLERANCE = 1e-4
 TOKEN_TOLERANCE = 1e-5
 """Nats by which a token's may depend on what else is in its batch."""
 LOSS_TOLERANCE = 2e-4
+TEXT_OF = {"Llama4ForConditionalGeneration": "Llama4ForCausalLM"}
+"""Of a class whose whole model reads no text alone in this transformers, the class of its text."""
 
 
 @dataclass
@@ -186,11 +189,13 @@ def _measure(outcome: Outcome, bench: WorkerContext, model: Path, work: Path) ->
 
 def plain_model(folder: Path) -> Any:
     """A model as transformers loads it, in fp32."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     from dpo_bench.model.loading import silent_transformers
 
-    build: Any = AutoModelForCausalLM
+    # The very class that the folder was saved from, whatever the program makes of it.
+    saved = json.loads((folder / "config.json").read_text("utf-8"))["architectures"][0]
+    build: Any = getattr(transformers, TEXT_OF.get(saved, saved))
     with silent_transformers():
         return build.from_pretrained(folder, dtype=torch.float32).eval()
 

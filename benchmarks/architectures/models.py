@@ -23,7 +23,7 @@ WORDS = (
     *("a", "blue", "dog", "film", "good", "hated", "it", "liked", "long", "maybe", "no", "not"),
     *("sea", "she", "the", "very", "was", "yes"),
 )
-MOST_PARAMETERS = 5_000_000
+MOST_PARAMETERS = 8_000_000
 WINDOW, LONGEST = 9, 50
 """Attention windows are this short, texts this long: both in tokens."""
 
@@ -54,6 +54,13 @@ SIZES: Mapping[str, Any] = {
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 8),
     "sliding_window": WINDOW,
     "attention_window_size": WINDOW,
+    **dict.fromkeys(("depth", "attention_heads", "encoder_num_layers"), 2),
+    **dict.fromkeys(("out_hidden_size", "text_hidden_size", "output_dim", "vision_output_dim"), 32),
+    **dict.fromkeys(("projector_input_dim", "projector_output_dim", "qformer_hidden_size"), 32),
+    **dict.fromkeys(("downsample_hidden_size", "text_embed_dim"), 32),
+    **dict.fromkeys(("alignment_intermediate_size", "projection_dim", "latent_channels"), 32),
+    **dict.fromkeys(("num_embeddings", "codebook_size"), 64),
+    **dict.fromkeys(("image_token_embed_dim", "hidden_dim"), 32),
     "initializer_range": 0.2,
     "pad_token_id": 0,
     "bos_token_id": 1,
@@ -63,10 +70,49 @@ SIZES: Mapping[str, Any] = {
 """What configurations call their sizes; each takes those that it knows."""
 MLA = (
     *("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite"),
-    *("glm_moe_dsa", "minicpm3", "sarvam_mla", "youtu", "dots3_note", "dots3_note_text"),
+    *(
+        "glm_moe_dsa",
+        "kimi_k25",
+        "minicpm3",
+        "mistral4",
+        "mistral_large4",
+        "sarvam_mla",
+        "youtu",
+        "dots3_note",
+        "dots3_note_text",
+    ),
 )
 """Architectures whose keys have as many heads as their queries."""
+SECTIONED = (
+    *("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "paddleocr_vl", "glm46v", "glm4v"),
+    *("glmga", "glm_ocr"),
+)
+"""Those whose rotary positions have sections for time, height and width."""
+
+
+def sections(*sizes: int) -> dict[str, Any]:
+    """Rotary positions in sections of these sizes."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(sizes)}
+    return {"text_config": {"rope_parameters": rope}}
+
+
 FURTHER: Mapping[str, Mapping[str, Any]] = {
+    **{name: sections(1, 1, 2) for name in SECTIONED},
+    "glm4v_moe": sections(1, 1, 0),
+    **{
+        name: {
+            "vocabulary_map": {"<image>": 4},
+            "vq_config": {"base_channels": 32, "channel_multiplier": [1, 1], "embed_dim": 4},
+        }
+        for name in ("emu3", "chameleon")
+    },
+    "janus": {"vq_config": {"base_channels": 32, "channel_multiplier": [1, 1]}},
+    "gemma4": {"text_config": {"vocab_size_per_layer_input": 400}},
+    "cosmos3_edge": sections(1, 1, 2),
+    "hy_v4_vl": sections(1, 1, 2),
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
+    "mllama": {"text_config": {"cross_attention_layers": [1], "num_hidden_layers": 3}},
+    "florence2": {"vision_config": {"embed_dim": [8, 8, 8, 8], "num_heads": [2, 2, 2, 2]}},
     **{name: {"num_key_value_heads": 4} for name in MLA},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 8, "expand": 2},
@@ -85,6 +131,20 @@ FURTHER: Mapping[str, Mapping[str, Any]] = {
     "llama4_text": {"attention_chunk_size": 16},
 }
 """What some architectures want besides."""
+NO_TEXT_ALONE = (
+    *(
+        "blip",
+        "blip-2",
+        "idefics",
+        "instructblip",
+        "instructblipvideo",
+        "kosmos-2",
+        "llama4",
+        "pix2struct",
+    ),
+    *("pp_formulanet", "udop", "vision-encoder-decoder", "voxtral_realtime"),
+)
+"""Those whose whole model reads no text without an image or a sound; the others must run."""
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama yarn": (
         "llama",
@@ -132,18 +192,28 @@ def configuration(kind: str, vocabulary: int, **more: Any) -> Any:
 
     kind, variant = VARIANTS.get(kind, (kind, {}))
     build: Any = CONFIG_MAPPING[kind]
-    wanted = {**SIZES, "vocab_size": vocabulary, **FURTHER.get(kind, {}), **variant, **more}
+    further = {**FURTHER.get(kind, {}), **variant, **more}
+    wanted = {**SIZES, "vocab_size": vocabulary, **further}
 
     def known(to: Any) -> dict[str, Any]:
         parameters = inspect.signature(to.__init__).parameters
         return {name: value for name, value in wanted.items() if name in parameters}
 
-    config = build(**known(build))
+    parts = getattr(build, "sub_configs", {})
+    own = {name: value for name, value in known(build).items() if name not in parts}
+    config = build(**own)
     if config.get_text_config() is not config:
+        # Sizes that it knows beside those of its text are another's.
+        own = {name: value for name, value in own.items() if name in further}
+    if parts:
         # A model of several kinds of input: each part has a configuration of its own.
-        parts = {name: getattr(config, name, None) for name in config.sub_configs}
         config = build(
-            **{name: known(type(part)) for name, part in parts.items() if part is not None}
+            **own,
+            **{
+                name: known(type(part)) | further.get(name, {})
+                for name in parts
+                if (part := getattr(config, name, None)) is not None
+            },
         )
     return config
 
@@ -157,10 +227,8 @@ def save_model(folder: Path, kind: str, seed: int = 0, **more: Any) -> None:
         seed: of the weights.
         more: further settings of the configuration.
     """
-    from transformers import AutoModelForCausalLM
-
     vocabulary = save_tokenizer(folder)
-    build: Any = AutoModelForCausalLM
+    build = _whole(kind)
     config = configuration(kind, vocabulary, **more)
     small = getattr(config, "initializer_range", 1.0) < SIZES["initializer_range"]
     with torch.device("meta"):
@@ -174,11 +242,21 @@ def save_model(folder: Path, kind: str, seed: int = 0, **more: Any) -> None:
             for weight in model.parameters():
                 if not small and weight.ndim > 1 and 0 < (size := float(weight.std())) < 0.1:
                     weight.mul_(0.15 / size)
-        # It must run by itself.
-        model.eval()(input_ids=torch.tensor([[5, 6, 7, 8, 9]]), use_cache=False)
+        if kind not in NO_TEXT_ALONE:
+            model.eval()(input_ids=torch.tensor([[5, 6, 7, 8, 9]]), use_cache=False)
     model.generation_config.eos_token_id = 2
     with silent_transformers():
         model.save_pretrained(folder)
+
+
+def _whole(kind: str) -> Any:
+    """What makes a model of this type with all of its inputs; else one of texts."""
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+    kind, _ = VARIANTS.get(kind, (kind, {}))
+    several = kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    return AutoModelForMultimodalLM if several else AutoModelForCausalLM
 
 
 def save_tokenizer(folder: Path) -> int:

@@ -34,7 +34,7 @@ from dpo_bench.analysis.separation import (
     prompts_to_separate,
     seeds_to_separate,
 )
-from dpo_bench.analysis.two_way import Clustered, Spread, two_way
+from dpo_bench.analysis.two_way import Clustered, Spread, intervals
 
 __all__ = [
     "Area",
@@ -92,13 +92,14 @@ class Area:
     adjusted: float
 
 
-def interpolate_at(curves: Curves, level: float, weights: Array) -> dict[str, Clustered]:
+def interpolate_at(curves: Curves, level: float, weights: Array | None) -> dict[str, Clustered]:
     """The reward of each loss at a KL; without the losses that `not_comparable` names.
 
     Args:
         curves: for each loss the points of its grid.
         level: KL, nats.
-        weights: [resamples, clusters] from `statistics.resample_weights`.
+        weights: [resamples, clusters] from `bootstrap.resample_weights`; None where only means of
+            whole runs are known.
 
     Raises:
         ValueError: the points do not all have the clusters of ``weights``.
@@ -106,17 +107,17 @@ def interpolate_at(curves: Curves, level: float, weights: Array) -> dict[str, Cl
     usable = _usable(curves, level)
     if not usable:
         return {}
-    found = two_way(lambda means: read(usable, means, level), cells(usable), weights)
+    found = intervals(lambda means: read(usable, means, level), cells(usable), weights)
     return dict(zip(usable, found, strict=True))
 
 
-def rewards_at(curves: Curves, level: float, weights: Array) -> dict[str, Estimate]:
+def rewards_at(curves: Curves, level: float, weights: Array | None) -> dict[str, Estimate]:
     """`interpolate_at` without the parts of the uncertainty."""
     return {name: one.estimate for name, one in interpolate_at(curves, level, weights).items()}
 
 
 def regret_at(
-    curves: Curves, frontier: Frontier, level: float, weights: Array
+    curves: Curves, frontier: Frontier, level: float, weights: Array | None
 ) -> dict[str, Clustered]:
     """How much better the optimal policy at a KL is than each loss there.
 
@@ -126,7 +127,8 @@ def regret_at(
         curves: for each loss the points of its grid, over the frontier's prompts in its order.
         frontier: of the reference.
         level: KL, nats.
-        weights: [resamples, clusters] from `statistics.resample_weights`.
+        weights: [resamples, clusters] from `bootstrap.resample_weights`; None where only means of
+            whole runs are known.
 
     Returns:
         the optimal reward minus each loss's, without the losses that `not_comparable` names; empty
@@ -148,17 +150,18 @@ def regret_at(
         best = frontier.read(np.ascontiguousarray(means[:, width:]), level)
         return best[:, None] - read(usable, means[:, :width], level)
 
-    found = two_way(gaps, np.concatenate([own, ideal], axis=2), weights)
+    found = intervals(gaps, np.concatenate([own, ideal], axis=2), weights)
     return dict(zip(usable, found, strict=True))
 
 
-def compare(curves: Curves, level: float, weights: Array) -> list[Comparison]:
+def compare(curves: Curves, level: float, weights: Array | None) -> list[Comparison]:
     """Every pair of losses at one KL, in the order of ``curves``, corrected as one family.
 
     Args:
         curves: for each loss the points of its grid.
         level: KL, nats.
-        weights: [resamples, clusters] from `statistics.resample_weights`.
+        weights: [resamples, clusters] from `bootstrap.resample_weights`; None where only means of
+            whole runs are known.
 
     Raises:
         ValueError: the points do not all have the clusters of ``weights``.
@@ -180,7 +183,7 @@ def compare(curves: Curves, level: float, weights: Array) -> list[Comparison]:
 
 
 def compare_levels(
-    curves: Curves, levels: Sequence[float], weights: Array
+    curves: Curves, levels: Sequence[float], weights: Array | None
 ) -> list[list[Comparison]]:
     """`compare` at several KLs (nats), corrected as one family: all pairs at all levels."""
     found = [compare(curves, level, weights) for level in levels]
@@ -188,7 +191,7 @@ def compare_levels(
     return [[next(together) for _ in part] for part in found]
 
 
-def areas(curves: Curves, weights: Array) -> list[Area]:
+def areas(curves: Curves, weights: Array | None) -> list[Area]:
     """The area between every pair of curves over the KLs that all of them span.
 
     Only curves of two nodes or more take part. The range is taken as it is found, in every
@@ -196,7 +199,8 @@ def areas(curves: Curves, weights: Array) -> list[Area]:
 
     Args:
         curves: for each loss the points of its grid.
-        weights: [resamples, clusters] from `statistics.resample_weights`.
+        weights: [resamples, clusters] from `bootstrap.resample_weights`; None where only means of
+            whole runs are known.
 
     Returns:
         the pairs, in the order of ``curves``; empty where there is no common range.
@@ -231,7 +235,7 @@ def areas(curves: Curves, weights: Array) -> list[Area]:
 
 
 def _differences(
-    curves: Curves, pairs: _Pairs, levels: list[float], shares: list[float], weights: Array
+    curves: Curves, pairs: _Pairs, levels: list[float], shares: list[float], weights: Array | None
 ) -> list[Clustered]:
     """A weighted mean over levels of the difference of each pair."""
     place = {name: index for index, name in enumerate(curves)}
@@ -246,7 +250,7 @@ def _differences(
         return differences
 
     parts = [pairs[start : start + _AT_ONCE] for start in range(0, len(pairs), _AT_ONCE)]
-    return [one for part in parts for one in two_way(of(part), cells(curves), weights)]
+    return [one for part in parts for one in intervals(of(part), cells(curves), weights)]
 
 
 def _usable(curves: Curves, level: float) -> Curves:

@@ -121,6 +121,30 @@ def two_way(
     return [_clustered(*found, level) for found in zip(estimates, spreads, strict=True)]
 
 
+def over_runs(statistic: Statistic, cells: ArrayLike, level: float = 0.95) -> list[Clustered]:
+    """`two_way` of runs of which nothing is known prompt by prompt: Student's t over seeds.
+
+    Args:
+        statistic: as for `two_way`.
+        cells: [seeds, 1, k]: the mean of each run.
+        level: of the intervals.
+
+    Returns:
+        each with n = 0, because the prompts behind it are not known; with one seed no interval.
+    """
+    nothing = two_way(statistic, cells, np.ones((1, 1)), level)
+    return [_by_seeds(one.estimate.value, one.spread, level) for one in nothing]
+
+
+def intervals(
+    statistic: Statistic, cells: ArrayLike, weights: Array | None, level: float = 0.95
+) -> list[Clustered]:
+    """`two_way` where prompts are known (``weights`` are given), else `over_runs`."""
+    if weights is None:
+        return over_runs(statistic, cells, level)
+    return two_way(statistic, cells, weights, level)
+
+
 def tail(distance: float, between: float, within: float, seeds: int, clusters: int) -> float:
     """Two-sided probability that a between T(seeds - 1) + within T(clusters - 1) goes so far.
 
@@ -228,9 +252,9 @@ def _several_seeds(prompts: float, between: float, rest: float, seeds: int) -> S
 
 
 def _clustered(estimate: Estimate, spread: Spread, level: float) -> Clustered:
-    """A prompts' interval, widened by what the seeds add; by seeds alone where prompts are one."""
+    """A prompts' interval, widened by what the seeds add."""
     if math.isnan(estimate.low):
-        return _by_seeds(estimate, spread, level) if spread.known else _unknown(estimate, spread)
+        return Clustered(estimate, spread, math.nan)
     value, clusters = estimate.value, estimate.n
     lower, upper = (
         _within(half, spread) / _quantile(level, clusters - 1)
@@ -244,22 +268,14 @@ def _clustered(estimate: Estimate, spread: Spread, level: float) -> Clustered:
     return Clustered(estimate, spread, p_value)
 
 
-def _unknown(estimate: Estimate, spread: Spread) -> Clustered:
-    """A figure of which neither prompts nor seeds tell how sure it is."""
-    return Clustered(estimate, spread, math.nan)
-
-
-def _by_seeds(estimate: Estimate, spread: Spread, level: float) -> Clustered:
-    """Student's interval over runs, of which only one figure each is known."""
+def _by_seeds(value: float, spread: Spread, level: float) -> Clustered:
+    if not spread.known:
+        return Clustered(Estimate(value), spread, math.nan)
     half = _quantile(level, spread.count - 1) * spread.between
-    p_value = float(estimate.value == 0)
+    p_value = float(value == 0)
     if spread.between > 0:
-        p_value = tail(abs(estimate.value), spread.between, 0.0, spread.count, 2)
-    return Clustered(
-        Estimate(estimate.value, estimate.value - half, estimate.value + half, estimate.n),
-        replace(spread, facing=0.0),
-        p_value,
-    )
+        p_value = tail(abs(value), spread.between, 0.0, spread.count, 2)
+    return Clustered(Estimate(value, value - half, value + half), spread, p_value)
 
 
 def _within(half: float, spread: Spread) -> float:

@@ -217,7 +217,7 @@ def _probe_texts(model: Any, longest: int) -> list[tuple[list[int], list[int]]]:
 
 def _needs_mask(model: Any) -> bool:
     """Whether padding must be masked: run rows alone, shortened and padded, and compare."""
-    ids = _probe_ids(model)
+    ids = probe_ids(model)
     half = ids.shape[1] // 2
     alone, short = _all_logits(model, ids), _all_logits(model, ids[:, :half])
     name = type(model).__name__
@@ -265,7 +265,7 @@ def _head_is_apart(model: Any) -> bool:
 
     Tried on a few tokens in two halves.
     """
-    ids, path = _probe_ids(model), OwnHeadPath(model)
+    ids, path = probe_ids(model), OwnHeadPath(model)
     hidden = model.base_model(input_ids=ids).last_hidden_state[0]
     parts = [path.logits(half) for half in hidden.split((len(hidden) + 1) // 2)]
     return _same(torch.cat(parts), _all_logits(model, ids)[0])
@@ -276,7 +276,7 @@ def _head_is_all(model: Any) -> bool:
 
     Tried on a few tokens, and with random hidden states that make large logits.
     """
-    ids, path = _probe_ids(model), HiddenPath(model)
+    ids, path = probe_ids(model), HiddenPath(model)
     hidden = model.base_model(input_ids=ids).last_hidden_state
     if not _same(path.logits(hidden), _all_logits(model, ids)):
         return False
@@ -303,7 +303,7 @@ def _all_logits(model: Any, ids: Tensor, **options: Tensor) -> Tensor:
     return logits
 
 
-def _probe_ids(model: Any) -> Tensor:
+def probe_ids(model: Any) -> Tensor:
     """A row of random tokens, the same for every model with this vocabulary."""
     config = model.config.get_text_config()
     width = min(PROBE_TOKENS, declared_positions(model) or PROBE_TOKENS)

@@ -25,6 +25,7 @@ VOCABULARIES = (
     "sentencepiece*.model",
     "*.tiktoken",
 )
+LEGACY_TEMPLATE = "chat_template.json"
 TOKENIZER = (
     *VOCABULARIES,
     "tokenizer_config.json",
@@ -32,8 +33,10 @@ TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "chat_template.json",
+    LEGACY_TEMPLATE,
 )
+PROCESSOR = ("*processor_config.json",)
+"""How images and sounds become inputs; says nothing about texts."""
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 CODE = ("*.py",)

@@ -13,6 +13,7 @@ from dpo_bench.model.files import (
     ADAPTER_WEIGHTS,
     CODE,
     CONFIGURATION,
+    PROCESSOR,
     TOKENIZER,
 )
 from dpo_bench.progress import Progress, quiet
@@ -27,7 +28,7 @@ PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.
 def download(
     identifier: str, *, trust_remote_code: bool = False, progress: Progress = quiet
 ) -> Path:
-    """The local copy of a hub model: its configuration, tokenizer and weights, nothing else.
+    """The local copy of a hub model: its configurations, tokenizer and weights, nothing else.
 
     Pickled weights are fetched only when the model has no safetensors. What is in the local copy
     already is not fetched again; without a network the local copy is used as it is.
@@ -44,7 +45,7 @@ def download(
     bar = _bar_class(phase, progress)
     progress(phase, 0, 1)
     configuration = (*CONFIGURATION, ADAPTER_CONFIGURATION)
-    patterns = (*configuration, *TOKENIZER, *(CODE if trust_remote_code else ()))
+    patterns = (*configuration, *TOKENIZER, *PROCESSOR, *(CODE if trust_remote_code else ()))
     folder = _fetch(identifier, (*patterns, *SAFETENSORS), bar)
     if not any(list(folder.glob(pattern)) for pattern in SAFETENSORS):
         folder = _fetch(identifier, (*patterns, *PICKLED), bar)

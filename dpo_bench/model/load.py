@@ -6,14 +6,16 @@ fp32 master weights, no dropout, no cache of keys and values, everything from th
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
-from dpo_bench.model.files import ModelFolder, model_files, read_json
+from dpo_bench.model.files import LEGACY_TEMPLATE, ModelFolder, model_files, read_json
 from dpo_bench.model.loading import forget_how_it_was_loaded, silent_transformers
+from dpo_bench.model.reach import freeze_unreached
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,8 @@ def load_model(
     """A causal language model with its weights in fp32, in eval mode, ready for training.
 
     All dropout probabilities are zero, so that training mode would change nothing either. Attention
-    is torch's scaled_dot_product_attention where the architecture has it.
+    is torch's scaled_dot_product_attention where the architecture has it. Of a model that also sees
+    or hears, what no text reaches is frozen (`dpo_bench.model.reach`).
 
     Args:
         folder: a folder in transformers' format.
@@ -80,10 +83,14 @@ def load_model(
     try:
         with silent_transformers():
             model, info = _from_pretrained(path, files.pickled, trust_remote_code)
+    except DpoBenchError:
+        raise
     except Exception as error:  # whatever a folder's content makes transformers stumble over
         raise _explained(path, error) from error
     _require_complete(path, model, info)
-    return model.to(device).eval()
+    model.to(device).eval()
+    freeze_unreached(model)
+    return model
 
 
 def skeleton(folder: ModelFolder | Path, *, trust_remote_code: bool = False) -> Any:
@@ -93,17 +100,16 @@ def skeleton(folder: ModelFolder | Path, *, trust_remote_code: bool = False) -> 
         ConfigurationError: the model needs code of its own and that is not allowed.
         EnvironmentProblem: the folder does not hold a causal language model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     path = _path(folder)
     _require_full_precision(path)
     _require_decoder(path)
     try:
         with silent_transformers(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(
-                path, local_files_only=True, trust_remote_code=trust_remote_code
-            )
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            config = _configuration(path, trust_remote_code)
+            build = model_class(config)
+            return build.from_config(config, trust_remote_code=trust_remote_code)
+    except DpoBenchError:
+        raise
     except Exception as error:
         raise _explained(path, error) from error
 
@@ -126,6 +132,9 @@ def load_tokenizer(folder: ModelFolder | Path, *, trust_remote_code: bool = Fals
     except Exception as error:
         raise _explained(path, error) from error
     forget_how_it_was_loaded(tokenizer)
+    if not tokenizer.chat_template and (path / LEGACY_TEMPLATE).is_file():
+        # Models with images kept it in a file of their own, which a tokenizer does not read.
+        tokenizer.chat_template = read_json(path / LEGACY_TEMPLATE).get("chat_template")
     return tokenizer
 
 
@@ -134,14 +143,10 @@ def _path(folder: ModelFolder | Path) -> Path:
 
 
 def _from_pretrained(path: Path, pickled: bool, trust_remote_code: bool) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(
-        path, local_files_only=True, trust_remote_code=trust_remote_code
-    )
+    config = _configuration(path, trust_remote_code)
     _without_dropout(config)
-    config.use_cache = False
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    set_cache(config, used=False)
+    loaded: Any = model_class(config).from_pretrained(
         path,
         config=config,
         dtype=torch.float32,
@@ -156,13 +161,67 @@ def _from_pretrained(path: Path, pickled: bool, trust_remote_code: bool) -> tupl
     return model, info
 
 
+def model_class(config: Any) -> Any:
+    """The class of transformers that a configuration's model is loaded by.
+
+    Of a model with other inputs than text that is the class of its text alone (Llama 4, Qwen3.5)
+    where transformers could load what that class saves, and else the one of the whole model.
+
+    Args:
+        config: a configuration of transformers, or of code that a model brings.
+    """
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForMultimodalLM,
+    )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
+
+    mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    kind = type(config)
+    if kind in MODEL_FOR_MULTIMODAL_LM_MAPPING and (
+        kind not in mapping or mapping[kind].config_class not in mapping
+    ):
+        return AutoModelForMultimodalLM
+    return AutoModelForCausalLM
+
+
+def _configuration(path: Path, trust_remote_code: bool) -> Any:
+    """A folder's configuration, of a model that is no encoder-decoder in any of its parts."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        path, local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    # A configuration's file leaves out what its class says anyway.
+    parts = (config, getattr(config, "text_config", None))
+    if any(getattr(part, "is_encoder_decoder", False) for part in parts):
+        raise _no_decoder(path, "an encoder-decoder", _saved_as(path))
+    return config
+
+
+def set_cache(config: Any, *, used: bool) -> None:
+    """Say in a model's configuration whether a forward pass fills a cache of keys and values."""
+    config.use_cache = used
+    for part in _parts(config):
+        if hasattr(part, "use_cache"):
+            part.use_cache = used
+
+
 def _without_dropout(config: Any) -> None:
     """Set every dropout probability of a configuration and its parts to zero."""
-    for name, value in list(vars(config).items()):
-        if "drop" in name and isinstance(value, float):
-            setattr(config, name, 0.0)
-        elif hasattr(value, "to_dict"):
-            _without_dropout(value)
+    for part in _parts(config):
+        for name, value in list(vars(part).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """A configuration and the ones inside it, of a text's model, a tower and the like."""
+    yield config
+    for value in list(vars(config).values()):
+        if hasattr(value, "to_dict"):
+            yield from _parts(value)
 
 
 def _require_full_precision(path: Path) -> None:
@@ -180,22 +239,30 @@ def _require_decoder(path: Path) -> None:
 
     Of BART and its kind transformers would take the decoder alone, of BERT's kind the masked model.
     """
-    config = read_json(path / "config.json")
-    saved = config.get("architectures")
-    name = str(saved[0]) if isinstance(saved, list) and saved else str(config.get("model_type"))
+    name = _saved_as(path)
     kinds = {
         "a masked language model": ("ForMaskedLM", "ForPreTraining"),
         "a classifier": ("ForSequenceClassification", "ForTokenClassification"),
     }
     found = [kind for kind, ends in kinds.items() if name.endswith(ends)]
-    if config.get("is_encoder_decoder"):
+    if read_json(path / "config.json").get("is_encoder_decoder"):
         found.insert(0, "an encoder-decoder")
-    kind = found[0] if found else None
-    if kind:
-        raise EnvironmentProblem(
-            f"{path} holds {kind} ({name}): give a model that predicts the next token (a decoder, "
-            "...ForCausalLM)."
-        )
+    if found:
+        raise _no_decoder(path, found[0], name)
+
+
+def _saved_as(path: Path) -> str:
+    """The class that a folder's model was saved from, or its type."""
+    config = read_json(path / "config.json")
+    saved = config.get("architectures")
+    return str(saved[0]) if isinstance(saved, list) and saved else str(config.get("model_type"))
+
+
+def _no_decoder(path: Path, kind: str, name: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{path} holds {kind} ({name}): give a model that predicts the next token (a decoder, "
+        "...ForCausalLM)."
+    )
 
 
 def _require_complete(path: Path, model: Any, info: dict[str, Any]) -> None:

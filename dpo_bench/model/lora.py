@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import logging
 import math
+import re
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -18,9 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import Linear
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from dpo_bench.model.files import ADAPTER_WEIGHTS
+from dpo_bench.model.reach import names_within, shortened, unreached_modules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +56,8 @@ def with_adapter(base: LogprobBackend, settings: LoRA, address: str) -> LogprobB
     """The same path to a model that shares all weights of the base and has an adapter besides.
 
     Only the adapter can be trained; it adds exactly nothing until it is. The base is frozen, and
-    goes on being used by itself.
+    goes on being used by itself. Of a model that also sees or hears, the layers that texts reach
+    are adapted.
 
     Args:
         base: a model with its kernel path.
@@ -64,6 +69,8 @@ def with_adapter(base: LogprobBackend, settings: LoRA, address: str) -> LogprobB
         EnvironmentProblem: peft is not installed.
     """
     require_peft()
+    others = unreached_modules(base.model)
+    odd = list(_not_quite_linear(base.model))
     base.model.requires_grad_(requires_grad=False)
     adapted = copy.copy(base)
     adapted.model = _second_tree(base.model)
@@ -72,7 +79,8 @@ def with_adapter(base: LogprobBackend, settings: LoRA, address: str) -> LogprobB
             # Of GPT-2's transposed weights, which it handles, and of embeddings, refused below.
             warnings.simplefilter("ignore")
             peft: Any = importlib.import_module("peft")
-            peft.inject_adapter_in_model(_configuration(settings, address), adapted.model, ADAPTER)
+            configuration = _configuration(settings, address, base.model, [*others, *odd])
+            peft.inject_adapter_in_model(configuration, adapted.model, ADAPTER)
     except ValueError as error:
         raise _misplaced(base.model, settings, " ".join(str(error).split())) from error
     _require_all_in_place(adapted.model, settings)
@@ -83,6 +91,8 @@ def with_adapter(base: LogprobBackend, settings: LoRA, address: str) -> LogprobB
         if id(module) in layers
     }
     log.info("the adapter covers %d layers: %s", len(layers), ", ".join(sorted(names)))
+    if others:
+        log.info("no text reaches %s: there is no adapter there", shortened(others))
     return adapted
 
 
@@ -130,10 +140,20 @@ def _second_tree(model: Any) -> Any:
     return copy.deepcopy(model, shared)
 
 
-def _configuration(settings: LoRA, address: str) -> Any:
+def _configuration(settings: LoRA, address: str, model: Any, left_out: list[str]) -> Any:
     """For peft; without dropout: in no pass of this program is anything random."""
     peft: Any = importlib.import_module("peft")
-    modules = settings.target_modules
+    modules, excluded = settings.target_modules, names_within(left_out)
+    if modules == ALL_LINEAR and excluded:
+        # Of "all-linear" peft makes a few ends of names, and of a Sequential in a tower that may be
+        # "0", as it is of the text's first layer.
+        modules = tuple(
+            name
+            for name, module in model.named_modules()
+            if (isinstance(module, Linear) or type(module).__name__ == "Conv1D")
+            and module is not model.get_output_embeddings()
+            and not re.fullmatch(excluded, name)
+        )
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=address,
@@ -141,9 +161,26 @@ def _configuration(settings: LoRA, address: str) -> Any:
         lora_alpha=settings.alpha,
         use_rslora=settings.rslora,
         target_modules=modules if isinstance(modules, str) else list(modules),
+        exclude_modules=excluded,
         lora_dropout=0.0,
         bias="none",
     )
+
+
+def _not_quite_linear(model: Any) -> Iterator[str]:
+    """Names of layers that peft takes for linear and that give something else, such as routers."""
+    for name, module in model.named_modules():
+        if isinstance(module, Linear) and type(module).forward is not Linear.forward:
+            inputs = module.weight.new_ones(2, module.in_features)
+            with torch.no_grad():
+                expected = Linear.forward(module, inputs)
+                try:
+                    found = module(inputs)
+                except (IndexError, TypeError, ValueError, RuntimeError):
+                    found = None
+            same = isinstance(found, Tensor) and found.shape == expected.shape
+            if not same or not torch.allclose(found, expected, rtol=1e-4, atol=1e-6):
+                yield name
 
 
 def _adapted_layers(model: Any) -> Iterator[Any]:

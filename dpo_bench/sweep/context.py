@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +19,8 @@ from dpo_bench.model.compatibility import (
     require_positions,
     share_vocabulary,
 )
-from dpo_bench.model.load import load_model
+from dpo_bench.model.files import PROCESSOR
+from dpo_bench.model.load import load_model, set_cache
 from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
 from dpo_bench.model.reference_cache import reference_logps
@@ -109,9 +111,12 @@ class WorkerContext:
             save_adapter(model, folder)
         else:
             # Switched off for training; whoever loads the policy wants to generate with it.
-            model.config.use_cache = True
+            set_cache(model.config, used=True)
             model.save_pretrained(folder)
-            model.config.use_cache = False
+            set_cache(model.config, used=False)
+            for pattern in PROCESSOR:
+                for file in self.sources.policy.path.glob(pattern):
+                    shutil.copyfile(file, folder / file.name)
         self.inputs.tokenizer.save_pretrained(folder)
 
     def _starting_policy(self) -> tuple[LogprobBackend, Callable[[int], object]]:

@@ -20,6 +20,7 @@ from dpo_bench.experiment import Experiment, Trial, plan_trials
 from dpo_bench.experiment.defaults import settled
 from dpo_bench.model.compatibility import require_ids, require_positions
 from dpo_bench.model.load import device_of, skeleton
+from dpo_bench.model.reach import parameters_of_text
 from dpo_bench.model.source import is_remote
 from dpo_bench.notes import heard
 from dpo_bench.progress import Loudness
@@ -136,7 +137,7 @@ def _size(model: Any, inputs: Inputs) -> Size:
     pairs = inputs.pairs
     responses = (pairs.chosen_lengths.mean() + pairs.rejected_lengths.mean()) / 2
     return Size(
-        parameters=int(model.num_parameters()),
+        parameters=parameters_of_text(model),
         prompt=float(pairs.prompt.lengths.mean()),
         response=float(responses),
         pairs=len(pairs),

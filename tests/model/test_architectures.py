@@ -37,6 +37,15 @@ def test_a_tied_model_with_an_adapter_on_chat_data(
     assert outcome.verdict == "right", outcome
 
 
+def test_an_adapter_leaves_out_what_is_no_matrix_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Llama 4's router is a linear layer by its class, and gives scores and logits.
+    monkeypatch.setenv("DPO_BENCH_CACHE", str(tmp_path / "cache"))
+    outcome = tried(tmp_path, "llama4_text", chat=False, lora=True)
+    assert outcome.verdict == "right", outcome
+
+
 @pytest.mark.parametrize("kind", ["llama dynamic rope", "phi3 longrope"])
 def test_positions_scaled_by_the_longest_text_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
