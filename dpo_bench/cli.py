@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import sys
 from pathlib import Path
@@ -132,27 +131,26 @@ def sweep(
     Without FILE it runs the quickstart. The same command again resumes: nothing that is finished
     is computed twice.
     """
-    from dpo_bench.experiment.overrides import Overrides, resolve
-
-    _load_plugins(plugins)
-    flags = Overrides(
-        policy,
-        reference,
-        preferences,
-        reward,
-        tuple(losses or ()),
-        tuple(beta or ()),
-        tuple(seeds or ()),
-        tuple(settings or ()),
-    )
-    experiment = resolve(file, flags)
     loudness = _loudness(quiet=quiet, verbose=verbose, log_json=log_json)
+    asked: dict[str, Any] = {
+        "policy": policy,
+        "reference": reference,
+        "preferences": preferences,
+        "reward": reward,
+        "losses": tuple(losses or ()),
+        "beta": tuple(beta or ()),
+        "seeds": tuple(seeds or ()),
+        "settings": tuple(settings or ()),
+    }
     if dry_run:
+        from dpo_bench.experiment.overrides import Overrides, resolve
         from dpo_bench.sweep.preview import print_plan
 
+        _load_plugins(plugins)
+        experiment = resolve(file, Overrides(**asked))
         print_plan(experiment, _worker_count(workers), _console(), loudness)
         return
-    _run(experiment, out, _worker_count(workers), plugins, executor, loudness=loudness)
+    _run(file, asked, out, plugins, loudness, workers=_worker_count(workers), executor=executor)
 
 
 @app.command(cls=Command)
@@ -177,26 +175,24 @@ def train(
 ) -> None:
     """Train and evaluate one trial and keep its policy."""
     from dpo_bench.contract import get_loss
-    from dpo_bench.experiment.overrides import Overrides, resolve, slug
+    from dpo_bench.experiment.overrides import slug
 
     _load_plugins(plugins)
     found = get_loss(loss)
     strength = found.hyperparameters[found.strength] if found.strength and beta is None else beta
-    keep = ("keep_policies=true", *(settings or ()))
-    flags = Overrides(
-        policy,
-        reference,
-        preferences,
-        reward,
-        losses=(loss,),
-        beta=() if strength is None else (repr(strength),),
-        seeds=(str(seed),),
-        settings=keep,
-    )
-    experiment = resolve(file, flags)
-    folder = out or Path("runs") / f"train-{experiment.name}-{slug(found.name)}"
+    asked: dict[str, Any] = {
+        "policy": policy,
+        "reference": reference,
+        "preferences": preferences,
+        "reward": reward,
+        "losses": (loss,),
+        "beta": () if strength is None else (repr(strength),),
+        "seeds": (str(seed),),
+        "settings": ("keep_policies=true", *(settings or ())),
+    }
     loudness = _loudness(quiet=quiet, verbose=verbose, log_json=log_json)
-    _run(experiment, folder, 1, plugins, loudness=loudness)
+    prefix = f"train-{{}}-{slug(found.name)}"
+    _run(file, asked, out, plugins, loudness, workers=1, folder_name=prefix)
 
 
 @app.command(cls=Command)
@@ -222,21 +218,37 @@ def evaluate(
     Without --file, --reference and --preferences say what it is measured against and on; without
     these it is measured in the quickstart's world.
     """
-    from dpo_bench.experiment.overrides import Overrides, resolve_evaluation
-    from dpo_bench.sweep.display import make_display
-    from dpo_bench.sweep.single import evaluate_policy
+    from dpo_bench import api
 
-    flags = Overrides(
-        preferences=preferences, reference=reference, reward=reward, settings=tuple(settings or ())
-    )
     loudness = _loudness(quiet=quiet, verbose=verbose, log_json=log_json)
-    display = make_display(_console(stderr=True), loudness)
-    evaluate_policy(resolve_evaluation(file, policy, flags), policy, out, _console(), display)
+    found = api.evaluate(
+        policy,
+        experiment=file,
+        reference=reference,
+        preferences=preferences,
+        reward=reward,
+        settings=tuple(settings or ()),
+        out=out,
+        loudness=loudness,
+    )
+    _print_metrics(policy, found)
 
 
 @app.command(cls=Command)
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Sweep folders.")],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Sweep folders.")
+    ] = None,
+    *,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Instead of sweeps: results of another program, a .parquet, .csv or .jsonl table "
+            "(loss, strength, seed, prompt, kl, reward), or AlpacaEval's annotations.json.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report; needed for several sweeps.")
     ] = None,
@@ -249,14 +261,32 @@ def report(
 
     Sweeps that differ in data, reference, reward or evaluation are refused: they do not compare.
     """
+    if source is not None:
+        _report_elsewhere(source, folders, out, kind)
+        return
     from dpo_bench.report import report_sweeps
 
+    if not folders:
+        raise ConfigurationError("report: give a sweep's folder, or results with --from FILE.")
     for folder in folders:
         if not (folder / "experiment.json").is_file():
             raise ConfigurationError(f"{folder} is not a sweep's folder: no experiment.json in it.")
     if out is None and len(folders) > 1:
         raise ConfigurationError("Several sweeps become one report: say where with --out DIR.")
     written = report_sweeps(folders, out, kind)
+    _console().print(str(written), markup=False, soft_wrap=True)
+
+
+def _report_elsewhere(
+    source: Path, folders: list[Path] | None, out: Path | None, kind: Any
+) -> None:
+    from dpo_bench import api
+
+    if folders:
+        raise ConfigurationError("report: give sweep folders or --from FILE, not both.")
+    if out is None:
+        raise ConfigurationError("report --from FILE: say where the report goes with --out DIR.")
+    written = api.load_results(source).report(out, kind)
     _console().print(str(written), markup=False, soft_wrap=True)
 
 
@@ -351,31 +381,44 @@ def reproduce(
 
 
 def _run(
-    experiment: Any,
+    file: str | None,
+    asked: dict[str, Any],
     out: Path | None,
-    workers: int | None,
     plugins: list[Path] | None,
-    executor: ExecutorName = "local",
+    loudness: Loudness,
     *,
-    loudness: Loudness = "normal",
+    workers: int | None,
+    executor: ExecutorName = "local",
+    folder_name: str = "{}",
 ) -> None:
-    from dpo_bench.sweep.display import make_display
-    from dpo_bench.sweep.run import Request, run_sweep
+    from dpo_bench import api
     from dpo_bench.sweep.summary import print_outcome
 
-    request = Request(
-        experiment=experiment,
-        folder=out or Path("runs") / experiment.name,
-        command=shlex.join(["dpo-bench", *sys.argv[1:]]),
+    sweep = api.run_sweep(
+        file,
+        **asked,
+        out=out,
+        folder_name=folder_name,
         workers=workers,
         executor=executor,
-        plugins=tuple(folder.resolve() for folder in plugins or ()),
-        note_level=logging.DEBUG if loudness == "verbose" else logging.INFO,
+        plugins=tuple(plugins or ()),
+        loudness=loudness,
+        command=shlex.join(["dpo-bench", *sys.argv[1:]]),
     )
-    outcome = run_sweep(request, make_display(_console(stderr=True), loudness))
-    print_outcome(outcome, _console())
-    if outcome.failed:
-        raise typer.Exit(1)
+    if sweep.outcome is not None:
+        print_outcome(sweep.outcome, _console())
+        if sweep.outcome.failed:
+            raise typer.Exit(1)
+
+
+def _print_metrics(policy: str, found: Any) -> None:
+    from rich.table import Table
+
+    table = Table("metric", "value", "95% interval", "n", "unit", title=policy)
+    for row in found.itertuples():
+        ends = "" if row.low != row.low else f"\\[{row.low:.3f}, {row.high:.3f}]"
+        table.add_row(row.metric, f"{row.value:.3f}", ends, str(row.n), row.unit)
+    _console().print(table)
 
 
 def _loudness(*, quiet: bool, verbose: bool, log_json: bool) -> Loudness:

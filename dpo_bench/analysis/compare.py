@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from dpo_bench.analysis import matched
 from dpo_bench.analysis.bootstrap import Array
 from dpo_bench.analysis.curves import wide_kl_ranges
 from dpo_bench.analysis.estimate import Estimate, finite
+from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.metrics import Metric
-from dpo_bench.analysis.prompt_curves import TOO_FEW, CurvesOnPrompts
+from dpo_bench.analysis.prompt_curves import (
+    TOO_FEW,
+    CurvesOnPrompts,
+    read_curves,
+    unmatched_curves,
+)
+from dpo_bench.analysis.results import SweepResults
+from dpo_bench.errors import ConfigurationError
 
 NO_COMMON_RANGE = (
     "There is no KL that the losses cover together with at least two strengths each: nothing is"
@@ -167,7 +177,10 @@ def most_overlapping(curves: matched.Curves) -> matched.Curves:
 
 
 def _level(
-    curves: matched.Curves, kl: float, weights: Array, comparisons: Sequence[matched.Comparison]
+    curves: matched.Curves,
+    kl: float,
+    weights: Array | None,
+    comparisons: Sequence[matched.Comparison],
 ) -> Level:
     values = matched.rewards_at(curves, kl, weights)
     return Level(
@@ -197,3 +210,110 @@ def _pair(comparison: matched.Comparison) -> PairAtLevel:
         seeds=seeds,
         shares=(spread.prompts, spread.seeds) if spread and spread.known else None,
     )
+
+
+COLUMNS = ("loss", "against", "kl", "difference", "low", "high", "p", "verdict")
+
+
+def comparison_frame(
+    results: SweepResults,
+    measure: Metric,
+    *,
+    baseline: str | None = None,
+    kl: Sequence[float] | None = None,
+    same_within: float | None = None,
+) -> pd.DataFrame:
+    """Losses compared by a metric at matched KL, a row per pair and KL.
+
+    Args:
+        results: a sweep's, or read from elsewhere.
+        measure: reward or win rate.
+        baseline: a loss, or the label of one of its variants: every other one is compared with it.
+            None: every pair.
+        kl: nats; None: three KLs inside the range that most losses cover together. Without any KL
+            in the results their figures are compared as they are, and the column is missing.
+        same_within: differences up to this size are no difference that matters.
+
+    Returns:
+        loss, against, kl (nats), difference (loss minus against), its own 95% interval (low, high),
+        p (after Holm's correction over all rows) and verdict: ``better`` or ``worse`` where
+        p < .05, ``same`` where the whole interval lies within ``same_within``, else ``open``. Where
+        a KL is not covered by both the difference is missing and the verdict open: nothing is
+        extrapolated.
+
+    Raises:
+        ConfigurationError: there is no such baseline, or nothing to compare by.
+    """
+    curves, weights, names = _curves_to_compare(results, measure)
+    base = None if baseline is None else _find_baseline(baseline, results, names)
+    levels = _levels(curves, kl, results.has_kl)
+    found = matched.compare_levels(curves, levels, weights, base)
+    rows = [
+        (
+            names[one.first],
+            names[one.second],
+            one.level if results.has_kl else float("nan"),
+            one.difference.value,
+            one.difference.low,
+            one.difference.high,
+            one.adjusted,
+            verdict(one, same_within),
+        )
+        for part in found
+        for one in part
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def verdict(comparison: matched.Comparison, same_within: float | None = None) -> str:
+    """``better``, ``worse``, ``same`` or ``open``: what a comparison says of its first loss."""
+    difference = comparison.difference
+    if comparison.separated:
+        return "better" if difference.value > 0 else "worse"
+    margin = same_within or 0.0
+    if difference.has_interval and -margin < difference.low and difference.high < margin:
+        return "same"
+    return "open"
+
+
+def _curves_to_compare(
+    results: SweepResults, measure: Metric
+) -> tuple[matched.Curves, Array | None, dict[str, str]]:
+    """Each loss's curve, the bootstrap's weights, and the labels of the losses."""
+    series = group_series(results)
+    names = {str(one.index): one.label for one in series}
+    if not results.done:
+        raise ConfigurationError("no trial has finished: there is nothing to compare.")
+    if not results.has_kl:
+        return (*unmatched_curves(results, series, measure), names)
+    found = read_curves(results, series)
+    if isinstance(found, str):
+        raise ConfigurationError(found)
+    if measure.name not in found.by_measure:
+        known = ", ".join(one.name for one in found.measures)
+        raise ConfigurationError(f"losses are not compared by {measure.name} here, but by {known}.")
+    return found.by_measure[measure.name], found.weights, names
+
+
+def _find_baseline(baseline: str, results: SweepResults, names: Mapping[str, str]) -> str:
+    """The key of the curve of this label, or of the loss of this name where it has one curve."""
+    for key, label in names.items():
+        if label == baseline:
+            return key
+    variants = [label for label in names.values() if label.startswith(f"{baseline} (")]
+    if variants:
+        raise ConfigurationError(f"{baseline} has several variants: name one of {variants}.")
+    raise ConfigurationError(
+        f"there is no loss {baseline!r} in {results.name}: there are {', '.join(names.values())}."
+    )
+
+
+def _levels(curves: matched.Curves, kl: Sequence[float] | None, has_kl: bool) -> list[float]:
+    if not has_kl:
+        return [0.0]
+    if kl is not None:
+        return [float(one) for one in kl]
+    ends = matched.common_range(most_overlapping(curves))
+    if ends is None or ends[0] == ends[1]:
+        raise ConfigurationError(f"{NO_COMMON_RANGE} Give the KLs to look at.")
+    return matched.default_levels(*ends)

@@ -8,7 +8,7 @@ paired: the same resampled prompts, and the same seeds, for every loss.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -154,12 +154,15 @@ def regret_at(
     return dict(zip(usable, found, strict=True))
 
 
-def compare(curves: Curves, level: float, weights: Array | None) -> list[Comparison]:
+def compare(
+    curves: Curves, level: float, weights: Array | None, baseline: str | None = None
+) -> list[Comparison]:
     """Every pair of losses at one KL, in the order of ``curves``, corrected as one family.
 
     Args:
         curves: for each loss the points of its grid.
         level: KL, nats.
+        baseline: compare with this loss alone: each other one minus it.
         weights: [resamples, clusters] from `bootstrap.resample_weights`; None where only means of
             whole runs are known.
 
@@ -167,11 +170,11 @@ def compare(curves: Curves, level: float, weights: Array | None) -> list[Compari
         ValueError: the points do not all have the clusters of ``weights``.
     """
     usable = _usable(curves, level)
-    pairs = list(itertools.combinations(usable, 2))
+    pairs = _pairs(usable, baseline)
     known = dict(zip(pairs, _differences(usable, pairs, [level], [1.0], weights), strict=True))
     reasons = not_comparable(curves, level)
     found = []
-    for first, second in itertools.combinations(curves, 2):
+    for first, second in _pairs(curves, baseline):
         if one := known.get((first, second)):
             found.append(Comparison(first, second, level, one.estimate, one.spread, one.p_value))
         else:
@@ -182,11 +185,17 @@ def compare(curves: Curves, level: float, weights: Array | None) -> list[Compari
     return corrected(found)
 
 
+def _pairs(names: Iterable[str], baseline: str | None) -> _Pairs:
+    if baseline is None:
+        return list(itertools.combinations(names, 2))
+    return [(name, baseline) for name in names if name != baseline] if baseline in names else []
+
+
 def compare_levels(
-    curves: Curves, levels: Sequence[float], weights: Array | None
+    curves: Curves, levels: Sequence[float], weights: Array | None, baseline: str | None = None
 ) -> list[list[Comparison]]:
     """`compare` at several KLs (nats), corrected as one family: all pairs at all levels."""
-    found = [compare(curves, level, weights) for level in levels]
+    found = [compare(curves, level, weights, baseline) for level in levels]
     together = iter(corrected([one for part in found for one in part]))
     return [[next(together) for _ in part] for part in found]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dpo_bench.analysis.loss_curves import setting_key
-from dpo_bench.analysis.results import SweepResults, Trial
+from dpo_bench.analysis.results import SweepResults, Trial, read_sweep
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.wording import counted, listing, one_line
 
@@ -22,6 +23,16 @@ _MEANINGS = {
     "content.reward": "the reward",
     "recipe": "the version of the training recipe",
 }
+
+
+def read_sweeps(folders: Sequence[Path]) -> SweepResults:
+    """A sweep, or several merged into one.
+
+    Raises:
+        ConfigurationError: a folder holds no sweep, or they do not compare.
+    """
+    sweeps = [read_sweep(folder) for folder in dict.fromkeys(folders)]
+    return sweeps[0] if len(sweeps) == 1 else merge_sweeps(sweeps)
 
 
 def merge_sweeps(sweeps: Sequence[SweepResults]) -> SweepResults:

@@ -23,9 +23,10 @@ from dpo_bench.analysis.curves import outline
 from dpo_bench.analysis.loss_curves import GridPoint, LossCurve
 from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.errors import ConfigurationError
 
-DEFAULT_RESAMPLES = 2000
 TOO_FEW = "A comparison needs at least two losses with finished trials."
+NO_KL = "Without KLs to the reference there is nothing to compare at matched KL."
 NOTHING_SCORED = "Without a reward of each response there is nothing to compare at matched KL."
 _COLUMNS = {KL.name: "kl", REWARD.name: "reward", WIN_RATE.name: "win_reference"}
 """where a trial's tables hold each measure, response by response"""
@@ -47,14 +48,15 @@ class CurvesOnPrompts:
         measures: what is read off at a KL, the headline first.
         by_measure: by a measure's name and by index of series, as text; the KLs are the same.
         prompts: ids, sorted.
-        weights: [resamples, prompts] of the bootstrap that serves all comparisons.
+        weights: [resamples, prompts] of the bootstrap that serves all comparisons; None where only
+            means of whole runs are known.
         checkpoints: how many of the points were measured along training.
     """
 
     measures: tuple[Metric, ...]
     by_measure: Mapping[str, matched.Curves]
     prompts: pd.Index
-    weights: Array
+    weights: Array | None
     checkpoints: int
 
     @property
@@ -72,7 +74,18 @@ def compared_measures(results: SweepResults) -> tuple[Metric, ...]:
     """What losses are compared by: reward and win rate; under a judge only the latter."""
     if not results.has_wins:
         return ()
-    return (REWARD, WIN_RATE) if results.has_reward else (WIN_RATE,)
+    wanted = (REWARD, WIN_RATE) if results.has_reward else (WIN_RATE,)
+    if not results.done:
+        return wanted
+    known = [set(trial.samples.columns) for trial in results.done]
+    return tuple(one for one in wanted if all(_COLUMNS[one.name] in columns for columns in known))
+
+
+def bootstrap_weights(results: SweepResults, prompts: int) -> Array | None:
+    """The resamples that serve all comparisons of a sweep; None where prompts are not known."""
+    if not results.prompts_known:
+        return None
+    return resample_weights(prompts, results.resamples, results.bootstrap_seed)
 
 
 def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnPrompts | str:
@@ -80,6 +93,8 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
     measures = compared_measures(results)
     if not measures:
         return NOTHING_SCORED
+    if results.done and not results.has_kl:
+        return NO_KL
     columns = {one.name: _COLUMNS[one.name] for one in (KL, *measures)}
     policies = {
         str(one.index): [p for s in one.settings if s.done for p in _policies(s, columns)]
@@ -93,8 +108,6 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
     )
     if not len(prompts):
         return "The trials share no prompt on which all of them were scored."
-    resamples = int(results.evaluation.get("resamples") or DEFAULT_RESAMPLES)
-    seed = int(results.evaluation.get("seed") or 0)
     strengths = sum(bool(s.done) for one in series for s in one.settings)
     return CurvesOnPrompts(
         measures,
@@ -106,7 +119,7 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
             for measure in measures
         },
         prompts,
-        resample_weights(len(prompts), resamples, seed),
+        bootstrap_weights(results, len(prompts)),
         sum(map(len, policies.values())) - strengths,
     )
 
@@ -143,3 +156,34 @@ def _point(policy: _Policy, measure: str, prompts: pd.Index) -> matched.Point:
         np.stack([table[name].to_numpy(float) for table in tables]) for name in (KL.name, measure)
     )
     return matched.Point(kl, values, [seed for seed, _ in policy.seeds], policy.step)
+
+
+def unmatched_curves(
+    results: SweepResults, series: Sequence[LossCurve], measure: Metric
+) -> tuple[matched.Curves, Array | None]:
+    """Curves of one point each, at KL 0, for results without KLs: losses as they are.
+
+    Raises:
+        ConfigurationError: a loss has several strengths, which only a KL makes comparable, or the
+            measure is missing.
+    """
+    columns = {measure.name: _COLUMNS[measure.name]}
+    tables: dict[str, list[tuple[int, pd.DataFrame]]] = {}
+    for one in series:
+        if len(one.settings) > 1:
+            raise ConfigurationError(
+                f"{one.label} has {len(one.settings)} strengths and no KL is known: losses of"
+                " several strengths are compared at matched KL alone."
+            )
+        if any(columns[measure.name] not in trial.samples for trial in one.done):
+            raise ConfigurationError(f"the results of {one.label} have no {measure.phrase}.")
+        tables[str(one.index)] = [(t.seed, _by_prompt(t.samples, columns)) for t in one.done]
+    prompts = _shared_prompts(table for found in tables.values() for _, table in found)
+    if not len(prompts):
+        raise ConfigurationError("the losses share no prompt: nothing can be compared.")
+    curves = {}
+    for index, found in tables.items():
+        values = np.stack([table.loc[prompts, measure.name].to_numpy(float) for _, table in found])
+        seeds = [seed for seed, _ in found]
+        curves[index] = [matched.Point(np.zeros_like(values), values, seeds)]
+    return curves, bootstrap_weights(results, len(prompts))

@@ -19,6 +19,9 @@ from dpo_bench.storage import read_parquet
 
 RESULTS = "results.parquet"
 EXPERIMENT = "experiment.json"
+DEFAULT_RESAMPLES = 2000
+WINS = "wins"
+"""Scored by" where shares of beaten opponents are known and no rewards."""
 ReadTable = Callable[[str], "pd.DataFrame | None"]
 """Gives a table by its name, without ending; None where there is none."""
 REQUIRED = ("trial", "loss", "beta", "seed", "status", "kl")
@@ -178,6 +181,10 @@ def _known(table: pd.DataFrame | None) -> pd.DataFrame:
     return pd.DataFrame() if table is None else table
 
 
+NO_REFERENCE = Reference(lambda _name: None, Estimate.missing(), Estimate.missing())
+"""Of results that come without a reference's responses."""
+
+
 @dataclass(frozen=True)
 class SweepResults:
     """Everything that a report is made from.
@@ -199,6 +206,9 @@ class SweepResults:
         notes: what the program had to say while the sweep ran.
         computing: how log-probs were computed and responses sampled.
         remarks: what merging them means for the conclusions, in sentences.
+        scored_by: what scored responses, as the experiment names it: a reward, ``judge:MODEL``,
+            ``none``; ``wins`` where only shares of beaten opponents are known.
+        prompts_known: whether figures are known prompt by prompt, not only run by run.
     """
 
     folder: Path
@@ -217,6 +227,8 @@ class SweepResults:
     remarks: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     computing: Mapping[str, str] = field(default_factory=dict)
+    scored_by: str = "none"
+    prompts_known: bool = True
 
     @property
     def prompts(self) -> int | None:
@@ -242,18 +254,33 @@ class SweepResults:
     @property
     def judge(self) -> str:
         """The judge that compared responses in pairs; empty where none did."""
-        kind, _, name = str(self.evaluation.get("reward", "none")).partition(":")
+        kind, _, name = self.scored_by.partition(":")
         return name if kind == "judge" else ""
 
     @property
     def has_wins(self) -> bool:
         """Whether responses were held against each other, by a reward or by a judge."""
-        return str(self.evaluation.get("reward", "none")) != "none"
+        return self.scored_by != "none"
 
     @property
     def has_reward(self) -> bool:
         """Whether responses have rewards of their own; under a judge they have not."""
-        return self.has_wins and not self.judge
+        return self.has_wins and not self.judge and self.scored_by != WINS
+
+    @property
+    def has_kl(self) -> bool:
+        """Whether some trial's KL to the reference was measured."""
+        return any(trial.value("kl") is not None for trial in self.done)
+
+    @property
+    def resamples(self) -> int:
+        """Bootstrap resamples over prompts."""
+        return int(self.evaluation.get("resamples") or DEFAULT_RESAMPLES)
+
+    @property
+    def bootstrap_seed(self) -> int:
+        """Seed of the bootstrap."""
+        return int(self.evaluation.get("seed") or 0)
 
     @property
     def done(self) -> tuple[Trial, ...]:
@@ -294,10 +321,11 @@ def read_sweep(folder: Path) -> SweepResults:
             f"{folder / RESULTS} lacks the columns {', '.join(missing)}: run the sweep again."
         )
     record = read_json(folder / EXPERIMENT)
+    experiment = dict(record.get("experiment") or {})
     return SweepResults(
         folder=folder,
         table=table,
-        experiment=dict(record.get("experiment") or {}),
+        experiment=experiment,
         command=str(record.get("command") or ""),
         versions=dict(record.get("versions") or {}),
         platform=str(record.get("platform") or ""),
@@ -309,6 +337,7 @@ def read_sweep(folder: Path) -> SweepResults:
         conditions=dict(record.get("conditions") or {}),
         notes=tuple(Note(**note) for note in record.get("notes") or ()),
         computing=dict(record.get("computing") or {}),
+        scored_by=str((experiment.get("evaluation") or {}).get("reward") or "none"),
     )
 
 

@@ -271,10 +271,13 @@ def _clustered(estimate: Estimate, spread: Spread, level: float) -> Clustered:
 def _by_seeds(value: float, spread: Spread, level: float) -> Clustered:
     if not spread.known:
         return Clustered(Estimate(value), spread, math.nan)
-    half = _quantile(level, spread.count - 1) * spread.between
+    from scipy import special
+
+    freedom = spread.count - 1
+    half = _quantile(level, freedom) * spread.between
     p_value = float(value == 0)
     if spread.between > 0:
-        p_value = tail(abs(value), spread.between, 0.0, spread.count, 2)
+        p_value = 2 * float(special.stdtr(freedom, -abs(value) / spread.between))
     return Clustered(Estimate(value, value - half, value + half), spread, p_value)
 
 

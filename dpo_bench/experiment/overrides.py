@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,21 @@ QUICKSTART = "quickstart"
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What was typed; None or empty where nothing was. A flag that is repeated collects."""
+    """What was typed, or given from Python; None or empty where nothing was.
+
+    A flag that is repeated collects. From Python a loss may be a table with its values, and whole
+    sections may be given.
+    """
 
     policy: str | None = None
     reference: str | None = None
     preferences: str | None = None
     reward: str | None = None
-    losses: tuple[str, ...] = ()
+    losses: tuple[str | Mapping[str, Any], ...] = ()
     beta: tuple[str, ...] = ()
     seeds: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def resolve(file: str | None, flags: Overrides) -> Experiment:
@@ -99,9 +104,8 @@ def slug(text: str) -> str:
 
 
 def _apply(tree: Tree, flags: Overrides) -> None:
-    for key in ("policy", "reference", "preferences"):
-        if (value := getattr(flags, key)) is not None:
-            tree[key] = value
+    given = {key: getattr(flags, key) for key in ("policy", "reference", "preferences")}
+    tree.update({key: value for key, value in given.items() if value is not None})
     if flags.reward is not None:
         _table(tree, "evaluation")["reward"] = flags.reward
     if flags.seeds:
@@ -111,6 +115,8 @@ def _apply(tree: Tree, flags: Overrides) -> None:
     if flags.beta:
         values = _numbers("--beta", flags.beta)
         tree["losses"] = [_with_strength(entry, values) for entry in _loss_tables(tree)]
+    for name, keys in flags.sections.items():
+        _table(tree, name).update(keys)
     for assignment in flags.settings:
         apply_setting(tree, assignment)
 
@@ -138,13 +144,18 @@ def _loss_tables(tree: Tree) -> list[Mapping[str, Any]]:
     return entries
 
 
-def _chosen_losses(tree: Tree, texts: Sequence[str]) -> list[Mapping[str, Any]]:
+def _chosen_losses(tree: Tree, given: Sequence[str | Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The named losses, each with the file's own table where the file has one."""
     tables = {get_loss(entry["name"]).name: entry for entry in _loss_tables(tree)}
-    found = [_loss(name) for name in _parts(texts)]
+    found: list[Mapping[str, Any]] = []
+    for one in given:
+        if isinstance(one, str):
+            found += [tables.get(name, {"name": name}) for name in map(_loss, _parts([one]))]
+        else:
+            found.append(one)
     if not found:
         raise ConfigurationError("--losses names no loss.")
-    return [tables.get(name, {"name": name}) for name in found]
+    return found
 
 
 def _loss(text: str) -> str:

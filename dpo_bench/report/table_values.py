@@ -155,13 +155,12 @@ def strength_cell(series: LossCurve, setting: GridPoint) -> Cell:
 
 def heat_maps(results: SweepResults, series: Sequence[LossCurve]) -> tuple[HeatMap, ...]:
     """A map per measure, columns in the order of strength within each loss."""
-    return tuple(
-        _heat_map(series, measure, len(results.seeds) > 1)
-        for measure in present(results, IN_HEAT_MAP)
-    )
+    return tuple(heat_map(results, series, measure) for measure in present(results, IN_HEAT_MAP))
 
 
-def _heat_map(series: Sequence[LossCurve], measure: Metric, many_seeds: bool) -> HeatMap:
+def heat_map(results: SweepResults, series: Sequence[LossCurve], measure: Metric) -> HeatMap:
+    """One measure by loss and order of strength; some trial must have it."""
+    many_seeds = len(results.seeds) > 1
     values = [
         value
         for one in series

@@ -9,13 +9,14 @@ from dpo_bench.analysis.compare import MatchedComparison, compare_series
 from dpo_bench.analysis.loss_curves import LossCurve, group_series, trial_label
 from dpo_bench.analysis.matched_policies import MatchedPolicies, matched_policies
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
+from dpo_bench.analysis.regret import RegretAtLevel, frontier_regret
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
 from dpo_bench.report.samples import SampleBrowser, sample_browser
 from dpo_bench.report.sections.further import further_sections
 from dpo_bench.report.sections.judging import judging_section
 from dpo_bench.report.sections.methods import Note, method_notes
-from dpo_bench.report.sections.regret import RegretAtLevel, frontier_regret, regret_section
+from dpo_bench.report.sections.regret import regret_section
 from dpo_bench.report.sections.sanity_checks import controls_section
 from dpo_bench.report.sections.section import Section
 from dpo_bench.report.sections.setup import Setup, describe_setup

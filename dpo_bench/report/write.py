@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata, resources
 from pathlib import Path
 
-from dpo_bench.analysis.merge import merge_sweeps
+from dpo_bench.analysis.merge import read_sweeps
 from dpo_bench.analysis.results import EXPERIMENT, RESULTS, SweepResults, read_json, read_sweep
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Progress, quiet
@@ -91,6 +91,28 @@ def report_sweeps(folders: Sequence[Path], out: Path | None, kind: str) -> Path:
     return page.parent / TEXT if kind == "markdown" else page
 
 
+def write_results_report(results: SweepResults, out: Path, kind: str) -> Path:
+    """Write the report of results that were read already, a sweep's or another program's.
+
+    Args:
+        results: what is reported.
+        out: folder of the report.
+        kind: html, markdown or latex.
+
+    Returns:
+        the file to open first.
+
+    Raises:
+        ConfigurationError: ``out`` is the folder of another sweep.
+    """
+    if (out / EXPERIMENT).exists() and out.resolve() != results.folder.resolve():
+        raise ConfigurationError(f"{out} is a sweep's folder: give another one for the report.")
+    if kind == "latex":
+        return _write_paper(build_view(results), out)
+    _write_pages(out, "", lambda: build_view(results), quiet)
+    return out / (TEXT if kind == "markdown" else PAGE)
+
+
 def write_comparison(folders: Sequence[Path], out: Path, progress: Progress = quiet) -> Path:
     """Write the report of one or several sweeps into a folder of its own.
 
@@ -115,7 +137,10 @@ def write_paper(folders: Sequence[Path], out: Path) -> Path:
     Returns:
         the path of ``paper/report.tex``, which holds all of them.
     """
-    view = build_view(read_sweeps(folders))
+    return _write_paper(build_view(read_sweeps(folders)), out)
+
+
+def _write_paper(view: ReportView, out: Path) -> Path:
     for name, files in draw_paper_figures(view):
         for kind, content in files.items():
             write_atomic(out / PAPER / FIGURES / f"{name}.{kind}", content)
@@ -124,12 +149,6 @@ def write_paper(folders: Sequence[Path], out: Path) -> Path:
     for name, text in render_latex(view, figure_names(view)).items():
         write_atomic(out / PAPER / name, _encoded(text))
     return out / PAPER / "report.tex"
-
-
-def read_sweeps(folders: Sequence[Path]) -> SweepResults:
-    """A sweep, or several merged into one."""
-    sweeps = [read_sweep(folder) for folder in dict.fromkeys(folders)]
-    return sweeps[0] if len(sweeps) == 1 else merge_sweeps(sweeps)
 
 
 def _merged(folders: Sequence[Path], out: Path) -> SweepResults:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.experiment import Experiment, Trial, conditions, plan_trials, trial_id
 from dpo_bench.experiment.defaults import settled
 from dpo_bench.notes import Note, heard
@@ -39,24 +40,29 @@ class Outcome:
         experiment: as it was run, every ``auto`` settled.
         folder: the sweep's folder.
         report: its page.
-        results: the results table, a row per trial.
+        table: the results, a row per trial.
         computed: trials done by this run; the others were there already.
     """
 
     experiment: Experiment
     folder: Path
     report: Path
-    results: pd.DataFrame
+    table: pd.DataFrame
     computed: int
+
+    @property
+    def results(self) -> SweepResults:
+        """All of the folder, as the report reads it."""
+        return read_sweep(self.folder)
 
     @property
     def failed(self) -> int:
         """Number of failed trials."""
-        return int((self.results["status"] == "failed").sum())
+        return int((self.table["status"] == "failed").sum())
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SweepRequest:
     """What the command line asks for.
 
     Attributes:
@@ -78,16 +84,19 @@ class Request:
     note_level: int = logging.INFO
 
 
-def run_sweep(request: Request, display: Display) -> Outcome:
+def run(request: SweepRequest, display: Display, write_report: Callable[[Path], Path]) -> Outcome:
     """Do what is missing of a sweep, then write its table and report.
+
+    Args:
+        request: what to do.
+        display: where progress is shown.
+        write_report: writes the report of a finished folder.
 
     Raises:
         LockedError: another process works in the folder.
         DpoBenchError: the experiment, the machine or the data does not allow it.
         KeyboardInterrupt: Ctrl-C; what was running has been saved.
     """
-    from dpo_bench.report import write_report
-
     opening = make_executor(request.executor, request.folder.resolve(), request.workers)
     store = Store(request.folder)
     trials = plan_trials(request.experiment)
@@ -118,11 +127,11 @@ def run_sweep(request: Request, display: Display) -> Outcome:
                 )
             store.add_to_record({"notes": [note._asdict() for note in notes]})
         identities = [identity for _, identity in tasks]
-        results = write_results(store, identities)
+        table = write_results(store, identities)
         _write_opponents(request.experiment, store, identities, display)
         display.phase("writing the report", 0, 1)
         report = write_report(request.folder)
-    return Outcome(request.experiment, request.folder, report, results, len(missing))
+    return Outcome(request.experiment, request.folder, report, table, len(missing))
 
 
 def _write_opponents(
@@ -143,7 +152,7 @@ def _is_there(store: Store, identity: str) -> bool:
 
 
 def _run_missing(
-    request: Request,
+    request: SweepRequest,
     executor: Executor,
     store: Store,
     sources: Sources,
@@ -193,7 +202,10 @@ def _run_missing(
 
 
 def _record(
-    request: Request, sources: Sources, shared: dict[str, Any], tasks: Sequence[tuple[Trial, str]]
+    request: SweepRequest,
+    sources: Sources,
+    shared: dict[str, Any],
+    tasks: Sequence[tuple[Trial, str]],
 ) -> dict[str, Any]:
     return {
         "experiment": request.experiment.settings(),

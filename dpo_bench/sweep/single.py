@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from dpo_bench.analysis.metrics import BY_NAME
 from dpo_bench.experiment import Experiment
 from dpo_bench.notes import heard
 from dpo_bench.storage import write_json, write_parquet
@@ -16,11 +12,12 @@ from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.sources import find_sources
 
+if TYPE_CHECKING:
+    from dpo_bench.evaluation.policy import PolicyEvaluation
 
-def evaluate_policy(
-    experiment: Experiment, policy: str, out: Path | None, console: Console, display: Display
-) -> None:
-    """Print a policy's metrics with their intervals; write its tables when ``out`` is given.
+
+def evaluate_policy(experiment: Experiment, policy: str, display: Display) -> PolicyEvaluation:
+    """A policy's metrics with their intervals.
 
     The reference is the experiment's ``reference``, or else its ``policy``: where training would
     have started.
@@ -37,14 +34,12 @@ def evaluate_policy(
     measured = experiment.model_copy(update=changes)
     with display, heard(lambda note: display.note(note.text, warning=note.is_warning)):
         context = WorkerContext(measured, find_sources(measured, display.phase), display.phase)
-        result = context.evaluator.evaluate(context.policy, display.phase)
-    table = Table("metric", "value", "95% interval", "n", "unit", title=policy)
-    for name, estimate in result.metrics.items():
-        interval = f"\\[{estimate.low:.3f}, {estimate.high:.3f}]" if estimate.has_interval else ""
-        table.add_row(name, f"{estimate.value:.3f}", interval, str(estimate.n), BY_NAME[name].unit)
-    console.print(table)
-    if out is not None:
-        write_parquet(out / "samples.parquet", result.samples)
-        write_parquet(out / "heldout.parquet", result.heldout)
-        metrics = {name: estimate.as_dict() for name, estimate in result.metrics.items()}
-        write_json(out / "evaluation.json", {"metrics": metrics, "notes": dict(result.notes)})
+        return context.evaluator.evaluate(context.policy, display.phase)
+
+
+def write_evaluation(found: PolicyEvaluation, folder: Path) -> None:
+    """Write a policy's tables and metrics into a folder."""
+    write_parquet(folder / "samples.parquet", found.samples)
+    write_parquet(folder / "heldout.parquet", found.heldout)
+    metrics = {name: estimate.as_dict() for name, estimate in found.metrics.items()}
+    write_json(folder / "evaluation.json", {"metrics": metrics, "notes": dict(found.notes)})

@@ -29,7 +29,7 @@ WIDTH_FOR_INTERVALS = 110
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """Print the results, a row per trial, and where the report is."""
-    results = outcome.results
+    results = outcome.table
     measured = {
         heading: name
         for heading, name in (("win rate", "win_rate"), ("reward", "reward"))
@@ -60,7 +60,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
 
 def _remarks(outcome: Outcome, measured: bool, *, narrow: bool) -> Iterator[str]:
     """What a reader of the table must know."""
-    results = outcome.results
+    results = outcome.table
     done = results[results["status"] == "done"]
     if narrow:
         yield "The 95% intervals are in results.csv; a wider terminal shows them."

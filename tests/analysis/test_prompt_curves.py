@@ -16,10 +16,11 @@ from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.metrics import REWARD, WIN_RATE
 from dpo_bench.analysis.points import by_step
 from dpo_bench.analysis.prompt_curves import compared_measures, read_curves
+from dpo_bench.analysis.regret import frontier_regret
 from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.report.figures.data import figure_table, matched_values
 from dpo_bench.report.markdown import render_markdown
-from dpo_bench.report.sections.regret import frontier_regret, regret_section
+from dpo_bench.report.sections.regret import regret_section
 from dpo_bench.report.view import build_view
 from tests.report.conftest import ByName, ViewOf
 
@@ -107,7 +108,8 @@ def judged(results: SweepResults) -> SweepResults:
         np.nan
     )
     results.reference.samples["reward"] = np.nan
-    return dataclasses.replace(results, experiment={**results.experiment, "evaluation": evaluation})
+    experiment = {**results.experiment, "evaluation": evaluation}
+    return dataclasses.replace(results, experiment=experiment, scored_by="judge:m")
 
 
 def test_under_a_judge_losses_are_compared_by_their_win_rate(folder_of: ByName) -> None:

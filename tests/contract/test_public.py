@@ -11,12 +11,22 @@ import dpo_bench.contract
 
 def test_public_names_are_fixed() -> None:
     assert sorted(dpo_bench.__all__) == [
+        "Experiment",
         "PairLogps",
+        "Sweep",
         "__version__",
+        "check_loss",
+        "compare",
+        "evaluate",
         "get_loss",
         "list_losses",
         "load_plugins",
+        "load_results",
+        "load_sweep",
+        "load_sweeps",
+        "metrics",
         "register",
+        "run_sweep",
     ]
 
 

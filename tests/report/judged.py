@@ -31,4 +31,4 @@ def judged(view: ReportView, **settings: Any) -> SweepResults:
         )
         for one, rate in zip(results.done, rates, strict=True)
     )
-    return dataclasses.replace(results, reference=reference, trials=trials)
+    return dataclasses.replace(results, reference=reference, trials=trials, scored_by="judge:small")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import AXIS_TITLE, position, ticks
 from dpo_bench.analysis.loss_curves import LossCurve, kl_position, largest_kl
 from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, REWARD, WIN_RATE, Metric
+from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
 from dpo_bench.analysis.results import Reference, SweepResults
 from dpo_bench.report import theme
 from dpo_bench.report.figures.style import SERIES_MARK, add_legend, new_figure, series_label
@@ -22,12 +24,23 @@ if TYPE_CHECKING:
 def draw_frontier(view: ReportView) -> Figure:
     """Reward against KL with the optimal frontier, best-of-n and the reference."""
     figure, axes = new_figure()
-    axis = axes[0][0]
-    reference = view.results.reference
-    _kl_axis(axis, view.results)
+    plot_frontier(axes[0][0], view.results, view.series, view.curves)
+    add_legend(figure)
+    return figure
+
+
+def plot_frontier(
+    axis: Axes,
+    results: SweepResults,
+    series: Sequence[LossCurve],
+    curves: CurvesOnPrompts | None,
+) -> None:
+    """The same on given axes."""
+    reference = results.reference
+    _kl_axis(axis, results)
     _optimum(axis, reference)
-    for one in view.series:
-        _along(axis, view, one, REWARD)
+    for one in series:
+        _along(axis, curves, one, REWARD)
         _curve(axis, one, REWARD)
     if not reference.reward.is_missing:
         axis.plot(
@@ -35,8 +48,6 @@ def draw_frontier(view: ReportView) -> Figure:
             clip_on=False, label="reference",
         )  # fmt: skip
     axis.set_ylabel(REWARD.axis)
-    add_legend(figure)
-    return figure
 
 
 def _optimum(axis: Axes, reference: Reference) -> None:
@@ -65,16 +76,26 @@ def _optimum(axis: Axes, reference: Reference) -> None:
 def draw_against_kl(view: ReportView, measure: Metric) -> Figure:
     """Any measure against KL."""
     figure, axes = new_figure()
-    axis = axes[0][0]
-    _kl_axis(axis, view.results)
-    for one in view.series:
-        _along(axis, view, one, measure)
+    plot_against_kl(axes[0][0], view.results, view.series, view.curves, measure)
+    add_legend(figure)
+    return figure
+
+
+def plot_against_kl(
+    axis: Axes,
+    results: SweepResults,
+    series: Sequence[LossCurve],
+    curves: CurvesOnPrompts | None,
+    measure: Metric,
+) -> None:
+    """The same on given axes."""
+    _kl_axis(axis, results)
+    for one in series:
+        _along(axis, curves, one, measure)
         _curve(axis, one, measure)
     if measure == WIN_RATE:
         axis.axhline(0.5, color=theme.LIGHT["muted"], linewidth=0.9, linestyle="--", zorder=1)
     axis.set_ylabel(measure.axis)
-    add_legend(figure)
-    return figure
 
 
 def draw_displacement(view: ReportView) -> Figure:
@@ -125,7 +146,7 @@ def _curve(axis: Axes, series: LossCurve, measure: Metric, filled: bool = True) 
             axis.plot([x], [y], look.marker.matplotlib, color=color, alpha=0.45, markersize=3.5)
 
 
-def _along(axis: Axes, view: ReportView, series: LossCurve, measure: Metric) -> None:
+def _along(axis: Axes, curves: CurvesOnPrompts | None, series: LossCurve, measure: Metric) -> None:
     """A small open mark for every policy along training, and a thin line for each step."""
     color = theme.SERIES_LIGHT[theme.style(series.index).color]
     for trial in series.done:
@@ -135,7 +156,7 @@ def _along(axis: Axes, view: ReportView, series: LossCurve, measure: Metric) -> 
                 [position(kl) for kl in table["kl"]], table[measure.name], "o", color=color,
                 alpha=0.6, markersize=2.6, markerfacecolor="none", markeredgewidth=0.7, zorder=1.5,
             )  # fmt: skip
-    lines = view.curves.lines(series, measure) if view.curves else {}
+    lines = curves.lines(series, measure) if curves else {}
     for step in sorted(lines)[:-1]:
         x, y = zip(*((position(kl), value) for kl, value in lines[step]), strict=True)
         axis.plot(x, y, color=color, alpha=0.5, linewidth=0.7, zorder=1.5)

@@ -50,13 +50,13 @@ Drawing = Callable[[ReportView], "Figure"]
 def draw_figures(view: ReportView) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Every picture that this sweep gives: its name and its bytes by format."""
     for name, drawing in _drawings(view):
-        yield name, _drawn(view, drawing, SETTINGS, FORMATS)
+        yield name, drawn(view, drawing)
 
 
 def draw_paper_figures(view: ReportView) -> Iterator[tuple[str, dict[str, bytes]]]:
     """The same at a column's width, as vector files with their fonts inside."""
     for name, drawing in _drawings(view):
-        yield name, _drawn(view, drawing, COLUMN, PAPER_FORMATS)
+        yield name, drawn(view, drawing, PAPER_FORMATS, COLUMN)
 
 
 def figure_names(view: ReportView) -> tuple[str, ...]:
@@ -80,9 +80,13 @@ def _drawings(view: ReportView) -> Iterator[tuple[str, Drawing]]:
         yield "training", draw_training
 
 
-def _drawn(
-    view: ReportView, drawing: Drawing, settings: dict[Any, Any], formats: Sequence[str]
+def drawn(
+    view: ReportView,
+    drawing: Drawing,
+    formats: Sequence[str] = FORMATS,
+    settings: dict[Any, Any] = SETTINGS,
 ) -> dict[str, bytes]:
+    """One picture's bytes by format."""
     import matplotlib as mpl
 
     with mpl.rc_context():

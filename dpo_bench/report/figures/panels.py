@@ -56,11 +56,12 @@ def draw_heat_map(view: ReportView) -> Figure:
     width = 1.6 + 0.85 * shown[0].ranks
     figure, axes = new_figure(width * len(shown) ** 0.9, 0.9 + 0.5 * rows, columns=len(shown))
     for column, heat_map in enumerate(shown):
-        _heat_panel(axes[0][column], heat_map, labeled=column == 0)
+        plot_heat_map(axes[0][column], heat_map, labeled=column == 0)
     return figure
 
 
-def _heat_panel(axis: Axes, heat_map: HeatMap, labeled: bool) -> None:
+def plot_heat_map(axis: Axes, heat_map: HeatMap, labeled: bool = True) -> None:
+    """One measure by loss and order of strength, on given axes."""
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("heat", ["#ffffff", theme.LIGHT["heat"]])

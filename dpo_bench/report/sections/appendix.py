@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dpo_bench import __version__
 from dpo_bench.analysis.compare import MatchedComparison
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.setup import adapter_in_words, spelled
 from dpo_bench.report.sections.uncertainty import FAMILY, curve_points, held_by_intervals
+from dpo_bench.version import __version__
 from dpo_bench.wording import counted, listing, number, plain_number
 
 

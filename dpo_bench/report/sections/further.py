@@ -87,7 +87,7 @@ def _overoptimization(
     results: SweepResults, series: Sequence[LossCurve], curves: CurvesOnPrompts
 ) -> Section | None:
     own = results.reference.samples
-    if REWARD not in curves.measures or "reward" not in own:
+    if REWARD not in curves.measures or "reward" not in own or curves.weights is None:
         return None
     by_prompt = own.groupby("prompt_id")["reward"].mean().reindex(curves.prompts)
     if by_prompt.isna().any():

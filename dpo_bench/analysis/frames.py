@@ -1,0 +1,91 @@
+"""A sweep's results as tidy tables, for whoever goes on with them in pandas."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dpo_bench.analysis.metrics import explored
+from dpo_bench.analysis.results import SweepResults, Trial
+
+
+def trials(results: SweepResults) -> pd.DataFrame:
+    """A row per trial: trial, loss, each hyperparameter a column, seed, status, error, metrics.
+
+    A hyperparameter that a loss does not have is missing; so is a metric that was not measured.
+    """
+    names = [metric.name for metric in explored(results)]
+    settings = dict.fromkeys(key for one in results.trials for key in one.hyperparameters)
+    rows = [
+        {
+            **_which(one),
+            **{key: one.hyperparameters.get(key) for key in settings},
+            "seed": one.seed,
+            "status": "done" if one.done else "failed",
+            "error": one.error,
+            **{name: one.value(name) for name in names},
+        }
+        for one in results.trials
+    ]
+    columns = ["trial", "loss", *settings, "seed", "status", "error", *names]
+    kinds = dict.fromkeys((*settings, *names), "float64")
+    return pd.DataFrame(rows, columns=columns).astype(kinds)
+
+
+def metrics(results: SweepResults) -> pd.DataFrame:
+    """A row per trial and metric: trial, metric, value, low, high (95%), n (prompts), unit."""
+    rows = [
+        {
+            "trial": one.id,
+            "metric": metric.name,
+            "value": found.value,
+            "low": found.low,
+            "high": found.high,
+            "n": found.n,
+            "unit": metric.unit,
+        }
+        for one in results.done
+        for metric in explored(results)
+        if not (found := one.estimate(metric.name)).is_missing
+    ]
+    return pd.DataFrame(rows, columns=["trial", "metric", "value", "low", "high", "n", "unit"])
+
+
+def samples(results: SweepResults) -> pd.DataFrame:
+    """A row per response of every policy, with the columns of ``samples.parquet``."""
+    return _joined(results, "samples")
+
+
+def training_log(results: SweepResults) -> pd.DataFrame:
+    """A row per trial and logged step, with the columns of ``training.parquet``."""
+    return _joined(results, "training")
+
+
+def checkpoints(results: SweepResults) -> pd.DataFrame:
+    """A row per trial and evaluation along training; empty where there was none."""
+    return _joined(results, "checkpoints")
+
+
+def frontier(results: SweepResults) -> pd.DataFrame:
+    """The best mean reward at each KL that the reference's samples show: kl, reward, low, high.
+
+    Empty where the results have no reference's responses, or no reward.
+    """
+    rows = [(one.kl, one.reward, one.low, one.high) for one in results.reference.frontier]
+    return pd.DataFrame(rows, columns=["kl", "reward", "low", "high"])
+
+
+def _which(trial: Trial) -> dict[str, str]:
+    return {"trial": trial.id, "loss": trial.loss}
+
+
+def _joined(results: SweepResults, name: str) -> pd.DataFrame:
+    tables = [
+        table.assign(trial=one.id, loss=one.loss, strength=one.strength, seed=one.seed)
+        for one in results.trials
+        if len(table := getattr(one, name))
+    ]
+    keys = ["trial", "loss", "strength", "seed"]
+    if not tables:
+        return pd.DataFrame(columns=keys)
+    joined: pd.DataFrame = pd.concat(tables, ignore_index=True)
+    return joined.loc[:, [*keys, *(column for column in joined if column not in keys)]]

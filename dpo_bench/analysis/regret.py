@@ -1,0 +1,111 @@
+"""How far each loss stays below the optimal frontier, at the KLs at which losses are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dpo_bench.analysis import matched
+from dpo_bench.analysis.compare import MatchedComparison, compare_series
+from dpo_bench.analysis.estimate import Estimate
+from dpo_bench.analysis.frontier import Frontier
+from dpo_bench.analysis.loss_curves import group_series
+from dpo_bench.analysis.metrics import REWARD
+from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
+from dpo_bench.analysis.results import SweepResults
+
+
+@dataclass(frozen=True, slots=True)
+class RegretAtLevel:
+    """All series against the optimum at one KL.
+
+    Attributes:
+        kl: nats.
+        optimum: the optimal policy's mean reward; None where the frontier is not known.
+        gaps: optimal reward minus the loss's, by index of series; empty likewise.
+    """
+
+    kl: float
+    optimum: float | None
+    gaps: Mapping[int, Estimate]
+
+
+def frontier_regret(
+    results: SweepResults, curves: CurvesOnPrompts | str, comparison: MatchedComparison | str
+) -> tuple[RegretAtLevel, ...]:
+    """The gaps at the comparison's levels, or where there is one loss alone at levels of its own.
+
+    Empty where no level lies in the frontier's range: neither curve nor frontier is continued.
+    """
+    if isinstance(curves, str) or REWARD not in curves.measures:
+        return ()
+    own = curves.by_measure[REWARD.name]
+    if not isinstance(comparison, str):
+        levels = [level.kl for level in comparison.levels]
+    elif len(own) == 1 and (ends := matched.common_range(own)):
+        levels = matched.default_levels(*ends)
+    else:
+        return ()
+    return _at_levels(results, curves, levels)
+
+
+def _at_levels(
+    results: SweepResults, curves: CurvesOnPrompts, levels: Sequence[float]
+) -> tuple[RegretAtLevel, ...]:
+    own = curves.by_measure[REWARD.name]
+    frontier = _frontier(results, curves.prompts)
+    if frontier is None or not any(map(frontier.covers, levels)):
+        return ()
+    return tuple(_at(own, frontier, kl, curves) for kl in levels)
+
+
+def _at(
+    own: matched.Curves, frontier: Frontier, kl: float, curves: CurvesOnPrompts
+) -> RegretAtLevel:
+    if not frontier.covers(kl):
+        return RegretAtLevel(kl, None, {})
+    found = matched.regret_at(own, frontier, kl, curves.weights)
+    gaps = {int(name): one.estimate for name, one in found.items()}
+    return RegretAtLevel(kl, frontier.reward_at(kl), gaps)
+
+
+def _frontier(results: SweepResults, prompts: pd.Index) -> Frontier | None:
+    """The reference's frontier over the curves' prompts; None where the sweep gives none."""
+    samples = results.reference.samples
+    if not results.reference.frontier or "reward" not in samples:
+        return None
+    rewards = samples.pivot(index="prompt_id", columns="sample", values="reward").reindex(prompts)
+    table = rewards.to_numpy(float)
+    return None if pd.isna(table).any() else Frontier(table)
+
+
+def regret_frame(results: SweepResults, kl: Sequence[float] | None = None) -> pd.DataFrame:
+    """The optimal policy's reward minus each loss's, a row per loss and KL.
+
+    Args:
+        results: of a sweep with a reward.
+        kl: nats; None: the KLs at which the losses are compared.
+
+    Returns:
+        loss, kl, optimum (mean reward of the best policy of that KL), regret, low, high (95%), n
+        (prompts). Rows where the loss does not cover the KL, or the reference's samples do not show
+        the optimum, are left out.
+    """
+    series = group_series(results)
+    curves = read_curves(results, series)
+    if isinstance(curves, str) or REWARD not in curves.measures:
+        found: tuple[RegretAtLevel, ...] = ()
+    elif kl is None:
+        found = frontier_regret(results, curves, compare_series(curves))
+    else:
+        found = _at_levels(results, curves, [float(one) for one in kl])
+    rows = [
+        (one.label, level.kl, level.optimum, gap.value, gap.low, gap.high, gap.n)
+        for level in found
+        for one in series
+        if (gap := level.gaps.get(one.index))
+    ]
+    columns = ["loss", "kl", "optimum", "regret", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns)
