@@ -135,7 +135,7 @@ def _numbers(column: pd.Series[Any], where: str, optional: bool) -> pd.Series[fl
         wrong &= column.notna()
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{where.format(row + 1)} is {column.iloc[row]!r}, no number.")
+        raise DataError(f"{where.format(row + 1)} is {_shown(column.iloc[row])}, no number.")
     return numbers
 
 
@@ -147,7 +147,7 @@ def _seeds(frame: pd.DataFrame, name: str) -> pd.Series[int]:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise DataError(
-            f"{name}, row {row + 1}: seed is {frame['seed'].iloc[row]!r}, no whole number."
+            f"{name}, row {row + 1}: seed is {_shown(frame['seed'].iloc[row])}, no whole number."
         )
     return seeds.astype("int64")
 
@@ -230,3 +230,7 @@ def _annotation(entry: Mapping[str, Any], row: int) -> dict[str, Any]:
         "extra_length": lengths[1] - lengths[0],
         "response": entry["output_2"],
     }
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)

@@ -335,7 +335,7 @@ def present(results: SweepResults, metrics: tuple[Metric, ...]) -> tuple[Metric,
     return tuple(
         _judged(metric) if results.judge else metric
         for metric in metrics
-        if any(trial.value(metric.name) is not None for trial in results.done)
+        if results.has(metric.name)
     )
 
 

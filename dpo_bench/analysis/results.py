@@ -270,7 +270,16 @@ class SweepResults:
     @property
     def has_kl(self) -> bool:
         """Whether some trial's KL to the reference was measured."""
-        return any(trial.value("kl") is not None for trial in self.done)
+        return self.has("kl")
+
+    def has(self, metric: str) -> bool:
+        """Whether some trial has this metric."""
+        return any(trial.value(metric) is not None for trial in self.done)
+
+    @property
+    def has_responses(self) -> bool:
+        """Whether responses stand beside the reference's to the same prompts."""
+        return bool(self.done) and len(self.reference.prompts) > 0
 
     @property
     def resamples(self) -> int:

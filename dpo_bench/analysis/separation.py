@@ -153,6 +153,8 @@ def prompts_to_separate(comparison: Comparison) -> int | None:
     spread, difference = comparison.spread, comparison.difference
     if not spread or not math.isfinite(difference.low) or difference.value == 0:
         return None
+    if not difference.n:  # the prompts behind it are not known
+        return None
     within, distance = spread.facing, abs(difference.value)
 
     def excess(log: float) -> float:

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
@@ -118,6 +119,22 @@ class Loss:
         """
         known = completed(self.name, self.needs, logps)
         return self.function(known, **self.resolve(hyperparameters))
+
+    def _repr_html_(self) -> str:
+        """Its card, for notebooks."""
+        values = ", ".join(f"{name} = {value:g}" for name, value in self.hyperparameters.items())
+        grid = ", ".join(f"{value:g}" for value in self.grid)
+        rows = (
+            ("family", self.family),
+            ("paper", self.paper),
+            ("log-probs", "summed" if self.normalization == "sum" else "mean over tokens"),
+            ("reference", "needed" if self.needs_reference else "not needed"),
+            ("defaults", values or "no hyperparameters"),
+            ("grid", grid or "none"),
+        )
+        cells = "".join(f"<tr><th>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in rows)
+        title = f"<strong>{escape(self.name)}</strong>: {escape(self.summary)}"
+        return f"<p>{title}</p><table>{cells}</table>"
 
     def at(self, hyperparameters: Mapping[str, float]) -> Objective:
         """The loss at these hyperparameters, ready to be minimized.

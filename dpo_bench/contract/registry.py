@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dpo_bench.contract import composition
@@ -23,6 +23,8 @@ from dpo_bench.plugins import import_folder_as_package
 
 _losses: dict[str, Loss] = {}
 _aliases: dict[str, str] = {}
+
+SCRIPT = "__main__"
 
 
 class UnknownLossError(ConfigurationError, LookupError):
@@ -123,8 +125,46 @@ def _claim(loss: Loss) -> None:
 
 
 def _identity(loss: Loss) -> tuple[Path, str, str]:
-    """What tells a file that was imported twice from two losses of one name."""
-    return loss.source_file, loss.name, getattr(loss.function, "__qualname__", "")
+    """What tells a file that was imported twice from two losses of one name.
+
+    A loss of a script or notebook may be defined anew: the last definition counts.
+    """
+    home = Path(SCRIPT) if is_of_script(loss) else loss.source_file
+    return home, loss.name, getattr(loss.function, "__qualname__", "")
+
+
+def is_of_script(loss: Loss) -> bool:
+    """Whether a loss was defined in the script or notebook that runs, so that nobody imports it."""
+    return loss.function.__module__ == SCRIPT
+
+
+def losses_of_script(names: Iterable[str]) -> bytes:
+    """Those of these losses, parts included, that a script or notebook defines, to be sent on.
+
+    Returns:
+        what `accept_losses` takes; empty where there are none.
+    """
+    import dill
+
+    found = {part.name: part for name in names for part in parts_of(get_loss(name))}
+    own = [loss for loss in found.values() if is_of_script(loss)]
+    return dill.dumps(own, byref=False, recurse=True) if own else b""
+
+
+def accept_losses(sent: bytes) -> None:
+    """Enter the losses that another process of this program sent."""
+    import dill
+
+    for loss in dill.loads(sent) if sent else ():  # noqa: S301 - from our own parent process
+        _claim(loss)
+
+
+def parts_of(loss: Loss) -> Iterator[Loss]:
+    """A loss as it was registered, or those that it was composed of."""
+    if not loss.parts:
+        yield loss
+    for part in loss.parts:
+        yield from parts_of(part)
 
 
 def load_plugins(folder: str | Path) -> list[str]:
@@ -225,7 +265,8 @@ def list_losses() -> list[str]:
 def source_digest(loss: Loss) -> str:
     """SHA-256 (hex) of a loss's source: its file and the sibling files that it imports.
 
-    Of a composed loss: the sources of its parts and of the modifiers.
+    Of a composed loss: the sources of its parts and of the modifiers. Of a loss that a script or a
+    notebook's cell defines: its function alone.
 
     Raises:
         ConfigurationError: the loss was typed into an interpreter, so that no file tells two
@@ -233,6 +274,8 @@ def source_digest(loss: Loss) -> str:
     """
     if loss.parts:
         return _composed_digest(loss)
+    if is_of_script(loss):
+        return hashlib.sha256(_source_of_function(loss).encode()).hexdigest()
     files = sorted(_source_closure(loss.source_file), key=lambda file: file.name)
     if not files:
         raise ConfigurationError(f"{loss.name} has no source file: put it into one.")
@@ -240,6 +283,16 @@ def source_digest(loss: Loss) -> str:
     for file in files:
         hasher.update(file.read_bytes())
     return hasher.hexdigest()
+
+
+def _source_of_function(loss: Loss) -> str:
+    try:
+        return inspect.getsource(loss.function)
+    except OSError:
+        raise ConfigurationError(
+            f"{loss.name} was typed into an interpreter that keeps no source, so that two versions"
+            " of it could not be told apart: define it in a file or a notebook."
+        ) from None
 
 
 def _composed_digest(loss: Loss) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from dpo_bench.contract import Loss
+from dpo_bench.contract.registry import parts_of
 from dpo_bench.errors import ConfigurationError
 
 
@@ -16,7 +17,7 @@ def require_contract(losses: Iterable[Loss]) -> None:
     Raises:
         ConfigurationError: one breaks the contract; the message lists how.
     """
-    own = {part.name: part for loss in losses for part in _parts(loss) if not _is_shipped(part)}
+    own = {part.name: part for loss in losses for part in parts_of(loss) if not _is_shipped(part)}
     if not own:
         return
     from dpo_bench.testing import ContractError, check_loss  # brings torch
@@ -29,14 +30,6 @@ def require_contract(losses: Iterable[Loss]) -> None:
                 f"{error}\nMend it, or name in register(..., departs_from=(...)) what it departs "
                 "from on purpose."
             ) from error
-
-
-def _parts(loss: Loss) -> Iterator[Loss]:
-    """A loss as it was registered, or those that it was composed of."""
-    if not loss.parts:
-        yield loss
-    for part in loss.parts:
-        yield from _parts(part)
 
 
 def _is_shipped(loss: Loss) -> bool:

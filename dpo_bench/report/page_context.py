@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpo_bench.analysis.loss_curves import trial_label
-from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Metric, explored, ranking
+from dpo_bench.analysis.metrics import CHOSEN, KL, REWARD, WIN_RATE, Metric, explored, ranking
 from dpo_bench.report.families import loss_cards
 from dpo_bench.report.page_samples import embedded_samples
 from dpo_bench.report.samples import BEST
@@ -44,7 +44,7 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
     present = {
         "explore": bool(explorers),
         "heat": bool(view.heat_maps),
-        "displacement": bool(results.done),
+        "displacement": results.has_kl and results.has(CHOSEN.name),
         "training": bool(data["training"]["lines"]),
         "samples": samples is not None,
     }

@@ -64,9 +64,11 @@ def _measure(measure: Metric, results: SweepResults) -> dict[str, Any]:
 
 
 def _first_axes(results: SweepResults) -> list[list[str]]:
-    """The axes of the two linked charts when the page opens."""
+    """The axes of the linked charts, two at most, when the page opens; none without KLs."""
+    if not results.has_kl:
+        return []
     upright = [measure.name for measure in headline(results)]
-    upright += [CHOSEN.name] if len(upright) < 2 else []
+    upright += [CHOSEN.name] if len(upright) < 2 and results.has(CHOSEN.name) else []
     return [[KL.name, name] for name in upright[:2]]
 
 

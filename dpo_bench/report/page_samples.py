@@ -75,8 +75,8 @@ class EmbeddedSamples:
 def embedded_samples(
     results: SweepResults, series: Sequence[LossCurve], ladder: Sequence[tuple[int, int]] = LADDER
 ) -> EmbeddedSamples | None:
-    """The first step of the ladder that fits; None when no trial finished."""
-    if not results.done:
+    """The first step of the ladder that fits; None where there are no responses to show."""
+    if not results.has_responses:
         return None
     done = [(place, trial) for place, trial in enumerate(_ordered(series)) if trial.done]
     prompts = results.reference.prompts

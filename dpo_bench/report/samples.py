@@ -75,8 +75,8 @@ class SampleBrowser:
 def sample_browser(
     results: SweepResults, series: Sequence[LossCurve], policies: MatchedPolicies
 ) -> SampleBrowser | None:
-    """Pick prompts and responses; None when no trial finished."""
-    if not results.done:
+    """Pick prompts and responses; None where there are none to show beside each other."""
+    if not results.has_responses:
         return None
     prompts = results.reference.prompts
     chosen = list(_chosen(results, series, policies))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.analysis.results import SweepResults, read_sweep
+from dpo_bench.contract.registry import losses_of_script
 from dpo_bench.experiment import Experiment, Trial, conditions, plan_trials, trial_id
 from dpo_bench.experiment.defaults import settled
 from dpo_bench.notes import Note, heard
@@ -186,6 +187,7 @@ def _run_missing(
         sources,
         request.folder.resolve(),
         request.plugins,
+        losses_of_script(trial.loss for trial, _ in missing),
         threads,
         request.note_level,
     )

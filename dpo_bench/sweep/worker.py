@@ -41,6 +41,7 @@ class Job:
         sources: where model and data are.
         folder: the sweep's folder.
         plugins: folders of further losses.
+        losses: those that the user's script or notebook defines; see `registry.losses_of_script`.
         threads: torch threads of each worker.
         note_level: of `logging`, from which notes are wanted.
     """
@@ -49,6 +50,7 @@ class Job:
     sources: Sources
     folder: Path
     plugins: tuple[Path, ...]
+    losses: bytes
     threads: int
     note_level: int = logging.INFO
 
@@ -144,12 +146,14 @@ def _prepare(job: Job, voice: _Voice) -> WorkerContext | None:
     import torch
 
     from dpo_bench.contract import load_plugins
+    from dpo_bench.contract.registry import accept_losses
     from dpo_bench.sweep.context import WorkerContext
 
     try:
         torch.set_num_threads(job.threads)
         for folder in job.plugins:
             load_plugins(folder)
+        accept_losses(job.losses)
         context = WorkerContext(job.experiment, job.sources, voice.progress)
         _ = context.training_reference  # had now, so that what is wrong with the data is said now
     except DpoBenchError as error:

@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dpo_bench.analysis.metrics import ACCURACY, REWARD, WIN_RATE, headline
+from dpo_bench.analysis.metrics import ACCURACY, CHOSEN, REWARD, WIN_RATE, headline
 from dpo_bench.report.figures.curves import (
     draw_against_kl,
     draw_displacement,
@@ -65,7 +65,7 @@ def figure_names(view: ReportView) -> tuple[str, ...]:
 
 
 def _drawings(view: ReportView) -> Iterator[tuple[str, Drawing]]:
-    for measure in headline(view.results):
+    for measure in headline(view.results) if view.results.has_kl else ():
         if measure == REWARD:
             yield "frontier", draw_frontier
         else:
@@ -74,7 +74,7 @@ def _drawings(view: ReportView) -> Iterator[tuple[str, Drawing]]:
         yield "differences", draw_differences
     if view.heat_maps:
         yield "heat_map", draw_heat_map
-    if view.results.done:
+    if view.results.has_kl and view.results.has(CHOSEN.name):
         yield "displacement", draw_displacement
     if any(len(trial.training) for trial in view.results.trials):
         yield "training", draw_training

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from dpo_bench.analysis import matched
-from dpo_bench.analysis.bootstrap import resample_weights
+from dpo_bench.analysis.bootstrap import Array, resample_weights
 from dpo_bench.analysis.compare import most_overlapping
 from dpo_bench.analysis.length_control import length_controlled
 from dpo_bench.analysis.loss_curves import LossCurve, trial_label
@@ -37,15 +38,16 @@ def further_sections(
 ) -> tuple[Section, ...]:
     """All sections for which the sweep has the data, in their order."""
     if curves is None:
-        return ()
-    found = (
+        found = _length_control(results, _all_prompts(results), policies)
+        return () if results.has_kl or found is None or not found.table.rows else (found,)
+    sections = (
         _areas(series, curves),
         _overoptimization(results, series, curves),
         strengths_of_players(results, curves.prompts, policies),
         _length_control(results, curves.prompts, policies),
     )
     return tuple(
-        one for one in found if one is not None and (one.table.rows or not one.table.columns)
+        one for one in sections if one is not None and (one.table.rows or not one.table.columns)
     )
 
 
@@ -137,22 +139,24 @@ def _fit_cells(series: LossCurve, fit: Fit) -> tuple[Cell, ...]:
 def _length_control(
     results: SweepResults, prompts: pd.Index, policies: MatchedPolicies
 ) -> Section | None:
-    weights = resample_weights(len(prompts), _RESAMPLES, int(results.evaluation.get("seed") or 0))
-    lengths = results.reference.samples.groupby("prompt_id")["tokens"].mean()
+    if not results.prompts_known or not len(prompts):
+        return None
+    weights = resample_weights(len(prompts), _RESAMPLES, results.bootstrap_seed)
     rows = []
     for one, trial in policies.players:
         table = trial.samples[trial.samples["prompt_id"].isin(prompts)]
         counts = table.groupby("prompt_id").size()
+        extra = _extra_length(results, table)
         if (
-            "win_reference" not in table
+            extra is None
+            or "win_reference" not in table
             or counts.nunique() != 1
+            or len(counts) != len(prompts)
             or table["win_reference"].isna().any()
         ):
             continue
-        table = table.sort_values(["prompt_id", "sample"])
-        extra = table["tokens"].to_numpy(float) - lengths.reindex(table["prompt_id"]).to_numpy(
-            float
-        )
+        table = table.assign(extra=extra).sort_values(["prompt_id", "sample"])
+        extra = table["extra"].to_numpy(float)
         shape = (len(prompts), int(counts.iloc[0]))
         wins = table["win_reference"].to_numpy(float).reshape(shape)
         found = length_controlled(wins, extra.reshape(shape), weights)
@@ -172,3 +176,21 @@ def _length_control(
         f" length-controlled win rate), beside the plain one; {policies.whose}."
     )
     return Section("length", "Length control", about, Table(columns, tuple(rows)))
+
+
+def _extra_length(results: SweepResults, table: pd.DataFrame) -> Array | None:
+    """How much longer each response is than the reference's to its prompt; None: not known."""
+    if "extra_length" in table:
+        return table["extra_length"].to_numpy(float)
+    own = results.reference.samples
+    if own.empty or "tokens" not in table:
+        return None
+    lengths = own.groupby("prompt_id")["tokens"].mean()
+    usual = lengths.reindex(table["prompt_id"]).to_numpy(float)
+    return np.asarray(table["tokens"].to_numpy(float) - usual)
+
+
+def _all_prompts(results: SweepResults) -> pd.Index:
+    """The prompts that every trial answered, sorted."""
+    tables = [one.samples["prompt_id"] for one in results.done if "prompt_id" in one.samples]
+    return pd.Index(sorted(set.intersection(*map(set, tables)))) if tables else pd.Index([])

@@ -33,7 +33,7 @@ def strengths_of_players(
 ) -> Section | None:
     """Bradley-Terry strengths by rewards, or by what a judge said where it judged a round robin."""
     players = policies.players
-    if len(players) < 2 or not results.has_wins:
+    if len(players) < 2 or not results.has_wins or results.reference.samples.empty:
         return None
     if len(players) > _ROUND:
         return Section("strengths", "Round robin", _too_many(len(players)), Table((), ()))
@@ -44,7 +44,7 @@ def strengths_of_players(
     if not wins:
         return None
     count = len(next(iter(wins.values())))
-    weights = resample_weights(count, _RESAMPLES, int(results.evaluation.get("seed") or 0))
+    weights = resample_weights(count, _RESAMPLES, results.bootstrap_seed)
     found = round_robin([REFERENCE, *by_name], wins, weights)
     rows = tuple(_strength_rows(found, by_name, results))
     whose = f"{results.judge} judged the first of each: " if results.judge else ""

@@ -6,11 +6,13 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from dpo_bench.sweep.executors.base import Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine, this_machine
@@ -66,6 +68,23 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _main_hidden() -> Iterator[None]:
+    """While this is open, a process that is started does not import the user's script.
+
+    It would run all of it again where the script has no ``if __name__ == "__main__":``. Workers
+    need nothing of it: losses that are defined in it travel with the job.
+    """
+    main = sys.modules["__main__"]
+    names = {"__file__", "__spec__"} & set(vars(main))
+    before: dict[str, Any] = {name: vars(main).pop(name) for name in names}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(before)
 
 
 class LocalChannel:
@@ -126,7 +145,8 @@ class LocalExecutor:
         process = self.context.Process(  # type: ignore[attr-defined]  # every context has it
             target=_main, args=(theirs, job), name="dpo-bench-worker", daemon=True
         )
-        process.start()
+        with _main_hidden():
+            process.start()
         theirs.close()
         channel = LocalChannel(process, ours)
         self.channels.append(channel)

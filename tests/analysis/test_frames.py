@@ -1,0 +1,50 @@
+"""A sweep's tables for pandas are its files', put together."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from dpo_bench.analysis import frames
+from dpo_bench.analysis.metrics import BY_NAME
+from dpo_bench.analysis.results import read_sweep
+from tests.report.conftest import ByName
+
+
+def test_every_trial_is_a_row_with_its_hyperparameters_as_columns(folder_of: ByName) -> None:
+    results = read_sweep(folder_of("two_seeds"))
+    table = frames.trials(results)
+    assert table["trial"].tolist() == [trial.id for trial in results.trials]
+    assert set(table["status"]) == {"done", "failed"}
+    assert table[table["status"] == "failed"]["error"].str.len().min() > 0
+    own = table[table["loss"] == "cdpo"]
+    assert set(own["label_smoothing"]) == {0.1, 0.3}
+    assert table[table["loss"] == "dpo"]["label_smoothing"].isna().all()
+
+
+def test_metrics_are_those_of_the_results_table(folder_of: ByName) -> None:
+    folder = folder_of("clean")
+    results = pd.read_parquet(folder / "results.parquet").set_index("trial")
+    table = frames.metrics(read_sweep(folder))
+    kl = table[table["metric"] == "kl"].set_index("trial")
+    known = results["kl"].dropna()
+    assert kl["value"].to_dict() == pytest.approx(known.to_dict())
+    assert kl["low"].to_dict() == pytest.approx(results.loc[known.index, "kl_low"].to_dict())
+    assert set(kl["unit"]) == {BY_NAME["kl"].unit} == {"nats"}
+
+
+def test_samples_and_logs_hold_every_row_of_every_trial(folder_of: ByName) -> None:
+    folder = folder_of("clean")
+    for name, get in (("samples", frames.samples), ("training", frames.training_log)):
+        files = sorted(folder.glob(f"trials/*/{name}.parquet"))
+        table = get(read_sweep(folder))
+        assert len(table) == sum(len(pd.read_parquet(file)) for file in files)
+        assert list(table.columns[:4]) == ["trial", "loss", "strength", "seed"]
+
+
+def test_what_was_not_measured_is_an_empty_table(folder_of: ByName) -> None:
+    assert frames.checkpoints(read_sweep(folder_of("clean"))).empty
+    assert len(frames.checkpoints(read_sweep(folder_of("along"))))
+    assert frames.frontier(read_sweep(folder_of("no_reward"))).empty
+    frontier = frames.frontier(read_sweep(folder_of("clean")))
+    assert frontier["kl"].is_monotonic_increasing
