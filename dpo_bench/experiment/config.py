@@ -1,5 +1,7 @@
 """What an experiment file may say: every key with its default, its unit and its meaning.
 
+What a key means for the program stands on it as a mark; see `dpo_bench.experiment.fields`.
+
 Frozen once read. The command line, the files and the documentation all derive from these classes.
 """
 
@@ -16,6 +18,17 @@ from pydantic import (
     ValidationInfo,
     field_validator,
     model_validator,
+)
+
+from dpo_bench.experiment.fields import (
+    DIGESTED,
+    NO_EFFECT,
+    OMITTED,
+    POLICY_ONLY,
+    SOURCE,
+    VARIED,
+    Only,
+    elsewhere,
 )
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -72,7 +85,7 @@ class Data(Section):
     """split of a hub id or folder; ``train`` is also the one that is named like ``train_prefs``"""
     subset: str | None = None
     """configuration of a hub id, or folder within a folder; omitted: all that is there"""
-    heldout: str | None = None
+    heldout: Annotated[str | None, elsewhere("test_split", "eval_split")] = None
     """held-out pairs: a split or source; else a split or file ``heldout``, or a share of prompts"""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """share of the prompts that is held out when there are no held-out pairs"""
@@ -96,11 +109,13 @@ class Data(Section):
     """plain text: wrap it as chat messages, or not (off); auto: not, and say where it could be"""
     chat_template_kwargs: dict[str, Any] = {}
     """variables of the policy's chat template, such as ``enable_thinking = false``"""
-    max_prompt_tokens: Count = 512
+    max_prompt_tokens: Annotated[Count, elsewhere("max_prompt_length")] = 512
     """limit for the prompt, tokens"""
-    max_response_tokens: Count = 512
+    max_response_tokens: Annotated[Count, elsewhere("max_length", "max_completion_length")] = 512
     """limit for each response with its EOS, tokens"""
-    over_limit: Literal["error", "truncate", "drop"] = "error"
+    over_limit: Annotated[Literal["error", "truncate", "drop"], elsewhere("truncation_mode")] = (
+        "error"
+    )
     """pairs over a limit: stop, cut (prompt left, response right) or leave out; both counted"""
     invalid: Literal["error", "drop"] = "error"
     """rows that are no pair (empty or identical responses, wrong type): stop, or drop (counted)"""
@@ -109,9 +124,9 @@ class Data(Section):
 class LoRA(Section):
     """A low-rank adapter over the frozen policy (Hu et al. 2021, arXiv:2106.09685)."""
 
-    rank: Count = 16
+    rank: Annotated[Count, elsewhere("lora_r", "r")] = 16
     """rank of each adapted layer's update B A"""
-    alpha: Positive = 32.0
+    alpha: Annotated[Positive, elsewhere("lora_alpha")] = 32.0
     """the update is multiplied by alpha / rank"""
     rslora: bool = False
     """multiply it by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732)"""
@@ -122,43 +137,61 @@ class LoRA(Section):
 class Training(Section):
     """The one trainer's settings, the same for every loss."""
 
-    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    optimizer: Annotated[Literal["adamw", "rmsprop"], elsewhere("optim")] = "adamw"
     """AdamW, or RMSprop as in the DPO paper"""
-    learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate)] = "auto"
+    learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate), elsewhere("lr")] = (
+        "auto"
+    )
     """peak learning rate; auto: by the model's size, so that a first run moves; no tuned value"""
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], elsewhere("lr_scheduler_type", "lr_scheduler")
+    ] = "linear"
     """after the warm-up: stay, or fall to zero at the last step"""
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup_fraction: Annotated[
+        float, Field(ge=0, lt=1), elsewhere("warmup_ratio", "warmup_steps")
+    ] = 0.1
     """share of the steps over which the learning rate rises linearly"""
     weight_decay: NonNegative = 0.0
     """decoupled for AdamW; biases and the weights of norms are spared"""
-    max_gradient_norm: Positive = 10.0
+    max_gradient_norm: Annotated[Positive, elsewhere("max_grad_norm")] = 10.0
     """gradients are scaled down to this norm"""
-    pairs_per_step: Count = 32
+    pairs_per_step: Annotated[
+        Count, elsewhere("batch_size", "train_batch_size", "gradient_accumulation_steps")
+    ] = 32
     """pairs whose mean loss makes one optimizer step"""
-    pairs_per_pass: Annotated[int, Field(ge=0)] = 0
+    pairs_per_pass: Annotated[
+        int, Field(ge=0), NO_EFFECT, elsewhere("per_device_train_batch_size")
+    ] = 0
     """pairs per forward pass, smaller to save memory; never changes the result; 0 means all"""
-    reference_sync_steps: Annotated[int, Field(ge=0)] = 0
+    reference_sync_steps: Annotated[
+        int, Field(ge=0), elsewhere("sync_ref_model", "ref_model_sync_steps")
+    ] = 0
     """steps after which the reference follows the policy (TR-DPO); 0: never; else no cache of it"""
-    reference_sync_rate: Annotated[float, Field(gt=0, le=1)] = 0.6
+    reference_sync_rate: Annotated[float, Field(gt=0, le=1), elsewhere("ref_model_mixup_alpha")] = (
+        0.6
+    )
     """share of the policy in the reference that follows it; the rest is the old reference"""
-    tokens_per_pass: Annotated[int, Field(ge=0)] = 0
+    tokens_per_pass: Annotated[int, Field(ge=0), NO_EFFECT] = 0
     """tokens per forward pass, likewise, a pair's prompt counted once; 0 suits the device"""
-    steps: Count | None = None
+    steps: Annotated[Count | None, elsewhere("max_steps")] = None
     """optimizer steps"""
-    epochs: Positive | None = None
+    epochs: Annotated[Positive | None, elsewhere("epoch", "num_train_epochs")] = None
     """passes over the pairs, instead of ``steps``; neither given: 1, but at least 30 steps"""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), VARIED, NO_EFFECT, elsewhere("seed")] = (
+        0,
+    )
     """one trial per loss, strength and seed; the seed sets the order of the pairs"""
-    log_every: Count = 10
+    log_every: Annotated[Count, NO_EFFECT] = 10
     """steps between two readings of the metrics"""
-    checkpoint_seconds: NonNegative = 300.0
+    checkpoint_seconds: Annotated[NonNegative, NO_EFFECT] = 300.0
     """seconds between two checkpoints; 0 means after every step"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], NO_EFFECT] = "auto"
     """cuda when there is one"""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], elsewhere("bf16", "dtype", "torch_dtype")
+    ] = "auto"
     """auto: fp32 on a CPU, bf16 with fp32 master weights and fp32 logits on a GPU"""
-    lora: LoRA | None = None
+    lora: Annotated[LoRA | None, OMITTED] = None
     """a table, even an empty one: train an adapter over one frozen model; absent: all weights"""
 
     @property
@@ -193,62 +226,66 @@ class Training(Section):
 class Evaluation(Section):
     """How every policy is measured against the reference."""
 
-    reward: str = "none"
+    reward: Annotated[str, DIGESTED, elsewhere("judge")] = "none"
     """vader | module:function | model:PATH | sentiment:PATH | judge:MODEL | none"""
     prompts: Count = 256
     """number of held-out prompts"""
-    samples_per_prompt: Count = 2
+    samples_per_prompt: Annotated[Count, elsewhere("num_samples")] = 2
     """responses per prompt and policy"""
-    max_new_tokens: Count = 128
+    max_new_tokens: Annotated[Count, elsewhere("max_tokens")] = 128
     """a sampled response is cut here, tokens"""
-    temperature: Positive = 1.0
+    temperature: Annotated[Positive, elsewhere("temperature")] = 1.0
     """of the responses that the reward sees; the KL is always taken at temperature 1"""
     reference_samples: Annotated[int, Field(ge=4)] = 64
     """reference responses per prompt: opponents, optimal frontier and best-of-n"""
-    rows_per_batch: Count = 512
+    rows_per_batch: Annotated[Count, NO_EFFECT] = 512
     """responses sampled at once; never changes the result"""
     seed: int = 0
     """seed of the sampling, the same for every policy"""
     resamples: Annotated[int, Field(ge=100)] = 2000
     """bootstrap resamples over prompts"""
-    every: Annotated[int, Field(ge=0)] = 0
+    every: Annotated[int, Field(ge=0), POLICY_ONLY] = 0
     """training steps between two evaluations along the way; 0: only at the end"""
-    kl_reverse: bool = False
+    kl_reverse: Annotated[bool, POLICY_ONLY] = False
     """also measure KL(reference || policy), on the reference's own responses"""
     controls: Count = 32
     """prompts on which reward or judge are controlled: a null response, another order"""
-    reward_template: str | None = None
+    reward_template: Annotated[str | None, DIGESTED, Only("classifier")] = None
     """text that a classifier reads, such as ``{response}``; unset: its own chat template where it
     has one, else ``{prompt} {response}``"""
-    reward_label: str = ""
+    reward_label: Annotated[str, DIGESTED, Only("classifier")] = ""
     """label of the classifier, by name or number; empty: its scalar, or its positive label"""
-    reward_max_tokens: Annotated[int, Field(ge=0)] = 0
+    reward_max_tokens: Annotated[int, Field(ge=0), DIGESTED, Only("classifier")] = 0
     """limit of that text, tokens; 0: the classifier's own"""
-    reward_over_limit: Literal["error", "truncate"] = "error"
+    reward_over_limit: Annotated[Literal["error", "truncate"], DIGESTED, Only("classifier")] = (
+        "error"
+    )
     """texts over the limit: stop, or cut their beginning (counted)"""
-    judge_base_url: str = "https://api.openai.com/v1"
+    judge_base_url: Annotated[str, DIGESTED, Only("judge")] = "https://api.openai.com/v1"
     """OpenAI-compatible endpoint of a judge, without credentials; ``?api-version=`` may follow"""
-    judge_key_variable: str = "OPENAI_API_KEY"
+    judge_key_variable: Annotated[str, NO_EFFECT, Only("judge")] = "OPENAI_API_KEY"
     """environment variable that holds the endpoint's key; empty: it needs none"""
-    judge_criterion: str = "The better response is more helpful, correct and to the point."
+    judge_criterion: Annotated[str, DIGESTED, Only("judge")] = (
+        "The better response is more helpful, correct and to the point."
+    )
     """what the judge is told to prefer"""
-    judge_opponents: Count = 1
+    judge_opponents: Annotated[Count, POLICY_ONLY, Only("judge")] = 1
     """reference responses that each response is judged against, both orders each"""
-    judge_max_tokens: Count = 16
+    judge_max_tokens: Annotated[Count, DIGESTED, Only("judge")] = 16
     """limit of the judge's answer, tokens; more for one that thinks aloud"""
-    judge_concurrency: Count = 8
+    judge_concurrency: Annotated[Count, NO_EFFECT, Only("judge")] = 8
     """requests under way at once"""
-    judge_timeout: Positive = 60.0
+    judge_timeout: Annotated[Positive, NO_EFFECT, Only("judge")] = 60.0
     """seconds that one request may take, to the last byte of its answer"""
-    judge_retries: Annotated[int, Field(ge=0)] = 6
+    judge_retries: Annotated[int, Field(ge=0), NO_EFFECT, Only("judge")] = 6
     """further tries, ever later, when the endpoint is busy, fails or answers garbage or nothing"""
-    judge_failures: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    judge_failures: Annotated[float, Field(ge=0, lt=1), Only("judge")] = 0.05
     """share of requests without a verdict above which the trial fails"""
-    judge_price_input: NonNegative | None = None
+    judge_price_input: Annotated[NonNegative | None, NO_EFFECT, Only("judge")] = None
     """US dollars per million tokens that the judge reads; unset: no cost is worked out"""
-    judge_price_output: NonNegative | None = None
+    judge_price_output: Annotated[NonNegative | None, NO_EFFECT, Only("judge")] = None
     """US dollars per million tokens that the judge writes; unset: no cost is worked out"""
-    judge_round_robin: bool = False
+    judge_round_robin: Annotated[bool, NO_EFFECT, Only("judge")] = False
     """also judge every trial against every other: prompts x trials x (trials - 1) requests"""
 
 
@@ -272,27 +309,32 @@ class LossGrid(BaseModel):
 class Experiment(Section):
     """A whole experiment file."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1), VARIED, NO_EFFECT]
     """names the results' folder"""
-    policy: str
+    policy: Annotated[str, DIGESTED, SOURCE, elsewhere("model", "model_name_or_path")]
     """world | hub id | folder | .gguf | smollm2: the model that is trained"""
-    reference: str | None = None
+    reference: Annotated[str | None, DIGESTED, SOURCE, elsewhere("ref_model")] = None
     """like ``policy``; omitted: the policy's starting point"""
-    preferences: str
+    preferences: Annotated[str, DIGESTED, SOURCE, elsewhere("dataset", "dataset_name")]
     """world | hub id | folder | .jsonl .parquet .csv"""
     keep_policies: bool = False
     """also save each trained policy (safetensors) in its trial's folder"""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, NO_EFFECT] = False
     """allow a hub model to run code of its own"""
-    data: Data = Data()
+    data: Annotated[Data, DIGESTED] = Data()
     """how preference data is read and tokenized"""
-    world: World = World()
+    world: Annotated[World, DIGESTED, Only("world")] = World()
     """the embedded world"""
     training: Training = Training()
     """the trainer"""
     evaluation: Evaluation = Evaluation()
     """the evaluator"""
-    losses: Annotated[tuple[LossGrid, ...], Field(min_length=1)]
+    losses: Annotated[
+        tuple[LossGrid, ...],
+        Field(min_length=1),
+        VARIED,
+        elsewhere("loss", "loss_type", "beta"),
+    ]
     """what is swept"""
 
     @field_validator("losses", mode="before")
@@ -303,12 +345,6 @@ class Experiment(Section):
         if not isinstance(names, list | tuple):
             return names
         return [{"name": entry} if isinstance(entry, str) else entry for entry in names]
-
-    @property
-    def uses_world(self) -> bool:
-        """Whether any part comes from an embedded world."""
-        sources = (self.policy, self.reference or "", self.preferences)
-        return any(source.startswith("world:") for source in sources)
 
     def settings(self) -> dict[str, Any]:
         """Plain values of every key, for JSON."""

@@ -11,40 +11,11 @@ from dpo_bench.contract import Loss, get_loss, source_digest
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import Experiment, LossGrid
 from dpo_bench.experiment.contract_check import require_contract
+from dpo_bench.experiment.fields import DIGESTED, NO_EFFECT, VARIED, section_of, without
 from dpo_bench.storage import digest
 
 RECIPE = 3
 """Raised by whoever changes what a trial computes, so that older results are not taken for new."""
-
-COSMETIC = {
-    "training": (
-        "seeds",
-        "log_every",
-        "checkpoint_seconds",
-        "pairs_per_pass",
-        "tokens_per_pass",
-        "device",
-    ),
-    "evaluation": (
-        *("rows_per_batch", "judge_key_variable", "judge_concurrency", "judge_timeout"),
-        *("judge_retries", "judge_price_input", "judge_price_output", "judge_round_robin"),
-    ),
-}
-"""Settings that never change a trial's result (device is replaced by what it resolves to)."""
-
-IN_CONTENT = {
-    "training": (),
-    "evaluation": (
-        *("reward", "reward_template", "reward_label", "reward_max_tokens", "reward_over_limit"),
-        *("judge_base_url", "judge_criterion", "judge_max_tokens"),
-    ),
-}
-"""Settings that stand in `Content.reward` as what they come to: a reward model by its weights,
-wherever its folder is, and a judge's settings only where a judge is asked."""
-
-ABSENT = {"training": ("lora",), "evaluation": ()}
-"""Optional settings that are younger than results which must still be found: no part of an identity
-where they are not set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +96,21 @@ def _settings(loss: Loss, grid: LossGrid) -> Iterator[dict[str, float]]:
 
 
 def conditions(experiment: Experiment, content: Content) -> dict[str, Any]:
-    """Everything that the trials of a sweep share; two sweeps compare when theirs are equal."""
+    """Everything that the trials of a sweep share; two sweeps compare when theirs are equal.
+
+    All keys but those that are marked as having no effect, as standing in the content, or as what a
+    sweep varies.
+    """
     settings = experiment.settings()
-    shared: dict[str, Any] = {"recipe": RECIPE, "keep_policies": experiment.keep_policies}
-    for section in ("training", "evaluation"):
-        absent = [key for key in ABSENT[section] if settings[section][key] is None]
-        left_out = (*COSMETIC[section], *IN_CONTENT[section], *absent)
-        shared[section] = {
-            key: value for key, value in settings[section].items() if key not in left_out
-        }
-    shared["content"] = {
+    outside = (NO_EFFECT, DIGESTED, VARIED)
+    shared = without(Experiment, settings, *outside)
+    for name, value in shared.items():
+        if (section := section_of(Experiment.model_fields[name].annotation)) is not None:
+            shared[name] = without(section, value, *outside)
+    digests = {
         name: getattr(content, name) for name in ("policy", "reference", "data", "reward", "device")
     }
-    return shared
+    return {"recipe": RECIPE, **shared, "content": digests}
 
 
 def trial_id(trial: Trial, shared: Mapping[str, Any]) -> str:

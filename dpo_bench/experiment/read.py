@@ -6,14 +6,14 @@ import importlib.resources
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import Experiment
+from dpo_bench.experiment.fields import Key, section_of, walk
 
 Tree = dict[str, Any]
 
@@ -119,60 +119,12 @@ def _describe(item: Mapping[str, Any]) -> str:
     return f"{where}{shown}: {message}."
 
 
-ELSEWHERE = {
-    "lr": "training.learning_rate",
-    "epoch": "training.epochs",
-    "num_train_epochs": "training.epochs",
-    "max_steps": "training.steps",
-    "batch_size": "training.pairs_per_step",
-    "train_batch_size": "training.pairs_per_step",
-    "per_device_train_batch_size": "training.pairs_per_pass",
-    "gradient_accumulation_steps": "training.pairs_per_step",
-    "max_grad_norm": "training.max_gradient_norm",
-    "optim": "training.optimizer",
-    "lr_scheduler_type": "training.schedule",
-    "lr_scheduler": "training.schedule",
-    "warmup_ratio": "training.warmup_fraction",
-    "warmup_steps": "training.warmup_fraction",
-    "seed": "training.seeds",
-    "bf16": "training.precision",
-    "dtype": "training.precision",
-    "torch_dtype": "training.precision",
-    "sync_ref_model": "training.reference_sync_steps",
-    "ref_model_sync_steps": "training.reference_sync_steps",
-    "ref_model_mixup_alpha": "training.reference_sync_rate",
-    "lora_r": "training.lora.rank",
-    "lora_alpha": "training.lora.alpha",
-    "r": "training.lora.rank",
-    "max_length": "data.max_response_tokens",
-    "max_prompt_length": "data.max_prompt_tokens",
-    "max_completion_length": "data.max_response_tokens",
-    "truncation_mode": "data.over_limit",
-    "test_split": "data.heldout",
-    "eval_split": "data.heldout",
-    "dataset": "preferences",
-    "dataset_name": "preferences",
-    "model": "policy",
-    "model_name_or_path": "policy",
-    "ref_model": "reference",
-    "temperature": "evaluation.temperature",
-    "num_samples": "evaluation.samples_per_prompt",
-    "max_tokens": "evaluation.max_new_tokens",
-    "judge": "evaluation.reward",
-    "loss": "losses",
-    "loss_type": "losses",
-    "beta": "losses",
-}
-"""What other programs call a key, and what it is called here."""
-
-
 def _meant(path: Sequence[str]) -> str:
     """The key that an unknown one stands for, as the end of a message."""
     last = path[-1]
-    everywhere = [key for key, _, _ in documented_keys()]
-    same = [key for key in everywhere if key.rpartition(".")[2] == last]
-    if last in ELSEWHERE:
-        same = [ELSEWHERE[last]]
+    keys = [key for key in walk(Experiment) if _has_value(key)]
+    same = [key.path for key in keys if last in key.names_elsewhere]
+    same = same or [key.path for key in keys if key.path.rpartition(".")[2] == last]
     if same == ["losses"]:
         return " (write it into the loss's own [[losses]] table)"
     if same:
@@ -183,29 +135,27 @@ def _meant(path: Sequence[str]) -> str:
 def _section_at(path: Sequence[str]) -> type[BaseModel]:
     section: type[BaseModel] = Experiment
     for name in path:
-        section = _section_of(section.model_fields[name].annotation) or section
+        section = section_of(section.model_fields[name].annotation) or section
     return section
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, also where it may be absent; None for a plain value."""
-    optional = get_args(annotation)
-    for kind in optional if NoneType in optional else (annotation,):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+def _has_value(key: Key) -> bool:
+    """Whether a key can be given by itself: a section only where it may be absent."""
+    return key.section is None or key.field.default is None
 
 
 def documented_keys() -> Iterator[tuple[str, str, str]]:
     """Every key as (path, default, meaning), in the order of the classes; for documentation."""
-    yield from _keys(Experiment, "")
+    for key in walk(Experiment):
+        if _has_value(key):
+            default = "required" if key.field.is_required() else repr(key.field.default)
+            yield key.path, default, key.field.description or ""
 
 
-def _keys(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-    for name, field in section.model_fields.items():
-        inner = _section_of(field.annotation)
-        if inner is None or field.default is None:
-            default = "required" if field.is_required() else repr(field.default)
-            yield f"{prefix}{name}", default, field.description or ""
-        if inner is not None:
-            yield from _keys(inner, f"{prefix}{name}.")
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Plain values by path, such as ``("training.steps", 120)``."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and key != "chat_template_kwargs":
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

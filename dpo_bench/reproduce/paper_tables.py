@@ -15,8 +15,9 @@ from typing import Any, cast
 from dpo_bench.analysis.results import SweepResults, Trial, read_sweep
 from dpo_bench.contract import get_loss
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.experiment.identity import COSMETIC
-from dpo_bench.experiment.read import find_file, read_file, validate
+from dpo_bench.experiment import Experiment
+from dpo_bench.experiment.fields import NO_EFFECT, SOURCE, VARIED, walk
+from dpo_bench.experiment.read import find_file, flat, read_file, validate
 from dpo_bench.reproduce.precision import Z95, Difference, share_error
 from dpo_bench.reproduce.record import Kind, Outcome, Provenance, Row
 
@@ -24,9 +25,6 @@ FAILED, BLANK = "failed", "blank"
 Cell = float | str
 """A figure, or why there is none: `FAILED` or `BLANK`."""
 NOT_RERUNNABLE = "not re-runnable"
-IDENTITY = ("policy", "reference", "preferences")
-"""Keys without which a sweep is another experiment."""
-SETTINGS = ("data", "training", "evaluation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,26 +240,29 @@ def filled_rows(table: PublishedTable, folders: Sequence[Path]) -> tuple[list[Ro
 
 def _changes(table: PublishedTable, sweep: SweepResults) -> list[str]:
     """Settings in which a sweep differs from the nearest of the table's files, in words."""
-    ran = validate(dict(sweep.experiment), str(sweep.folder)).settings()
+    ran = validate(dict(sweep.experiment), str(sweep.folder))
+    sources = [key.path for key in walk(Experiment) if key.has(SOURCE)]
     candidates = []
     for name in table.experiments:
-        shipped = validate(read_file(find_file(name)), name).settings()
-        if all(shipped[key] == ran[key] for key in IDENTITY):
+        shipped = validate(read_file(find_file(name)), name)
+        if all(getattr(shipped, key) == getattr(ran, key) for key in sources):
             candidates.append(_differences(shipped, ran))
     if not candidates:
         raise ConfigurationError(
-            f"{sweep.folder} is a sweep of {ran['policy']} on {ran['preferences']}: {table.name} is"
+            f"{sweep.folder} is a sweep of {ran.policy} on {ran.preferences}: {table.name} is"
             f" filled from {', '.join(table.experiments)} (`--runs`)."
         )
     return min(candidates, key=len)
 
 
-def _differences(shipped: Mapping[str, Any], ran: Mapping[str, Any]) -> list[str]:
+def _differences(shipped: Experiment, ran: Experiment) -> list[str]:
+    """The keys that may change a result and that are not the same."""
+    values = [dict(flat(one.settings())) for one in (shipped, ran)]
+    free = {key.path for key in walk(Experiment) if key.has(NO_EFFECT) or key.has(VARIED)}
     return [
-        f"{section}.{key} = {ran[section][key]} instead of {value}"
-        for section in SETTINGS
-        for key, value in shipped[section].items()
-        if key not in COSMETIC.get(section, ()) and ran[section][key] != value
+        f"{path} = {values[1].get(path)} instead of {value}"
+        for path, value in values[0].items()
+        if path not in free and not path.startswith("losses") and values[1].get(path) != value
     ]
 
 

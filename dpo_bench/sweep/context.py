@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from dpo_bench.contract import get_loss
 from dpo_bench.evaluation.policy import Evaluator
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, evaluate_reference
-from dpo_bench.experiment.identity import COSMETIC, IN_CONTENT, RECIPE
+from dpo_bench.experiment.fields import DIGESTED, NO_EFFECT, POLICY_ONLY, without
+from dpo_bench.experiment.identity import RECIPE
 from dpo_bench.model.choose_backend import choose_backend
 from dpo_bench.model.compatibility import (
     require_ids,
@@ -32,9 +33,6 @@ from dpo_bench.training.input_builders import require_margins
 from dpo_bench.training.reference_model import CachedReference
 
 log = logging.getLogger(__name__)
-
-ONLY_POLICIES = ("every", "kl_reverse", "judge_opponents")
-"""Settings of the evaluation that change nothing of the reference's own."""
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment
@@ -182,9 +180,10 @@ class WorkerContext:
                 "tokenizer": self.sources.content.policy,
                 "device": self.sources.content.device,
                 "reward": self.sources.content.reward,
-                "options": options.model_dump(
-                    mode="json",
-                    exclude={*COSMETIC["evaluation"], *IN_CONTENT["evaluation"], *ONLY_POLICIES},
+                "options": without(
+                    type(options),
+                    options.model_dump(mode="json"),
+                    *(NO_EFFECT, DIGESTED, POLICY_ONLY),
                 ),
                 "prompts": self.inputs.prompts.pairs.digest,
                 "end_tokens": sorted(self.inputs.end_tokens),

@@ -12,15 +12,14 @@ from typing import Any
 
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.results import SweepResults
-from dpo_bench.experiment.identity import COSMETIC
-from dpo_bench.experiment.read import documented_keys
+from dpo_bench.experiment import Experiment
+from dpo_bench.experiment.fields import NO_EFFECT, VARIED, walk
+from dpo_bench.experiment.read import flat
 from dpo_bench.report.sections.uncertainty import held_by_intervals
 from dpo_bench.wording import counted, listing, plain_number
 
 FEWEST_STEPS = 30
 """Where neither steps nor epochs are given; see `training.trainer.number_of_steps`."""
-_VARIED = ("name", "losses", "training.seeds")
-"""settings that are no fixed condition"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +169,7 @@ def _caveats(results: SweepResults) -> Iterator[str]:
 
 def _flipped(experiment: Mapping[str, Any]) -> Iterator[str]:
     rate = float(dict(experiment.get("world") or {}).get("flip_rate") or 0.0)
-    if rate and "world" not in _unused(experiment):
+    if rate and "world" not in _idle(experiment):
         yield (
             f"{100 * rate:g}% of the training labels are flipped (world.flip_rate). No loss is"
             " told: what a loss supposes about noise is a hyperparameter of its own, and each value"
@@ -191,41 +190,28 @@ def _data_caveats(counts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fixed_settings(experiment: Mapping[str, Any]) -> Iterator[FixedSetting]:
-    meanings = {key: about for key, _, about in documented_keys()}
-    idle = _idle_options(experiment)
-    for key, value in _flat(experiment, _unused(experiment)):
-        if key in _VARIED or key.startswith(idle):
+    keys = {key.path: key for key in walk(Experiment)}
+    idle = _idle(experiment)
+    for path, value in flat(experiment):
+        key = keys.get(path)
+        if path == "losses" or (key and (key.has(VARIED) or key.needed_for in idle)):
             continue
-        section, _, name = key.partition(".")
-        about = meanings.get(key, "").replace("``", "")
-        if name in COSMETIC.get(section, ()):
-            about = f"{about}; cannot change a result" if about else "cannot change a result"
-        yield FixedSetting(key, spelled(value), about)
+        about = "" if key is None else (key.field.description or "").replace("``", "")
+        if key and key.has(NO_EFFECT):
+            about = f"{about}; {NO_EFFECT.about}" if about else NO_EFFECT.about
+        yield FixedSetting(path, spelled(value), about)
 
 
-def _flat(
-    settings: Mapping[str, Any], unused: set[str], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            if key not in unused:
-                yield from _flat(value, set(), f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _unused(experiment: Mapping[str, Any]) -> set[str]:
-    """The world's section, where nothing comes from an embedded world."""
+def _idle(experiment: Mapping[str, Any]) -> set[str]:
+    """What keys are for, of all that this experiment does not have: a judge, a classifier ..."""
     sources = (experiment.get("policy"), experiment.get("reference"), experiment.get("preferences"))
-    return set() if any(str(one).startswith("world:") for one in sources) else {"world"}
-
-
-def _idle_options(experiment: Mapping[str, Any]) -> tuple[str, ...]:
-    """Beginnings of keys that belong to another kind of reward than the experiment's."""
     kind, colon, _ = str(dict(experiment.get("evaluation") or {}).get("reward")).partition(":")
-    classifier = bool(colon) and kind in ("model", "sentiment")
-    used = {"evaluation.judge_": kind == "judge" and bool(colon), "evaluation.reward_": classifier}
-    return tuple(beginning for beginning, is_used in used.items() if not is_used)
+    used = {
+        "world": any(str(one).startswith("world:") for one in sources),
+        "judge": kind == "judge" and bool(colon),
+        "classifier": kind in ("model", "sentiment") and bool(colon),
+    }
+    return {name for name, is_used in used.items() if not is_used}
 
 
 def spelled(value: Any) -> str:

@@ -1,0 +1,131 @@
+"""What a key of an experiment file means for the program, said on the key itself.
+
+A key without a mark changes results and is part of every trial's identity: whoever adds one and
+forgets to mark it computes too much anew, and never takes a wrong result for a right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A property of a key; see the constants below.
+
+    Attributes:
+        about: what it says.
+    """
+
+    about: str
+
+
+NO_EFFECT = Mark("cannot change a result")
+DIGESTED = Mark(
+    "stands in the digest of what it comes to: a model by its weights, data by its rows"
+)
+OMITTED = Mark("is no part of an identity where it is not set: results of before still count")
+VARIED = Mark("is what a sweep varies, no fixed condition")
+POLICY_ONLY = Mark("changes nothing of the reference's own evaluation")
+SOURCE = Mark("without the same value a sweep is another experiment")
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """The key matters only with something else.
+
+    Attributes:
+        kind: ``judge``, ``classifier`` or ``world``.
+    """
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What other programs call the key.
+
+    Attributes:
+        names: their spellings.
+    """
+
+    names: tuple[str, ...]
+
+
+def elsewhere(*names: str) -> Elsewhere:
+    """What other programs call a key."""
+    return Elsewhere(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key with its place and its marks.
+
+    Attributes:
+        path: sections and name, such as ``training.lora.rank``.
+        field: pydantic's description.
+        marks: its own marks and those of the sections that it stands in.
+        section: the section that it holds; None for a plain value.
+    """
+
+    path: str
+    field: FieldInfo
+    marks: tuple[Any, ...]
+    section: type[BaseModel] | None
+
+    def has(self, mark: Mark) -> bool:
+        """Whether it is marked."""
+        return mark in self.marks
+
+    @property
+    def needed_for(self) -> str:
+        """What it matters with alone: ``judge``, ``classifier`` or ``world``; empty: always."""
+        return next((mark.kind for mark in self.marks if isinstance(mark, Only)), "")
+
+    @property
+    def names_elsewhere(self) -> tuple[str, ...]:
+        """What other programs call it."""
+        return next((one.names for one in self.field.metadata if isinstance(one, Elsewhere)), ())
+
+
+def walk(
+    model: type[BaseModel], prefix: str = "", inherited: tuple[Any, ...] = ()
+) -> Iterator[Key]:
+    """Every key of a model, sections before what they hold, in the order of the classes."""
+    for name, field in model.model_fields.items():
+        own = tuple(one for one in field.metadata if isinstance(one, Mark | Only))
+        inner = section_of(field.annotation)
+        yield Key(f"{prefix}{name}", field, own + inherited, inner)
+        if inner is not None:
+            yield from walk(inner, f"{prefix}{name}.", own + inherited)
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, also where it may be absent; None for a plain value."""
+    optional = get_args(annotation)
+    for kind in optional if NoneType in optional else (annotation,):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def without(model: type[BaseModel], settings: Mapping[str, Any], *left_out: Mark) -> dict[str, Any]:
+    """A section's plain values without the keys that have one of these marks.
+
+    A key that is `OMITTED` goes where it is not set.
+    """
+    kept = {}
+    for name, field in model.model_fields.items():
+        marks = field.metadata
+        unset = OMITTED in marks and settings[name] is None
+        if not unset and not any(mark in marks for mark in left_out):
+            kept[name] = settings[name]
+    return kept
