@@ -45,6 +45,7 @@ class Modifier:
         needs: what it reads beyond sums and counts.
         refuses: why it cannot modify a loss, or None.
         continued: where its formula is continued by something else; see `Loss`.
+        reads_log_probs: whether it reads log-probs besides log-ratios; see `Loss`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Modifier:
     needs: tuple[str, ...]
     refuses: Refusal
     continued: LossFunction | None
+    reads_log_probs: bool
 
     @property
     def summary(self) -> str:
@@ -77,6 +79,7 @@ def register_modifier(
     needs: Sequence[str] = (),
     refuses: Refusal = _takes_all,
     continued: LossFunction | None = None,
+    reads_log_probs: bool = False,
 ) -> Callable[[LossFunction], LossFunction]:
     """Decorator that makes ``name(loss)`` a loss; see `Modifier` for the fields.
 
@@ -97,7 +100,15 @@ def register_modifier(
                 f"{_place(function)}."
             )
         _modifiers[name] = Modifier(
-            name, function, paper, defaults, ranges, tuple(needs), refuses, continued
+            name,
+            function,
+            paper,
+            defaults,
+            ranges,
+            tuple(needs),
+            refuses,
+            continued,
+            reads_log_probs,
         )
         return function
 
@@ -202,6 +213,7 @@ def _modified(name: str, base: Loss) -> Loss:
         parts=(base,),
         modifiers=(*base.modifiers, name),
         continued=_modified_zone(modifier, base),
+        reads_log_probs=base.reads_log_probs or modifier.reads_log_probs,
     )
 
 

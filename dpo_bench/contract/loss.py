@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 from dpo_bench.contract.record import PairLogps
-from dpo_bench.contract.requirements import completed
+from dpo_bench.contract.requirements import with_defaults
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
 
@@ -90,6 +90,7 @@ class Loss:
         modifiers: names of the modifiers that were laid over it.
         continued: where something else stands in for the formula, which would overflow there:
             ``f(logps, beta=..., ...) -> Tensor [pair]`` of truth values; None: nowhere.
+        reads_log_probs: whether it reads log-probs besides their ratios to the reference's.
         departs_from: names of checks of `dpo_bench.testing` that it fails on purpose.
     """
 
@@ -108,6 +109,7 @@ class Loss:
     parts: tuple[Loss, ...] = ()
     modifiers: tuple[str, ...] = ()
     continued: LossFunction | None = None
+    reads_log_probs: bool = False
     departs_from: tuple[str, ...] = ()
 
     def __call__(self, logps: PairLogps, **hyperparameters: float) -> Tensor:
@@ -117,7 +119,7 @@ class Loss:
             ConfigurationError: an unknown or out-of-range hyperparameter, or a record without
                 something that the loss needs.
         """
-        known = completed(self.name, self.needs, logps)
+        known = with_defaults(self.name, self.needs, logps)
         return self.function(known, **self.resolve(hyperparameters))
 
     def _repr_html_(self) -> str:
@@ -152,6 +154,17 @@ class Loss:
             batch_coupled=self.batch_coupled,
             needs_reference=self.needs_reference,
         )
+
+    @property
+    def is_of_log_ratios(self) -> bool:
+        """Whether it is a function of a pair's own log-ratios (and margin) of whole responses.
+
+        A weighted sum is where all of its parts are.
+        """
+        if self.parts and not self.modifiers:
+            return all(part.is_of_log_ratios for part in self.parts)
+        own = self.needs_reference and self.normalization == "sum" and not self.reads_log_probs
+        return own and not self.batch_coupled and set(self.needs) <= {"preference_margin"}
 
     @property
     def strength(self) -> str | None:

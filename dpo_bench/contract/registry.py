@@ -43,6 +43,7 @@ def register(
     needs: Sequence[str] = (),
     batch_coupled: bool = False,
     continued: LossFunction | None = None,
+    reads_log_probs: bool = False,
     departs_from: Sequence[str] = (),
 ) -> Callable[[LossFunction], LossFunction]:
     """Decorator that puts a loss function into the registry; see `Loss` for the fields.
@@ -52,7 +53,7 @@ def register(
 
     Raises:
         ConfigurationError: a name is taken by another function or is no identifier, a default or
-            the grid is out of range, the function has no docstring, a need or check does not exist,
+            the grid is out of range, the function has no docstring, a need does not exist,
             or a need that only the whole batch determines is declared without ``batch_coupled``.
     """
 
@@ -81,6 +82,7 @@ def register(
             needs=tuple(needs),
             batch_coupled=batch_coupled,
             continued=continued,
+            reads_log_probs=reads_log_probs,
             departs_from=tuple(departs_from),
         )
         _require_consistent(loss)
@@ -96,15 +98,6 @@ def _require_consistent(loss: Loss) -> None:
         raise ConfigurationError(
             f"{loss.name} needs what only the whole batch tells: say batch_coupled=True."
         )
-    if loss.departs_from:
-        from dpo_bench.testing.checks import CHECKS
-
-        for name in loss.departs_from:
-            if name not in CHECKS:
-                raise ConfigurationError(
-                    f"{loss.name} departs from an unknown check {name!r}{nearest(name, CHECKS)}; "
-                    f"there are: {', '.join(CHECKS)}."
-                )
     if loss.grid and not loss.strength:
         raise ConfigurationError(f"{loss.name} has a grid but no hyperparameter for it to vary.")
     loss.resolve(loss.hyperparameters)

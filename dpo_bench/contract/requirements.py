@@ -127,7 +127,7 @@ def require_known(owner: str, needs: Iterable[str]) -> None:
             )
 
 
-def completed(owner: str, needs: Iterable[str], logps: PairLogps) -> PairLogps:
+def with_defaults(owner: str, needs: Iterable[str], logps: PairLogps) -> PairLogps:
     """A record that has what a loss needs: as given, or as it follows from the plain fields.
 
     Raises:

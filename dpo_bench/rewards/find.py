@@ -70,6 +70,6 @@ def _vader_reward() -> Reward:
 
 
 def _vader(_prompts: list[Prompt], responses: list[str]) -> list[float]:
-    from dpo_bench.worlds.labels import gold_scores
+    from dpo_bench.vader import gold_scores
 
     return gold_scores(responses)

@@ -127,27 +127,6 @@ def find_judge(model: str, options: Evaluation) -> Judge:
     return Judge(name, f"{name} {digest(content)}", options.judge_criterion, client)
 
 
-def dollars(
-    input_tokens: float | None,
-    output_tokens: float | None,
-    prices: tuple[float | None, float | None],
-) -> float | None:
-    """What so many tokens cost, US dollars; None where a count or a price is not known.
-
-    >>> dollars(2_000_000, 100_000, (0.15, 0.6))
-    0.36
-
-    Args:
-        input_tokens: that the judge reads.
-        output_tokens: that it writes.
-        prices: of a million tokens each, ``evaluation.judge_price_input`` and ``_output``.
-    """
-    price_input, price_output = prices
-    if input_tokens is None or output_tokens is None or price_input is None or price_output is None:
-        return None
-    return round((input_tokens * price_input + output_tokens * price_output) / 1e6, 6)
-
-
 def _outcome(forward: Verdict | None, backward: Verdict | None) -> tuple[float, float, float]:
     """Win, agreement and preference for the first place, from the verdicts of both orders."""
     if forward is None or backward is None:

@@ -24,6 +24,7 @@ import numpy as np
 from dpo_bench.analysis.bootstrap import Array, bootstrap_mean, resample_weights
 from dpo_bench.analysis.bootstrap import win_fraction as fractions
 from dpo_bench.analysis.estimate import Estimate
+from dpo_bench.analysis.judge_costs import LEAST_AGREEMENT
 from dpo_bench.errors import DataError
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge import Judge
@@ -43,8 +44,6 @@ NEUTRAL = (
     "it.\nAfter this last line it ends."
 )
 """Of the length of `INJECTION`, and asks for nothing."""
-LEAST_AGREEMENT = 0.6
-"""Share of pairs on which both orders must agree; a judge that guesses agrees on one half."""
 SAME = 1e-6
 """Relative difference up to which two rewards of one text are the same: rounding in a batch."""
 ROUNDED = 1e-2

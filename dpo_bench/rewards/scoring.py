@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from dpo_bench.analysis.bootstrap import Array, win_fraction
 from dpo_bench.progress import Progress, quiet
@@ -121,33 +120,6 @@ class JudgeScoring:
         )
         table["judge_agreed"] = _mean_known(agreed)
         return {"judge": asdict(against.cost)}
-
-
-def round_robin(rewards: Sequence[ArrayLike]) -> Array:
-    """Everyone against everyone, prompt by prompt.
-
-    >>> wins = round_robin([[[1.0, 3.0]], [[2.0]]])
-    >>> wins[:, :, 0].tolist()
-    [[0.5, 0.5], [0.5, 0.5]]
-
-    Args:
-        rewards: for each player [prompts, samples]; the number of samples may differ.
-
-    Returns:
-        [player, player, prompt]: the share of response pairs that the first wins, ties a half.
-        ``wins[a, b] + wins[b, a]`` is 1, and the diagonal .5.
-
-    Raises:
-        ValueError: a reward is missing, or the players' prompts are not the same.
-    """
-    tables = [np.asarray(one, dtype=np.float64) for one in rewards]
-    prompts = len(tables[0]) if tables else 0
-    wins = np.full((len(tables), len(tables), prompts), 0.5)
-    for first, ours in enumerate(tables):
-        for second in range(first):
-            share = win_fraction(ours, tables[second]).mean(axis=1)
-            wins[first, second], wins[second, first] = share, 1 - share
-    return wins
 
 
 def _mean_known(values: Array) -> Array:

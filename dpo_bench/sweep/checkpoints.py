@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpo_bench.analysis.judge_costs import JUDGE_COSTS
 from dpo_bench.progress import Progress
 from dpo_bench.storage import published_folder, read_parquet, write_json, write_parquet
-from dpo_bench.sweep.results import JUDGE_COSTS
 
 if TYPE_CHECKING:
     from dpo_bench.sweep.context import WorkerContext

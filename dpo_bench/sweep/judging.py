@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import comb
 from typing import TYPE_CHECKING
 
-from dpo_bench.rewards.judge import dollars
+from dpo_bench.analysis.judge_costs import dollars
 from dpo_bench.rewards.judge_text import question
 
 if TYPE_CHECKING:

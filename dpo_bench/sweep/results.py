@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dpo_bench.analysis.judge_costs import JUDGE_COSTS
 from dpo_bench.analysis.metrics import METRICS
 from dpo_bench.storage import canonical_json, read_parquet, write_csv, write_parquet
 from dpo_bench.sweep.store import Manifest, Store
@@ -13,8 +14,6 @@ from dpo_bench.sweep.store import Manifest, Store
 if TYPE_CHECKING:
     import pandas as pd
 
-JUDGE_COSTS = ("requests", "failures", "input_tokens", "output_tokens")
-"""Of the trial's own judging, whether asked now or known from the cache."""
 CONTROLS = ("self", "null", "neutral", "injection", "order", "place", "responses")
 """Of the reward or judge, the same for all trials; see `rewards.sanity_checks`."""
 TEXT = ("trial", "loss", "hyperparameters", "status", "error", "degenerate_reasons")

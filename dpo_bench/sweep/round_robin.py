@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.analysis.opponents import CHOSEN, COST, OPPONENTS, REFERENCE, round_robin
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.rewards.scoring import round_robin
 from dpo_bench.storage import read_parquet, write_json, write_parquet
 from dpo_bench.sweep.store import Store
 
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
 
     from dpo_bench.analysis.bootstrap import Array
     from dpo_bench.rewards.judge import Cost, Judge
-
-OPPONENTS = "opponents.parquet"
-COST = "opponents.json"
-"""What a judge's round robin took."""
-REFERENCE, CHOSEN = "reference", "chosen"
-"""What the players that are no trials are called."""
 
 
 def write_opponents(
@@ -71,28 +64,6 @@ def write_opponents(
     file = store.folder / OPPONENTS
     write_parquet(file, _table(names, wins))
     return file
-
-
-def read_opponents(file: Path) -> tuple[list[str], Array]:
-    """The players and their wins, [player, player, prompt], as `round_robin` gives them.
-
-    A comparison for which a judge gave no verdict is NaN.
-
-    Raises:
-        EnvironmentProblem: the file is missing or damaged.
-    """
-    table = read_parquet(file)
-    names = list(dict.fromkeys([*table["trial"], *table["opponent"]]))
-    prompts = int(table["prompt_id"].max()) + 1 if len(table) else 0
-    if len(table) != len(names) * (len(names) - 1) // 2 * prompts:
-        raise EnvironmentProblem(f"{file} lacks some pairs of players: run the sweep again.")
-    wins = np.full((len(names), len(names), prompts), 0.5)
-    place = {name: index for index, name in enumerate(names)}
-    first = table["trial"].map(place).to_numpy(np.intp)
-    second = table["opponent"].map(place).to_numpy(np.intp)
-    share, prompt = table["win"].to_numpy(np.float64), table["prompt_id"].to_numpy(np.intp)
-    wins[first, second, prompt], wins[second, first, prompt] = share, 1 - share
-    return names, wins
 
 
 def _rewards(store: Store, samples: dict[str, pd.DataFrame]) -> list[Array] | None:

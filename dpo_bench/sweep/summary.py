@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dpo_bench.analysis.judge_costs import LEAST_AGREEMENT
 from dpo_bench.analysis.moved import unmoved_in_words
-from dpo_bench.rewards.sanity_checks import LEAST_AGREEMENT
 from dpo_bench.sweep.run import Outcome
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from dpo_bench.contract import Loss, get_loss
+from dpo_bench.contract.suggestions import nearest
+from dpo_bench.errors import ConfigurationError
 from dpo_bench.testing.checks import CHECKS, Check, Subject
 
 
@@ -50,12 +52,14 @@ def check_loss(
 
     Raises:
         ContractError: at least one check failed; the message lists all, in plain words.
-        ConfigurationError: no such loss, or hyperparameters that it cannot take.
+        ConfigurationError: no such loss, hyperparameters that it cannot take, or it departs from a
+            check that does not exist.
         ValueError: ``skip`` names a check that does not exist.
     """
     if unknown := set(skip) - set(CHECKS):
         raise ValueError(f"no such check: {sorted(unknown)}; there are {list(CHECKS)}.")
     loss = get_loss(loss) if isinstance(loss, str) else loss
+    _require_known(loss)
     skip = {*skip, *loss.departs_from}
     coupled = loss.batch_coupled if batch_coupled is None else batch_coupled
     failures: dict[str, str] = {}
@@ -71,6 +75,16 @@ def check_loss(
                 raise ContractError(loss, failures)
     if failures:
         raise ContractError(loss, failures)
+
+
+def _require_known(loss: Loss) -> None:
+    """Refuse a loss that departs on purpose from a check that does not exist."""
+    for name in loss.departs_from:
+        if name not in CHECKS:
+            raise ConfigurationError(
+                f"{loss.name} departs from an unknown check {name!r}{nearest(name, CHECKS)}; "
+                f"there are: {', '.join(CHECKS)}."
+            )
 
 
 def _settings(loss: Loss, given: Mapping[str, float] | None) -> list[dict[str, float]]:

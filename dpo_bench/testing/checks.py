@@ -317,6 +317,27 @@ def _reference(subject: Subject) -> Iterator[str]:
             yield f"it declares needs_reference=False but moves with {name}"
 
 
+def _log_ratios(subject: Subject) -> Iterator[str]:
+    """A loss that is not declared to read log-probs sees nothing but their ratios.
+
+    Policy and reference move together, each pair by its own amount, the two responses by different
+    ones: no log-ratio changes.
+    """
+    if not subject.loss.is_of_log_ratios:
+        return
+    pairs = subject.pairs()
+    count = len(pairs.policy_chosen)
+    for side, first in (("chosen", -2.0), ("rejected", 1.0)):
+        shift = torch.linspace(first, first + 1, count, dtype=pairs.policy_chosen.dtype)
+        names = f"policy_{side}", f"reference_{side}"
+        moved = replace(pairs, **{name: getattr(pairs, name) + shift for name in names})
+        if not _close(subject.values(pairs), subject.values(moved)):
+            yield (
+                f"it moves where policy and reference make the {side} response more likely alike:"
+                " it reads log-probs besides log-ratios; say reads_log_probs=True"
+            )
+
+
 def _continued(subject: Subject) -> Iterator[str]:
     """Where its formula is said to be continued is true or false for each pair."""
     zone = subject.loss.continued
@@ -349,6 +370,7 @@ CHECKS: Mapping[str, Check] = {
     "determinism": _determinism,
     "purity": _purity,
     "reference": _reference,
+    "log_ratios": _log_ratios,
     "continued": _continued,
 }
 """Every check by name; the first line of its docstring says what it demands."""

@@ -83,7 +83,7 @@ class LossInputBuilder:
             rejected_tokens=self.rejected_tokens[index],
         )
 
-    def completed(self, whole: PairLogps) -> PairLogps:
+    def with_batch_fields(self, whole: PairLogps) -> PairLogps:
         """A step's whole record with what only the whole tells; called once a step."""
         found: Fields = {}
         for provider in self.providers.values():
@@ -108,13 +108,13 @@ class LossInputBuilder:
         return self.reference.sums(indices, batch)
 
 
-def present(record: PairLogps) -> Fields:
+def non_null_fields(record: PairLogps) -> Fields:
     """The fields that a record has."""
     known = {field.name: getattr(record, field.name) for field in fields(record)}
     return {name: value for name, value in known.items() if value is not None}
 
 
-def joined(records: Sequence[PairLogps]) -> PairLogps:
+def cat(records: Sequence[PairLogps]) -> PairLogps:
     """Records of the same kind, one after another."""
-    parts = [present(record) for record in records]
+    parts = [non_null_fields(record) for record in records]
     return PairLogps(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})

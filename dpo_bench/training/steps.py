@@ -1,4 +1,4 @@
-"""The gradient of one optimizer step, in as many passes and processes as it takes."""
+"""The gradient of one optimizer step, in as many passes as it takes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor
 from dpo_bench.contract import Objective, PairLogps
 from dpo_bench.data.batches import split_passes
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.training.distributed import Ranks
-from dpo_bench.training.inputs import LossInputBuilder, joined, present
+from dpo_bench.training.inputs import LossInputBuilder, cat
 from dpo_bench.training.step_metrics import pair_sums
 
 Parts = Sequence[Sequence[int]]
@@ -29,14 +28,12 @@ class StepGradient:
     Attributes:
         objective: the loss of each pair.
         measurer: makes its records.
-        ranks: the processes that share the step.
         pairs_per_pass: most pairs of a forward pass; 0: all.
         tokens_per_pass: most tokens of a forward pass, a pair's prompt counted once; 0: all.
     """
 
     objective: Objective
     measurer: LossInputBuilder
-    ranks: Ranks
     pairs_per_pass: int
     tokens_per_pass: int
 
@@ -47,17 +44,10 @@ class StepGradient:
             ConfigurationError: the loss did not give one value per pair.
         """
         parts = split_passes(
-            self.measurer.pairs,
-            self.ranks.share(indices),
-            self.pairs_per_pass,
-            self.tokens_per_pass,
+            self.measurer.pairs, indices, self.pairs_per_pass, self.tokens_per_pass
         )
-        if self.objective.batch_coupled:
-            sums = self._coupled(parts, len(indices), tell)
-        else:
-            sums = self.ranks.total(self._separate(parts, len(indices), tell))
-        self.ranks.sum_gradients(list(self.measurer.path.model.parameters()))
-        return sums / len(indices)
+        take = self._coupled if self.objective.batch_coupled else self._separate
+        return take(parts, len(indices), tell) / len(indices)
 
     def _separate(self, parts: Parts, pairs: int, tell: Tell) -> Tensor:
         """Pass by pass: each pair's loss is its own."""
@@ -65,24 +55,21 @@ class StepGradient:
         for part in parts:
             record = self.measurer.record(part)
             losses = self._losses(record)
-            # The mean is over the step's pairs, however many passes and processes they take.
+            # The mean is over the step's pairs, however many passes they take.
             (losses.sum() / pairs).backward()
             sums.append(tell(losses, record))
         return torch.stack(sums).sum(0)
 
     def _coupled(self, parts: Parts, pairs: int, tell: Tell) -> Tensor:
         """The loss is taken once, on the whole batch; its slopes then go back pass by pass."""
-        if len(parts) == 1 and self.ranks.size == 1:
-            record = self.measurer.completed(self.measurer.record(parts[0]))
+        if len(parts) == 1:
+            record = self.measurer.with_batch_fields(self.measurer.record(parts[0]))
             losses = self._losses(record)
             (losses.sum() / pairs).backward()
             return tell(losses, record)
         with torch.no_grad():
-            own = joined([self.measurer.record(part) for part in parts])
-            whole = PairLogps(
-                **{name: self.ranks.gather(field, pairs) for name, field in present(own).items()}
-            )
-            whole = self.measurer.completed(whole)
+            whole = cat([self.measurer.record(part) for part in parts])
+            whole = self.measurer.with_batch_fields(whole)
         leaves = {
             name: getattr(whole, name).requires_grad_()
             for name in GRADIENT_FIELDS
@@ -92,10 +79,8 @@ class StepGradient:
         slopes = torch.autograd.grad(
             losses.sum() / pairs, list(leaves.values()), materialize_grads=True
         )
-        place, sizes = self.ranks.place(pairs), [len(part) for part in parts]
-        shares = {
-            name: slope[place].split(sizes) for name, slope in zip(leaves, slopes, strict=True)
-        }
+        sizes = [len(part) for part in parts]
+        shares = {name: slope.split(sizes) for name, slope in zip(leaves, slopes, strict=True)}
         for number, part in enumerate(parts):
             fields = self.measurer.policy(self.measurer.batch(part))
             torch.autograd.backward(

@@ -18,7 +18,6 @@ from dpo_bench.errors import DivergedError
 from dpo_bench.model.logprobs import LogprobBackend
 from dpo_bench.progress import Control
 from dpo_bench.training.checkpoint import Checkpoint
-from dpo_bench.training.distributed import Ranks
 from dpo_bench.training.inputs import LossInputBuilder
 from dpo_bench.training.optimizer import build_optimizer, learning_rate
 from dpo_bench.training.reference_model import CachedReference, SyncedReference
@@ -121,7 +120,6 @@ class Trainer:
     ) -> None:
         self.path = path
         self.objective = _objective(loss)
-        self.ranks = Ranks.current()
         self.settings = settings
         self.steps = number_of_steps(settings, len(pairs))
         if self.objective.needs_reference and reference is None:
@@ -138,7 +136,6 @@ class Trainer:
         self.gradient = StepGradient(
             self.objective,
             measurer,
-            self.ranks,
             settings.pairs_per_pass,
             path.tokens_per_pass(settings.tokens_per_pass),
         )
@@ -172,7 +169,7 @@ class Trainer:
             if self.after_step is not None:
                 self.after_step(step + 1, self.steps)
                 started += time.monotonic() - now
-            stop = self.ranks.any(self.control.should_stop())
+            stop = self.control.should_stop()
             if stop or now - saved >= self.settings.checkpoint_seconds:
                 self._save(step + 1)
                 saved = now
@@ -260,8 +257,6 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         self._require_finite()
-        if not self.ranks.leads:
-            return
         Checkpoint(
             step=step,
             model=trained_weights(self.path.model),

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dpo_bench.experiment.config import World
 from dpo_bench.progress import Progress
+from dpo_bench.vader import gold_scores
 from dpo_bench.worlds.cache import content_digest, kept_folder, read_facts
-from dpo_bench.worlds.labels import SCORES, first_wins, gold_scores
+from dpo_bench.worlds.labels import SCORES, first_wins
 from dpo_bench.worlds.reference_policy import Recipe, reference_folder
 from dpo_bench.worlds.responses import PairSampler, ResponsePair, read_pairs
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from dpo_bench.progress import Progress
 from dpo_bench.threads import one_thread
+from dpo_bench.vader import gold_scores
 from dpo_bench.worlds.cache import content_digest, kept_folder, stream_seed
 from dpo_bench.worlds.grammar import RESPONSE_TOKENS, polarities, write_prompt
-from dpo_bench.worlds.labels import gold_scores
 from dpo_bench.worlds.reference_policy import load_reference, private_randomness
 from dpo_bench.worlds.tokenizer import BOS, EOS, PAD, UNKNOWN, token_list
 

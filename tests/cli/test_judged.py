@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dpo_bench.analysis.opponents import read_opponents
 from dpo_bench.experiment.config import Evaluation
 from dpo_bench.storage import read_parquet
 from dpo_bench.sweep.judging import count_questions
-from dpo_bench.sweep.round_robin import read_opponents
 from tests.cli.command import QUICK, dpo_bench, results
 from tests.rewards.judge_server import asked, running
 

@@ -195,14 +195,6 @@ def test_error_is_one_line_that_names_where_it_arose(tmp_path: Path) -> None:
     assert len(message) < 500
 
 
-def test_check_that_a_loss_departs_from_must_exist(tmp_path: Path) -> None:
-    file = write_loss(tmp_path / "mine.py")
-    text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace("grid=", "departs_from=('gradent',), grid="), encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"unknown check 'gradent' \(did you mean 'grad"):
-        load_plugins(tmp_path)
-
-
 def test_broken_file_can_be_mended_and_loaded(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("1 / 0", encoding="utf-8")

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from dpo_bench.analysis.bootstrap import Array
+from dpo_bench.analysis.opponents import round_robin
 from dpo_bench.evaluation.policy import make_scoring
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation
 from dpo_bench.experiment.config import Evaluation
 from dpo_bench.rewards.base import Prompt, Reward
 from dpo_bench.rewards.judge import find_judge
 from dpo_bench.rewards.sanity_checks import Resampling, control_reward
-from dpo_bench.rewards.scoring import JudgeScoring, NoScoring, RewardScoring, round_robin
+from dpo_bench.rewards.scoring import JudgeScoring, NoScoring, RewardScoring
 from tests.rewards.judge_server import asked, running
 
 QUESTIONS = (Prompt.of("p"), Prompt.of("q"))

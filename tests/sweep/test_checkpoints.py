@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dpo_bench.analysis.opponents import read_opponents
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.experiment import Experiment, plan_trials
 from dpo_bench.progress import Control
 from dpo_bench.storage import read_parquet, write_parquet
 from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.results import write_results
-from dpo_bench.sweep.round_robin import read_opponents, write_opponents
+from dpo_bench.sweep.round_robin import write_opponents
 from dpo_bench.sweep.sources import find_sources
 from dpo_bench.sweep.store import Store, link_files
 from dpo_bench.sweep.trials import run_trial

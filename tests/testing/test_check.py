@@ -146,6 +146,10 @@ def asks_for_gradients(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     return sound(logps, beta)
 
 
+def likes_likely_responses(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
+    return sound(logps, beta) - 0.1 * logps.policy_chosen
+
+
 def failing(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     raise KeyError("sum")
 
@@ -169,6 +173,7 @@ WRONG = [
     (moves_with_the_reference_at_the_start, "constant_start", "have different losses"),
     (weighted_by_place, "permutation", "put into another order"),
     (centered, "independence", r"pair 0 \(log-ratios 1.37 and -0.59 nats, 12 and 12 tokens\)"),
+    (likes_likely_responses, "log_ratios", "say reads_log_probs=True"),
     (noisy, "determinism", "two calls with the same input differ"),
     (meddling, "purity", "changes reference_chosen"),
     (asks_for_gradients, "purity", "changes reference_rejected"),
@@ -238,6 +243,20 @@ def test_need_that_is_declared_in_vain_is_caught() -> None:
 
 def test_declared_need_passes() -> None:
     check_loss(enter(secretly_graded, needs=("preference_margin",)))
+
+
+def test_a_loss_may_read_log_probs_when_it_says_so() -> None:
+    loss = get_loss(enter(likes_likely_responses))
+    assert loss.is_of_log_ratios
+    declared = replace(loss, reads_log_probs=True)
+    assert not declared.is_of_log_ratios
+    check_loss(declared, skip=("constant_start",))
+
+
+def test_a_loss_cannot_depart_from_a_check_that_does_not_exist() -> None:
+    loss = replace(get_loss(enter(sound)), departs_from=("gradent",))
+    with pytest.raises(ConfigurationError, match=r"unknown check 'gradent' \(did you mean 'grad"):
+        check_loss(loss)
 
 
 def test_every_check_is_proven_by_a_wrong_loss() -> None:

@@ -26,7 +26,7 @@ from dpo_bench.model.logprob_backends import FullPath, HiddenPath
 from dpo_bench.model.logprobs import LogprobBackend, choose_backend
 from dpo_bench.progress import Control
 from dpo_bench.training.input_builders import PROVIDERS
-from dpo_bench.training.inputs import present
+from dpo_bench.training.inputs import non_null_fields
 from dpo_bench.training.reference_model import CachedReference
 from dpo_bench.training.trainer import FEWEST_STEPS, StoppedError, Trainer, TrainingResult
 from tests.conftest import tiny_folder
@@ -320,7 +320,7 @@ def test_loss_is_supplied_what_it_needs_and_nothing_else(setup: Setup, tmp_path:
         seen.clear()
         objective = Objective(spy, needs=(need,), batch_coupled=NEEDS[need].of_batch)
         setup.run(tmp_path, objective, settings={"steps": 1})
-        given = set(present(seen[0]))
+        given = set(non_null_fields(seen[0]))
         assert given == SIX | set(NEEDS[need].fields)
 
 

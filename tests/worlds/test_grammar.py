@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpo_bench.vader import gold_scores
 from dpo_bench.worlds.grammar import (
     PROMPT_TOKENS,
     RESPONSE_TOKENS,
@@ -20,7 +21,6 @@ from dpo_bench.worlds.grammar import (
     write_prompt,
     write_review,
 )
-from dpo_bench.worlds.labels import gold_scores
 from dpo_bench.worlds.words import KEPT, NEUTRAL_LISTS, PUNCTUATION
 
 PROMPT = "we saw a new western about a poet on friday. my review:"

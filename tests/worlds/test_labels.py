@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 
 from dpo_bench.experiment.config import World
-from dpo_bench.worlds.labels import (
-    bag_of_words_scores,
-    first_wins,
-    gold_scores,
-    length_scores,
-)
+from dpo_bench.vader import gold_scores
+from dpo_bench.worlds.labels import bag_of_words_scores, first_wins, length_scores
 
 GOOD, BAD = " the plot was great.", " the plot was awful."
 NEGATED = " the plot was not great. it was not a joy."

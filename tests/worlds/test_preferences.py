@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from dpo_bench.storage import cache_root
+from dpo_bench.vader import gold_scores
 from dpo_bench.worlds.grammar import is_prompt
-from dpo_bench.worlds.labels import bag_of_words_scores, gold_scores
+from dpo_bench.worlds.labels import bag_of_words_scores
 from dpo_bench.worlds.responses import HELDOUT_PAIRS
 from tests.worlds.small import Row, model, preferences, texts
 

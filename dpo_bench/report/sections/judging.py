@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpo_bench.analysis.estimate import finite
+from dpo_bench.analysis.judge_costs import JUDGE_COSTS, dollars
 from dpo_bench.analysis.metrics import CONSISTENCY
+from dpo_bench.analysis.opponents import COST
 from dpo_bench.analysis.results import SweepResults, read_json
 from dpo_bench.report.sections.section import Section
 from dpo_bench.report.table_values import Cell, Row, Table
-from dpo_bench.rewards.judge import dollars
-from dpo_bench.sweep.results import JUDGE_COSTS
-from dpo_bench.sweep.round_robin import COST
 from dpo_bench.wording import MISSING, number
 
 

@@ -13,10 +13,10 @@ from dpo_bench.analysis.bradley_terry import Strength, round_robin
 from dpo_bench.analysis.loss_curves import LossCurve, trial_label
 from dpo_bench.analysis.matched_policies import MatchedPolicies
 from dpo_bench.analysis.metrics import KL
+from dpo_bench.analysis.opponents import OPPONENTS, REFERENCE, read_opponents
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.sections.section import Section, estimate_cell
 from dpo_bench.report.table_values import Cell, Row, Table
-from dpo_bench.sweep.round_robin import OPPONENTS, REFERENCE, read_opponents
 from dpo_bench.wording import number
 
 Players = Mapping[str, tuple[LossCurve, Trial]]

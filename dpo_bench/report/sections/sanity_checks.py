@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dpo_bench.analysis.estimate import Estimate
+from dpo_bench.analysis.judge_costs import LEAST_AGREEMENT
 from dpo_bench.analysis.metrics import Metric
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.section import Section
 from dpo_bench.report.table_values import Cell, Row, Table, measured_cell
-from dpo_bench.rewards.sanity_checks import LEAST_AGREEMENT
 from dpo_bench.wording import MISSING, interval, number
 
 _MEANINGS = {

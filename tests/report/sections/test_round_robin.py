@@ -12,10 +12,10 @@ import pytest
 
 from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.matched_policies import matched_policies
+from dpo_bench.analysis.opponents import OPPONENTS
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.round_robin import strengths_of_players
 from dpo_bench.report.sections.section import Section
-from dpo_bench.sweep.round_robin import OPPONENTS
 from tests.report.conftest import ViewOf
 from tests.report.judged import judged
 
