@@ -1,7 +1,11 @@
 """Benchmark preference losses: which one, at which strength, on your model and your data?"""
 
-from dpo_bench.contract import PairLogps, get_loss, list_losses, load_plugins, register
-from dpo_bench.mount import mount_neighbour
+from dpo_bench.search_path import working_directory_last
+
+working_directory_last()  # before anything else is imported
+
+from dpo_bench.contract import PairLogps, get_loss, list_losses, load_plugins, register  # noqa: E402
+from dpo_bench.mount import mount_neighbour  # noqa: E402
 
 __version__ = "0.1.0"
 
