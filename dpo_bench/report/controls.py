@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dpo_bench.evaluation.controls import LEAST_AGREEMENT
 from dpo_bench.report.finding import Finding
-from dpo_bench.report.measured import measured_from
+from dpo_bench.report.measured import Measured, measured_from
 from dpo_bench.report.measures import Measure
 from dpo_bench.report.read import SweepResults
 from dpo_bench.report.tables import Cell, Row, Table, measured_cell
@@ -72,9 +72,20 @@ def missed_controls(results: SweepResults) -> Iterator[str]:
             )
 
 
+def follows_the_place(results: SweepResults) -> bool:
+    """Whether the sweep's judge agrees with itself on too few pairs to tell policies apart."""
+    order = results.reference.controls.get("order") or {}
+    return bool(results.judge) and order.get("passed") is False
+
+
+def agreement(results: SweepResults) -> Measured:
+    """Share of the controlled pairs on which both orders of a judge agree."""
+    return measured_from(results.reference.controls.get("order") or {})
+
+
 def _follows_the_place(results: SweepResults) -> str:
-    known = results.reference.controls
-    agreed, place = (measured_from(known.get(name) or {}) for name in ("order", "place"))
+    agreed = agreement(results)
+    place = measured_from(results.reference.controls.get("place") or {})
     span = interval(agreed.low, agreed.high, _SHARE.decimals)
     return (
         "The judge follows the place, not the text: both orders agree on"

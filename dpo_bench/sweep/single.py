@@ -16,6 +16,7 @@ from dpo_bench.storage import write_json
 from dpo_bench.sweep.bench import Bench
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.sources import find_sources
+from dpo_bench.sweep.summary import print_doubts
 from dpo_bench.tables import write_parquet
 
 UNITS = {
@@ -58,6 +59,8 @@ def evaluate_policy(
     with display, heard(lambda note: display.note(note.text, warning=note.is_warning)):
         bench = Bench(measured, find_sources(measured, display.phase), display.phase)
         result = bench.evaluator.evaluate(bench.policy, display.phase)
+    judged = measured.evaluation.reward.startswith("judge:")
+    print_doubts(bench.reference_folder, console, judged=judged)
     table = Table("metric", "value", "95% interval", "n", "unit", title=policy)
     for name, estimate in result.metrics.items():
         interval = f"\\[{estimate.low:.3f}, {estimate.high:.3f}]" if has_interval(estimate) else ""

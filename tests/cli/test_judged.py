@@ -79,8 +79,11 @@ def test_a_judge_that_follows_the_place_is_said_in_terminal_and_report(
         *("--reward", "judge:first", f"--set=evaluation.judge_base_url={url}"),
         *('--set=evaluation.judge_key_variable=""', "--out", out),
     )
-    assert "the judge follows the place, not the text" in done.stdout
-    checked = (out / "report.md").read_text(encoding="utf-8").partition("Check these figures")[2]
+    first = "The judge follows the place, not the text: its two orders agree on 0 [0, 0] of the"
+    assert done.stdout.startswith(f"warning: {first}")
+    summary, _, checked = (out / "report.md").read_text("utf-8").partition("Check these figures")
+    assert "It follows the place, not the text: both orders agree on 0.000 " in summary
+    assert "best win rate" not in summary.lower()
     assert "The judge follows the place, not the text: both orders agree on 0.000" in checked
 
 
