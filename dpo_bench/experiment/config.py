@@ -237,7 +237,7 @@ class Evaluation(Section):
     judge_max_tokens: Count = 16
     """limit of the judge's answer, tokens; more for one that thinks aloud"""
     judge_concurrency: Count = 8
-    """requests under way at once"""
+    """requests under way at once, of each worker"""
     judge_timeout: Positive = 60.0
     """seconds that one request may take, to the last byte of its answer"""
     judge_retries: Annotated[int, Field(ge=0)] = 6

@@ -69,6 +69,11 @@ def _remarks(outcome: Outcome, measured: bool, *, narrow: bool) -> Iterator[str]
             "No reward was given, so there is no win rate and no mean reward: "
             "--reward vader or --reward module:function adds them."
         )
+    if warm := int(done["judge_own_temperature"].sum()):
+        yield (
+            f"{warm:,} of the judge's answers were given at its own temperature, because it refuses"
+            " 0: another run may get other verdicts."
+        )
     rate = outcome.experiment.training.learning_rate
     if still := unmoved_in_words(done["kl"].dropna().tolist(), rate):
         yield f"warning: {still}"

@@ -196,4 +196,7 @@ def _serve(bench: Bench, job: Job, voice: _Voice) -> None:
             error = run_trial(bench, job.folder, trial, identity, control)
         except StoppedError:
             return
+        except EnvironmentProblem as problem:
+            voice.say(problem)
+            return
         voice.say(Event("ended", error or ""))

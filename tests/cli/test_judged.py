@@ -16,7 +16,7 @@ from dpo_bench.experiment.config import Evaluation
 from dpo_bench.sweep.judging import count_questions
 from dpo_bench.sweep.opponents import read_opponents
 from dpo_bench.tables import read_parquet
-from tests.cli.command import QUICK, dpo_bench, results
+from tests.cli.command import QUICK, dpo_bench, dpo_bench_here, results
 from tests.evaluation.judge_server import asked, running
 
 
@@ -84,6 +84,13 @@ def test_a_judge_that_follows_the_place_is_said_in_terminal_and_report(
     summary, _, checked = (out / "report.md").read_text("utf-8").partition("Check these figures")
     assert "It follows the place, not the text: both orders agree on 0.000 " in summary
     assert "best win rate" not in summary.lower()
+    evaluated = dpo_bench_here(
+        *("evaluate", llama_folder, "--reference", llama_folder),
+        *("--preferences", pairs_file, *QUICK),
+        *("--reward", "judge:first", f"--set=evaluation.judge_base_url={url}"),
+        '--set=evaluation.judge_key_variable=""',
+    )
+    assert evaluated.stdout.startswith(f"warning: {first}")
     assert "The judge follows the place, not the text: both orders agree on 0.000" in checked
 
 

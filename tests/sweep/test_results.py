@@ -131,6 +131,26 @@ def test_the_terminal_begins_with_what_is_wrong_with_a_judge(tmp_path: Path) -> 
     assert list(doubts(tmp_path / "none", judged=True)) == []
 
 
+def test_answers_at_a_judges_own_temperature_are_told_at_the_end(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store)
+    experiment = Experiment.model_validate(
+        {"name": "tiny", "policy": "p", "preferences": "d", "losses": ["dpo"]}
+    )
+
+    def told(answers: float) -> bool:
+        table = write_results(store, ["good", "bad"])
+        table = table.assign(judge_own_temperature=[answers, float("nan")])
+        screen = io.StringIO()
+        print_outcome(
+            Outcome(experiment, tmp_path, tmp_path, table, 0), Console(file=screen, width=200)
+        )
+        return f"{answers:,.0f} of the judge's answers were given at its own" in screen.getvalue()
+
+    assert told(1234)
+    assert not told(0)
+
+
 def test_the_csv_is_safe_to_open(tmp_path: Path) -> None:
     store = Store(tmp_path)
     fill(store)
