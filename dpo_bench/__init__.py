@@ -1,14 +1,14 @@
 """Benchmark preference losses: which one, at which strength, on your model and your data?
 
->>> import dpo_bench as db
->>> db.get_loss("ipo").normalization
-'mean'
-
 The whole of the package's Python interface stands here; see ``docs/api.md``. Names are loaded when
 they are first used: importing the package takes no torch and no time.
 """
 
 from __future__ import annotations
+
+from dpo_bench.search_path import working_directory_last
+
+working_directory_last()  # before anything else is imported
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import traceback
-from pathlib import Path
 
 from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
 
@@ -69,15 +68,5 @@ def _complain(text: str) -> None:
     print(f"dpo-bench: {text}", file=sys.stderr)
 
 
-def _working_directory_last() -> None:
-    """Let no file of the working directory stand in for a library.
-
-    ``python -m`` looks there first; rewards are still found there, and this package in a checkout.
-    """
-    if not sys.flags.safe_path and sys.path[0] == str(Path.cwd()):
-        sys.path.append(sys.path.pop(0))
-
-
 if __name__ == "__main__":
-    _working_directory_last()
     run()

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 LAYERS = (
     ("errors", "version", "progress", "processor", "threads", "wording", "plugins", "storage",
-     "notes", "vader"),
+     "notes", "vader", "search_path"),
     ("contract",),
     ("testing",),
     ("experiment",),
@@ -48,7 +48,7 @@ def read_imports(modules: Mapping[str, Path]) -> dict[str, set[str]]:
     """Module -> the modules of the program that it imports, wherever in its text.
 
     What is imported for annotations alone counts too, in the package's own ``__init__`` excepted:
-    there it only tells type checkers what is loaded lazily.
+    there it only tells type checkers what is loaded at_once.
     """
     found: dict[str, set[str]] = defaultdict(set)
     for name, file in modules.items():
@@ -56,7 +56,8 @@ def read_imports(modules: Mapping[str, Path]) -> dict[str, set[str]]:
         for node in ast.walk(tree):
             known = {_module_of(target, modules) for target in _targets(node)}
             found[name] |= known - {"", name}
-    found["dpo_bench"] = {"dpo_bench.plugins", "dpo_bench.version"} & set(modules)
+    at_once = {"dpo_bench.plugins", "dpo_bench.search_path", "dpo_bench.version"}
+    found["dpo_bench"] = at_once & set(modules)
     return dict(found)
 
 

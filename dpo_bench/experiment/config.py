@@ -274,7 +274,7 @@ class Evaluation(Section):
     judge_max_tokens: Annotated[Count, DIGESTED, Only("judge")] = 16
     """limit of the judge's answer, tokens; more for one that thinks aloud"""
     judge_concurrency: Annotated[Count, NO_EFFECT, Only("judge")] = 8
-    """requests under way at once"""
+    """requests under way at once, of each worker"""
     judge_timeout: Annotated[Positive, NO_EFFECT, Only("judge")] = 60.0
     """seconds that one request may take, to the last byte of its answer"""
     judge_retries: Annotated[int, Field(ge=0), NO_EFFECT, Only("judge")] = 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -130,9 +131,20 @@ def numbers_of(name: str, values: Any, responses: Sequence[str]) -> NDArray[np.f
         if not abs(number) <= LARGEST:
             raise DataError(
                 f"reward {name} returned {_in_words(value)} for response {row + 1} of {len(found)},"
-                f" {responses[row][:80]!r}: {wanted}, finite and at most {LARGEST:g} in size."
+                f" {responses[row][:80]!r}: {wanted}, finite and at most {LARGEST:g} in size"
+                f"{_of_equals(number, responses)}."
             )
     return rewards
+
+
+def _of_equals(number: float, responses: Sequence[str]) -> str:
+    """What is probably wrong where equal responses have a reward that is not finite."""
+    if math.isfinite(number) or len(set(responses)) > 1:
+        return ""
+    return (
+        "; all responses of this call are this one: is the reward divided by the deviation of its "
+        "call? It must not depend on what else is scored"
+    )
 
 
 def _number(value: Any) -> float:

@@ -59,6 +59,11 @@ def classifier_reward(kind: str, spec: str, options: Evaluation, device: str) ->
 
     folder = resolve_model(spec, world=World())
     config = read_json(folder.path / "config.json")
+    if generates(config) and not options.reward_label:
+        raise EnvironmentProblem(
+            f"evaluation.reward = {kind}:{spec}: it is a {config['architectures'][0]}, which writes"
+            " texts, and no sequence classifier; a language model can be a judge: judge:MODEL."
+        )
     label = choose_label(kind, spec, labels_of(config), options.reward_label)
     classifier = Classifier(folder.path, kind, label, options, device)
     identity = digest(
@@ -78,6 +83,17 @@ def classifier_reward(kind: str, spec: str, options: Evaluation, device: str) ->
         classifier.truncated,
         classifier.text,
     )
+
+
+def generates(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is that of a language model, and says nothing of labels.
+
+    >>> generates({"architectures": ["LlamaForCausalLM"]})
+    True
+    """
+    names = config.get("architectures") or ("",)
+    labels = {"id2label", "num_labels"} & config.keys()
+    return not labels and all(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
 def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:

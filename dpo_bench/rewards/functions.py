@@ -1,8 +1,9 @@
 """A user's function as a reward: how it is found, what it is given, and what identifies it.
 
 Whatever can be called will do: a function, a method, an object with ``__call__``, a `partial`, a
-builtin. It gets its parameters by name where their names are known, in any order and also
-keyword-only, so that reward functions written for TRL's trainers and plain texts work as they are:
+builtin, a torch module whose ``forward`` takes texts. It gets its parameters by name where their
+names are known, in any order and also keyword-only, so that reward functions written for TRL's
+trainers and plain texts work as they are:
 
 ====================================================  ==========================================
 ``prompts``, ``prompt``                               what the policy reads, a text per response
@@ -88,7 +89,7 @@ def calling(function: Callable[..., Any]) -> Calling | None:
     True
     """
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        parameters = list(inspect.signature(_telling(function)).parameters.values())
     except (TypeError, ValueError):  # a builtin that does not tell
         return BY_POSITION
     takes_any = any(one.kind is Kind.VAR_KEYWORD for one in parameters)
@@ -97,6 +98,17 @@ def calling(function: Callable[..., Any]) -> Calling | None:
     if takes_any and not _any_places(parameters) and not _unknown(parameters):
         return _by_name(parameters, takes_any=True)
     return BY_POSITION if _two_positions(parameters) else None
+
+
+def _telling(function: Any) -> Any:
+    """What has the signature of a call: of a torch module its ``forward``."""
+    return function.forward if is_torch_module(function) else function
+
+
+def is_torch_module(function: object) -> bool:
+    """Whether something is a ``torch.nn.Module``, whose call takes whatever ``forward`` takes."""
+    torch = sys.modules.get("torch")  # whoever made one has imported it
+    return torch is not None and isinstance(function, torch.nn.Module)
 
 
 def _by_name(parameters: list[Kind], *, takes_any: bool) -> Calling | None:
@@ -232,15 +244,20 @@ def find_function(spec: str) -> UserFunction:
         raise ConfigurationError(f"{where} is a class: name a function, or an object of it.")
     how = calling(function)
     if how is None:
+        what = (
+            "is a torch module whose forward has the signature" if is_torch_module(function) else ""
+        )
+        hint = "; for a classifier that transformers saved use model:PATH" if what else ""
         raise ConfigurationError(
-            f"{where} has the signature {_signature(function)}: it must take prompts and responses "
-            "(or completions), by these names or as two positional parameters, and nothing else."
+            f"{where} {what or 'has the signature'} {_signature(function)}: it must take prompts "
+            "and responses (or completions), as texts, by these names or as two positional "
+            f"parameters, and nothing else{hint}."
         )
     return UserFunction(spec, function, how, own_files(module, function))
 
 
 def _signature(function: Callable[..., Any]) -> str:
-    return " ".join(str(inspect.signature(function)).split())[:200]
+    return " ".join(str(inspect.signature(_telling(function))).split())[:200]
 
 
 def own_files(module: ModuleType, function: object) -> dict[str, Path]:

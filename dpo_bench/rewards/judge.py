@@ -35,6 +35,7 @@ class Cost:
         failures: questions without a verdict: no answer, or one that is no verdict.
         input_tokens: of all questions, as the endpoint counted; None where it did not say.
         output_tokens: likewise of the answers.
+        own_temperature: answers that were given at the endpoint's own temperature, not at 0.
     """
 
     requests: int
@@ -42,6 +43,7 @@ class Cost:
     failures: int
     input_tokens: int | None
     output_tokens: int | None
+    own_temperature: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ def _cost(
         failures=sum(verdict is None for _, verdict in distinct.values()),
         input_tokens=_total([answer.input_tokens for answer in given]),
         output_tokens=_total([answer.output_tokens for answer in given]),
+        own_temperature=sum(answer.own_temperature for answer in given if answer.reply is not None),
     )
 
 

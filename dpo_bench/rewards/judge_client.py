@@ -1,25 +1,23 @@
-"""Asking an OpenAI-compatible endpoint: patiently, never twice, and never telling its key."""
+"""Asking a judge: patiently, and nothing twice."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import threading
-import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
 
 from filelock import FileLock
 
-from dpo_bench.errors import ConfigurationError, EnvironmentProblem, TrialError
+from dpo_bench.errors import EnvironmentProblem, TrialError
 from dpo_bench.progress import Progress, quiet
+from dpo_bench.rewards.judge_endpoint import Endpoint
 from dpo_bench.rewards.judge_refusal import (
     address_hint,
     connection_problem,
@@ -28,7 +26,7 @@ from dpo_bench.rewards.judge_refusal import (
     refused_parameter,
     wait_asked,
 )
-from dpo_bench.rewards.judge_reply import Answer, read_completion
+from dpo_bench.rewards.judge_reply import KEPT, Answer, ReportedError, read_completion
 from dpo_bench.rewards.judge_text import read_verdict
 from dpo_bench.storage import cache_root, digest, write_json
 
@@ -41,7 +39,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 UNLIKELY, MOST_ALONE = 0.01, 3
 """Questions are asked alone until one has a verdict: that so many have none is this unlikely where
 no more fail than is allowed; and at most so many."""
-INSTALL = "a judge needs the openai package: pip install 'dpo_bench[judge]'"
 
 
 class JudgeClient:
@@ -60,40 +57,14 @@ class JudgeClient:
     def __init__(self, model: str, options: Evaluation) -> None:
         self.model = model
         self.options = options
-        self.key = _key(options)
-        _require_plain_url(options.judge_base_url)
-        try:
-            import openai
-        except ImportError as error:
-            raise EnvironmentProblem(f"evaluation.reward = judge:{model}: {INSTALL}") from error
-        self._errors = openai
-        self._client = self._open()
-        self._client.close()  # opened to tell now what is wrong; each list of questions has its own
+        self.endpoint = Endpoint(model, options)
         self._parameters: dict[str, Any] = {
             "temperature": 0,
             "max_tokens": options.judge_max_tokens,
         }
         self._adapting = threading.Lock()
         self._answered = False  # whether the endpoint has given a verdict
-
-    def _open(self) -> Any:
-        url, _, query = self.options.judge_base_url.partition("?")
-        key = self.key or "none"
-        try:
-            return self._errors.OpenAI(
-                base_url=url,
-                api_key=key,
-                default_query=dict(parse_qsl(query)),
-                default_headers={"api-key": key} if query else {},  # Azure's name for it
-                max_retries=0,  # ours also cover answers that are no answers, and are counted
-                timeout=self.options.judge_timeout,
-            )
-        except (ImportError, ValueError) as error:  # socks without its package, an unknown scheme
-            raise EnvironmentProblem(
-                f"judge {self.model}: the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names "
-                "cannot be used; unset it, set NO_PROXY, or for a socks proxy pip install socksio "
-                f"({self._told(error)})."
-            ) from None
+        self._warned = False  # of its temperature
 
     def ask(self, questions: Sequence[str], progress: Progress = quiet) -> list[Answer]:
         """The answer to each question; equal questions are asked once.
@@ -109,9 +80,13 @@ class JudgeClient:
         found: dict[str, Answer] = {}
         failed: list[str] = []
         over = threading.Event()
-        with self._open() as self._client, closing(self._answers(distinct, over)) as answers:
+        with (
+            self.endpoint.connected() as self._post,
+            closing(self._answers(distinct, over)) as answers,
+        ):
             for one, answer in answers:
                 found[one] = answer
+                self._say_temperature(answer)
                 self._answered |= answer.paid and not answer.problem
                 if answer.problem:
                     failed.append(answer.problem)
@@ -158,8 +133,7 @@ class JudgeClient:
                 return kept
             answer = self._patiently(question, over)
             if not answer.problem:
-                names = ("reply", "input_tokens", "output_tokens")
-                write_json(file, {name: getattr(answer, name) for name in names})
+                write_json(file, {name: getattr(answer, name) for name in KEPT})
             Path(lock.lock_file).unlink(missing_ok=True)
         return answer
 
@@ -196,56 +170,37 @@ class JudgeClient:
 
     def _try(self, question: str) -> tuple[Answer, float | None]:
         """One answer, and the seconds that the endpoint wants us to wait before the next try."""
-        parameters = dict(self._parameters)
+        sent, url, errors = dict(self._parameters), self.endpoint.url, self.endpoint.errors
+        wanted = None
         try:
-            return read_completion(self._once(question, parameters)), None
-        except self._errors.APIStatusError as error:
-            status, problem = error.status_code, self._told(error)
-            if self._adapt(parameters, refused_parameter(status, error.body, str(error)), problem):
-                return self._try(question)
-            if is_hopeless(status, error.body):
-                url = self.options.judge_base_url
-                hint = address_hint(url) if status == 404 else ""
-                raise EnvironmentProblem(f"judge {self.model} at {url}: {problem}{hint}") from None
-            again = may_pass(status)
-            return Answer(None, problem=problem, again=again), wait_asked(error.response.headers)
-        except (TimeoutError, self._errors.APITimeoutError):
+            answer = read_completion(self._post(question, sent))
+            return replace(answer, own_temperature="temperature" not in sent), None
+        except errors.APIStatusError as error:
+            status, body, problem = error.status_code, error.body, _in_words(error)
+            wanted = wait_asked(error.response.headers)
+        except ReportedError as error:  # said with status 200
+            status, body, problem = error.status, error.body, str(error)
+        except TimeoutError:
             problem = (
-                f"no complete answer from {self.options.judge_base_url} within "
-                f"evaluation.judge_timeout = {self.options.judge_timeout:g} seconds"
+                f"no complete answer from {url} within evaluation.judge_timeout = "
+                f"{self.endpoint.seconds:g} seconds"
             )
-        except (self._errors.APIConnectionError, ConnectionError) as error:
-            problem = self._hidden(connection_problem(error, self.options.judge_base_url))
-        except (self._errors.OpenAIError, ValueError) as error:
-            problem = self._hidden(str(error))
-        return Answer(None, problem=problem, again=True), None
+            return Answer(None, problem=problem, again=True), None
+        except errors.APIConnectionError as error:
+            problem = self.endpoint.hidden(connection_problem(error, url))
+            return Answer(None, problem=problem, again=True), None
+        except (errors.OpenAIError, ValueError) as error:
+            problem = self.endpoint.hidden(str(error))
+            return Answer(None, problem=problem, again=True), None
+        if self._adapt(sent, refused_parameter(status, body, problem)):
+            return self._try(question)
+        problem = self.endpoint.hidden(problem)
+        if is_hopeless(status, body):
+            hint = address_hint(url) if status == 404 else ""
+            raise EnvironmentProblem(f"judge {self.model} at {url}: {problem}{hint}")
+        return Answer(None, problem=problem, again=may_pass(status)), wanted
 
-    def _once(self, question: str, parameters: dict[str, Any]) -> bytes:
-        """The body of an answer.
-
-        Raises:
-            TimeoutError: it was not complete in time, however steadily it came.
-            ConnectionError: the connection broke while it came.
-        """
-        end = time.monotonic() + self.options.judge_timeout
-        parts, problem = [], ""
-        with self._client.chat.completions.with_streaming_response.create(
-            model=self.model, messages=[{"role": "user", "content": question}], **parameters
-        ) as response:
-            try:
-                for part in response.iter_bytes():
-                    parts.append(part)
-                    if time.monotonic() > end:
-                        break
-                else:
-                    return b"".join(parts)
-            except Exception as error:  # the transport's, whose package openai chooses
-                problem = str(error) or type(error).__name__
-        if time.monotonic() > end:
-            raise TimeoutError
-        raise ConnectionError(problem)
-
-    def _adapt(self, sent: dict[str, Any], refused: str, problem: str) -> bool:
+    def _adapt(self, sent: dict[str, Any], refused: str) -> bool:
         """Whether to ask again, without the parameter that the endpoint refuses."""
         if refused not in sent:
             return False
@@ -259,54 +214,18 @@ class JudgeClient:
                 _LOGGER.info(
                     "judge %s refuses max_tokens: max_completion_tokens is sent", self.model
                 )
-            else:
-                _LOGGER.warning(
-                    "judge %s refuses temperature = 0: it judges at its own temperature, so that"
-                    " another run may get other verdicts (%s)",
-                    self.model,
-                    problem,
-                )
             self._parameters = parameters
         return True
 
-    def _told(self, error: Exception) -> str:
-        """An error in a line, without the key, which an endpoint may repeat."""
-        return self._hidden(f"{type(error).__name__}: {error}")
-
-    def _hidden(self, text: str) -> str:
-        text = " ".join(text.split())
-        return (text.replace(self.key, "***") if self.key else text)[:300]
-
-
-def _key(options: Evaluation) -> str:
-    name = options.judge_key_variable
-    if not name:
-        return ""
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise EnvironmentProblem(
-            f"the judge's key is expected in the environment variable {name}, which is not set; "
-            'for an endpoint that needs none set evaluation.judge_key_variable = "".'
-        )
-    if not key.isascii() or not key.isprintable():
-        raise EnvironmentProblem(
-            f"the judge's key in the environment variable {name} has a line break or a letter that "
-            "no key can have: copy it again, alone and in one line."
-        )
-    return key
-
-
-def _require_plain_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"evaluation.judge_base_url = {url!r} is no http(s) address.")
-    other = {name for name, _ in parse_qsl(parts.query, True)} - {"api-version"}
-    if parts.username or parts.password or other:
-        raise ConfigurationError(
-            f"evaluation.judge_base_url must carry no credentials (host {parts.hostname}), and "
-            "nothing after ? but api-version: it is written into the results; put the key into the "
-            "variable evaluation.judge_key_variable."
-        )
+    def _say_temperature(self, answer: Answer) -> None:
+        """Warn of answers at the endpoint's own temperature, whenever they were given."""
+        if answer.own_temperature and not self._warned:
+            self._warned = True
+            _LOGGER.warning(
+                "judge %s refuses temperature = 0: it judges at its own temperature, so that"
+                " another run may get other verdicts",
+                self.model,
+            )
 
 
 def _read(file: Path) -> Answer | None:
@@ -316,6 +235,10 @@ def _read(file: Path) -> Answer | None:
         return answer if read_verdict(str(answer.reply or "")) is not None else None
     except (ValueError, TypeError, OSError):
         return None  # not there, or damaged on disk: asked again
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _sum(first: int | None, second: int | None) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -77,7 +78,7 @@ def address_hint(url: str) -> str:
 def connection_problem(error: BaseException, url: str) -> str:
     """An address that cannot be reached, the innermost cause, and the proxy if there is one."""
     cause = error
-    while (inner := cause.__cause__ or cause.__context__) is not None:
+    while (inner := _cause(cause)) is not None:
         cause = inner
     parts = urlsplit(url)
     via = ""
@@ -85,7 +86,16 @@ def connection_problem(error: BaseException, url: str) -> str:
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
         via = f" through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]} of the environment"
-    return f"no connection to {url}{via}: {type(error).__name__}: {cause or type(cause).__name__}"
+    told = str(cause) or type(cause).__name__
+    if isinstance(cause, ConnectionError) and cause.errno:
+        told = os.strerror(cause.errno)  # each library has words of its own
+    return f"no connection to {url}{via}: {type(error).__name__}: {told}"
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):  # one for each address that a host has
+        return error.exceptions[0]
+    return error.__cause__ or error.__context__
 
 
 def _field(body: object, name: str) -> Any:

@@ -21,6 +21,7 @@ class Answer:
         problem: why there is no verdict, and what helps; empty when there is one.
         paid: whether it was asked now, and not found in the cache.
         again: whether the same question may bring a verdict.
+        own_temperature: whether it was given at the endpoint's own temperature, which refuses 0.
     """
 
     reply: str | None
@@ -29,18 +30,42 @@ class Answer:
     problem: str = ""
     paid: bool = False
     again: bool = False
+    own_temperature: bool = False
+
+
+KEPT = ("reply", "input_tokens", "output_tokens", "own_temperature")
+"""What is kept of an answer."""
+
+
+class ReportedError(ValueError):
+    """An error that an endpoint reports in the body of an answer with status 200.
+
+    Attributes:
+        body: what it says.
+        status: of HTTP, where the error's code is one; else 500: it may pass.
+    """
+
+    def __init__(self, body: object) -> None:
+        super().__init__(f"the answer is no chat completion but the error {_start(body)}")
+        self.body = body
+        code = body.get("code") if isinstance(body, Mapping) else None
+        known = isinstance(code, int | str) and str(code).isdecimal() and 400 <= int(code) < 600
+        self.status = int(code) if known and code is not None else 500
 
 
 def read_completion(body: bytes) -> Answer:
     """The answer in the body of a chat completion.
 
     Raises:
+        ReportedError: it is an error.
         ValueError: it is no chat completion; with the endpoint's own words where it has some.
     """
     try:
         values = json.loads(body)
     except ValueError:
         raise ValueError(f"the answer is no chat completion but {_start(body)}") from None
+    if isinstance(values, Mapping) and values.get("error"):
+        raise ReportedError(values["error"])
     try:
         choice = values["choices"][0]
         message = choice["message"]
@@ -89,5 +114,6 @@ def _problem(
     return f"no verdict in the answer{shown}"
 
 
-def _start(body: bytes) -> str:
-    return repr(" ".join(body.decode(errors="replace").split())[:120])
+def _start(body: object) -> str:
+    text = body.decode(errors="replace") if isinstance(body, bytes) else json.dumps(body)
+    return repr(" ".join(text.split())[:120])

@@ -35,7 +35,7 @@ COLUMNS = tuple(
             "reward_truncated",
             *(f"judge_{name}" for name in JUDGE_COSTS),
             *(f"control_{name}" for name in CONTROLS),
-            *("checkpoints", "checkpoint_seconds"),
+            *("checkpoints", "checkpoint_seconds", "judge_own_temperature"),
         )
     )
 )
@@ -93,7 +93,7 @@ def _notes(notes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "degenerate_reasons": ", ".join(notes.get("degenerate") or ()),
         "reward_truncated": notes.get("reward_truncated"),
-        **{f"judge_{name}": judge.get(name) for name in JUDGE_COSTS},
+        **{f"judge_{name}": judge.get(name) for name in (*JUDGE_COSTS, "own_temperature")},
     }
 
 

@@ -10,6 +10,7 @@ from dpo_bench.notes import heard
 from dpo_bench.storage import write_json, write_parquet
 from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.display import Display
+from dpo_bench.sweep.doubts import doubts
 from dpo_bench.sweep.sources import find_sources
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ def evaluate_policy(experiment: Experiment, policy: str, display: Display) -> Po
     measured = experiment.model_copy(update=changes)
     with display, heard(lambda note: display.note(note.text, warning=note.is_warning)):
         context = WorkerContext(measured, find_sources(measured, display.phase), display.phase)
-        return context.evaluator.evaluate(context.policy, display.phase)
+        found = context.evaluator.evaluate(context.policy, display.phase)
+        judged = measured.evaluation.reward.startswith("judge:")
+        for doubt in doubts(context.reference_folder, judged=judged):
+            display.note(doubt, warning=True)
+    return found
 
 
 def write_evaluation(found: PolicyEvaluation, folder: Path) -> None:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dpo_bench.analysis.judge_costs import LEAST_AGREEMENT
 from dpo_bench.analysis.moved import unmoved_in_words
+from dpo_bench.sweep.doubts import doubts
 from dpo_bench.sweep.run import Outcome
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-MISSED = {
-    "self": "the same response does not always get the same reward",
-    "order": "a response's reward depends on the order or on what else is scored with it",
-    "responses": "the reward does not depend on the response",
-}
-"""What it means that a control missed its right outcome."""
 WIDTH_FOR_INTERVALS = 110
 """Columns of a terminal in which every interval stands on the line of its value."""
 
@@ -30,6 +22,8 @@ WIDTH_FOR_INTERVALS = 110
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """Print the results, a row per trial, and where the report is."""
     results = outcome.table
+    judged = outcome.experiment.evaluation.reward.startswith("judge:")
+    print_doubts(outcome.folder / "reference", console, judged=judged)
     measured = {
         heading: name
         for heading, name in (("win rate", "win_rate"), ("reward", "reward"))
@@ -58,6 +52,12 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     console.print(f"report: {outcome.report}", markup=False, soft_wrap=True)
 
 
+def print_doubts(reference: Path, console: Console, *, judged: bool) -> None:
+    """Print what the controls say against the figures that follow; see `doubts`."""
+    for doubt in doubts(reference, judged=judged):
+        console.print(f"warning: {doubt}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _remarks(outcome: Outcome, measured: bool, *, narrow: bool) -> Iterator[str]:
     """What a reader of the table must know."""
     results = outcome.table
@@ -69,35 +69,14 @@ def _remarks(outcome: Outcome, measured: bool, *, narrow: bool) -> Iterator[str]
             "No reward was given, so there is no win rate and no mean reward: "
             "--reward vader or --reward module:function adds them."
         )
+    if warm := int(done["judge_own_temperature"].sum()):
+        yield (
+            f"{warm:,} of the judge's answers were given at its own temperature, because it refuses"
+            " 0: another run may get other verdicts."
+        )
     rate = outcome.experiment.training.learning_rate
     if still := unmoved_in_words(done["kl"].dropna().tolist(), rate):
         yield f"warning: {still}"
-    agreed = results["control_order"].dropna()
-    judged = outcome.experiment.evaluation.reward.startswith("judge:")
-    if judged and len(agreed) and agreed.iloc[0] < LEAST_AGREEMENT:
-        yield (
-            "warning: the judge follows the place, not the text: its two orders agree on "
-            f"{agreed.iloc[0]:.3g} of the controlled pairs, so that win rates say little."
-        )
-    for name, value in _failing_controls(results).items():
-        yield (
-            f"Control {name!r} gave {value:.3g}: {MISSED[name]}, so neither rewards nor win rates "
-            "can be trusted."
-        )
-
-
-def _failing_controls(results: pd.DataFrame) -> dict[str, float]:
-    """Controls with a right outcome that missed it; see `rewards.sanity_checks`."""
-    passed: dict[str, Callable[[float], bool]] = {"self": lambda value: value == 0.5}
-    if results["reward"].notna().any():  # a judge's orders may disagree: then it is a tie
-        passed["order"] = lambda value: value == 1.0
-        passed["responses"] = lambda value: value > 0
-    found = {name: results[f"control_{name}"].dropna() for name in passed}
-    return {
-        name: float(column.iloc[0])
-        for name, column in found.items()
-        if len(column) and not passed[name](column.iloc[0])
-    }
 
 
 def _value(row: Mapping[Hashable, Any], name: str, digits: int) -> str:

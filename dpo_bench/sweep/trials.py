@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dpo_bench.contract import get_loss
-from dpo_bench.errors import DivergedError, DpoBenchError
+from dpo_bench.errors import DivergedError, DpoBenchError, EnvironmentProblem
 from dpo_bench.evaluation.calibration import implicit_scale
 from dpo_bench.progress import Control
 from dpo_bench.storage import write_json, write_parquet
@@ -29,13 +29,15 @@ def run_trial(
 ) -> str | None:
     """Train, evaluate and publish one trial.
 
-    Whatever goes wrong in it becomes a failed trial in the folder, so that the others go on.
+    Whatever goes wrong in it becomes a failed trial in the folder, so that the others go on; but
+    what would go wrong in every trial (a judge's revoked key or empty balance) is no trial's.
 
     Returns:
         None, or the error in one line.
 
     Raises:
         StoppedError: the control said so; the trial is resumed the next time.
+        EnvironmentProblem: no trial can be done as things are; likewise.
     """
     store = Store(sweep)
     trainer: Trainer | None = None
@@ -58,7 +60,7 @@ def run_trial(
             if context.experiment.keep_policies:
                 context.save_policy(folder / "policy")
             write_manifest(folder, manifest)
-    except StoppedError:
+    except (StoppedError, EnvironmentProblem):
         raise
     except Exception as error:
         _publish_failure(store, trial, identity, error, trainer=trainer, along=along)

@@ -200,4 +200,7 @@ def _serve(context: WorkerContext, job: Job, voice: _Voice) -> None:
             error = run_trial(context, job.folder, trial, identity, control)
         except StoppedError:
             return
+        except EnvironmentProblem as problem:
+            voice.send(problem)
+            return
         voice.send(Event("ended", error or ""))

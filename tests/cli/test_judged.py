@@ -16,7 +16,7 @@ from dpo_bench.analysis.opponents import read_opponents
 from dpo_bench.experiment.config import Evaluation
 from dpo_bench.storage import read_parquet
 from dpo_bench.sweep.judging import count_questions
-from tests.cli.command import QUICK, dpo_bench, results
+from tests.cli.command import QUICK, dpo_bench, dpo_bench_here, results
 from tests.rewards.judge_server import asked, running
 
 
@@ -79,8 +79,18 @@ def test_a_judge_that_follows_the_place_is_said_in_terminal_and_report(
         *("--reward", "judge:first", f"--set=evaluation.judge_base_url={url}"),
         *('--set=evaluation.judge_key_variable=""', "--out", out),
     )
-    assert "the judge follows the place, not the text" in done.stdout
-    checked = (out / "report.md").read_text(encoding="utf-8").partition("Check these figures")[2]
+    first = "The judge follows the place, not the text: its two orders agree on 0 [0, 0] of the"
+    assert done.stdout.startswith(f"warning: {first}")
+    summary, _, checked = (out / "report.md").read_text("utf-8").partition("Check these figures")
+    assert "It follows the place, not the text: both orders agree on 0.000 " in summary
+    assert "best win rate" not in summary.lower()
+    evaluated = dpo_bench_here(
+        *("evaluate", llama_folder, "--reference", llama_folder),
+        *("--preferences", pairs_file, *QUICK),
+        *("--reward", "judge:first", f"--set=evaluation.judge_base_url={url}"),
+        '--set=evaluation.judge_key_variable=""',
+    )
+    assert f"warning: {first}" in evaluated.stderr
     assert "The judge follows the place, not the text: both orders agree on 0.000" in checked
 
 

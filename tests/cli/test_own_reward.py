@@ -32,7 +32,7 @@ def sweep(folder: Path, pairs_file: Path, name: str) -> subprocess.CompletedProc
     size = save_tokenizer(folder / "model", [" ".join(pair.values()) for pair in PAIRS])
     save_model(folder / "model", "llama", size)
     (folder / "own.py").write_text(REWARDS)
-    for library in ("secrets", "numpy", "random"):
+    for library in ("secrets", "numpy", "random", "signal", "dataclasses", "selectors"):
         (folder / f"{library}.py").write_text("raise SystemExit('not the library')")
     command = [
         *COMMAND, "sweep", "--policy=model", f"--preferences={pairs_file}", "--losses=dpo",
@@ -49,7 +49,10 @@ def sweep(folder: Path, pairs_file: Path, name: str) -> subprocess.CompletedProc
 def test_a_reward_that_reads_prompts_alone_is_said(tmp_path: Path, pairs_file: Path) -> None:
     done = sweep(tmp_path, pairs_file, "of_prompts")
     assert done.returncode == 0, done.stderr
-    assert "Control 'responses' gave 0: the reward does not depend on the response" in done.stdout
+    assert (
+        "Control 'responses' gave 0 [0, 0]: the reward does not depend on the response"
+        in done.stdout
+    )
     table = pd.read_csv(tmp_path / "out" / "results.csv")
     assert table["control_responses"].tolist() == [0.0]
     assert table["control_order"].tolist() == [1.0]

@@ -26,6 +26,20 @@ LOCK = threading.Lock()
 FENCED = re.compile(r"\[(\w{20}) BEGIN RESPONSE ([AB])\]\n(.*?)\n\[\1 END RESPONSE \2\]", re.DOTALL)
 
 
+STALLS = {
+    "drips": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b" ", 100),
+    "drips-headers": (b"HTTP/1.1 200 OK\r\n", b"X-Wait: yes\r\n", 100),
+    "drips-error": (b"HTTP/1.1 500 Oops\r\nContent-Length: 1000\r\n\r\n", b" ", 100),
+    "cut-off": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b'{"choices"', 1),
+}
+"""Of each how its answer begins, and the pieces in which it goes on."""
+REPORTED: dict[str, dict[str, Any]] = {
+    "broke-200": {"message": "pay", "code": 402},
+    "quota-200": {"message": "pay", "code": "insufficient_quota"},
+    "busy-200": {"message": "overloaded", "code": 529},
+    "long-200": {"message": "too long", "code": "400"},
+}
+"""Errors that come with status 200."""
 LATER = ("retry-after-ms", "400")
 UNPAID = {"broke": (402, "balance"), "quota": (429, "insufficient_quota")}
 NO_ANSWER: dict[str, dict[str, Any]] = {
@@ -104,12 +118,14 @@ class Handler(BaseHTTPRequestHandler):
         elif model in UNPAID:
             status, code = UNPAID[model]
             self._reply(status, json.dumps({"error": {"message": "pay", "code": code}}))
+        elif model in REPORTED:
+            self._reply(200, json.dumps({"error": REPORTED[model]}))
         elif model == "azure" and (
             "?api-version=2024-10-21" not in self.path or self.headers["api-key"] != "sk-azure"
         ):
             self._reply(401, "{}")
-        elif model in ("drips", "cut-off"):
-            self._stall(b" ", 100) if model == "drips" else self._stall(b'{"choices"', 1)
+        elif model in STALLS:
+            self._stall(*STALLS[model])
         else:
             return False
         return True
@@ -145,11 +161,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._reply(*faults[times - 1])
         return self._complete(rule(question))
 
-    def _stall(self, piece: bytes, times: int) -> None:
+    def _stall(self, start: bytes, piece: bytes, times: int) -> None:
         """So many pieces of an answer that is never whole, then a closed connection."""
-        self.send_response(200)
-        self.send_header("Content-Length", "1000")
-        self.end_headers()
+        self.wfile.write(start)
         with suppress(OSError):  # the other side had enough
             for _ in range(times):
                 self.wfile.write(piece)

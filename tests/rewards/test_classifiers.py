@@ -177,6 +177,8 @@ def test_a_language_model_is_no_reward_model(llama_folder: Path) -> None:
     reward = scorer(f"model:{llama_folder}", reward_label="1", reward_template=PLAIN)
     with pytest.raises(EnvironmentProblem, match="no sequence classifier"):
         reward.score(NONE[:1], ["b"])
+    with pytest.raises(EnvironmentProblem, match=r"LlamaForCausalLM, .*can be a judge"):
+        scorer(f"model:{llama_folder}")
     with pytest.raises(ConfigurationError, match="no model at"):
         scorer("sentiment:/not/here")
 

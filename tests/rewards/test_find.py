@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -202,6 +203,28 @@ def test_a_cached_function_and_a_builtin_are_found(module: Callable[[str], str])
         find_reward(Evaluation(reward="operator:eq")).score(PROMPTS, RESPONSES)  # type: ignore[union-attr]
 
 
+MODULES = """
+import torch
+
+class OfTexts(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+    def forward(self, completions, **kwargs):
+        return self.weight * torch.tensor([float(len(one)) for one in completions])
+
+of_texts = OfTexts()
+of_tokens = torch.nn.Linear(2, 1)
+"""
+
+
+def test_a_torch_module_is_taken_by_its_forward(module: Callable[[str], str]) -> None:
+    assert reward_of(module, MODULES, "of_texts").score(PROMPTS, RESPONSES).tolist() == LENGTHS
+    words = r"is a torch module whose forward has the signature \(input: .*use model:PATH"
+    with pytest.raises(ConfigurationError, match=words):
+        reward_of(module, MODULES, "of_tokens")
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -246,6 +269,14 @@ def test_numbers_of_any_kind_are_numbers(values: Any) -> None:
     found = numbers_of("own", values, RESPONSES)
     assert found.dtype == np.float64
     assert found.tolist() == right
+
+
+def test_a_division_by_no_deviation_is_told() -> None:
+    words = "own returned float nan for response 1 of 2, 'one': .*the deviation of its call"
+    with pytest.raises(DataError, match=words):
+        numbers_of("own", [math.nan, math.nan], ["one", "one"])
+    with pytest.raises(DataError, match=r"in size\.$"):
+        numbers_of("own", [math.nan, math.nan], ["one", "two"])
 
 
 def test_a_generator_is_drawn_from_in_a_line(module: Callable[[str], str]) -> None:

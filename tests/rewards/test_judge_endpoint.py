@@ -115,7 +115,29 @@ def test_a_refused_parameter_is_changed_once(
     assert all(note in text for note, text in zip(notes, said, strict=True))
 
 
-@pytest.mark.parametrize("model", ["broke", "quota", "refuses"])
+def test_answers_at_the_judges_own_temperature_are_said_also_when_kept(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for asked_now in (40, 0):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "dpo_bench"):
+            cost = compare(url, "warm").cost
+        assert (cost.asked, cost.own_temperature) == (asked_now, 40)
+        (record,) = caplog.records
+        assert "own temperature" in record.getMessage()
+    assert compare(url, "rule").cost.own_temperature == 0
+
+
+@pytest.mark.parametrize(("model", "asked_each"), [("busy-200", 2), ("long-200", 1)])
+def test_an_error_with_status_200_is_treated_by_its_code(
+    url: str, model: str, asked_each: int
+) -> None:
+    with pytest.raises(TrialError, match=r"no chat completion but the error .*(overloa|too long)"):
+        compare(url, model)
+    assert asked(url) == [asked_each] * 2
+
+
+@pytest.mark.parametrize("model", ["broke", "quota", "broke-200", "quota-200", "refuses"])
 def test_what_no_later_request_can_mend_stops_at_once(url: str, model: str) -> None:
     with pytest.raises(EnvironmentProblem) as caught:
         compare(url, model, judge_failures=0.9)
@@ -130,10 +152,11 @@ def test_a_wrong_path_is_hinted_at(server: str) -> None:
         compare(server.removesuffix("/v1") + "/chat/completions", "rule")
 
 
-def test_the_time_limit_is_of_the_whole_answer(url: str) -> None:
+@pytest.mark.parametrize("model", ["drips", "drips-headers", "drips-error"])
+def test_the_time_limit_is_of_the_whole_answer(url: str, model: str) -> None:
     started = time.monotonic()
     with pytest.raises(TrialError, match=r"no complete answer.*judge_timeout = 0\.3"):
-        compare(url, "drips", judge_timeout=0.3, judge_retries=1)
+        compare(url, model, judge_timeout=0.3, judge_retries=1)
     assert time.monotonic() - started < 4  # four tries; one answer drips for five seconds
     assert asked(url) == [2] * 2
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dpo_bench.experiment import Experiment
 from dpo_bench.storage import read_parquet, write_json
+from dpo_bench.sweep.doubts import doubts
 from dpo_bench.sweep.results import COLUMNS, write_results
 from dpo_bench.sweep.run import Outcome
 from dpo_bench.sweep.store import Manifest, Store, write_manifest
@@ -91,24 +92,62 @@ def test_the_terminal_names_the_controls_that_a_reward_misses(tmp_path: Path) ->
         {"name": "tiny", "policy": "p", "preferences": "d", "losses": ["dpo"]}
     )
 
-    def remarks(reward: float, **controls: float) -> list[str]:
+    def first_lines(**controls: tuple[float, bool | None]) -> list[str]:
         store.reference_folder.mkdir(exist_ok=True)
-        found = {name: {"value": value} for name, value in controls.items()}
+        found = {
+            name: {"value": value, "low": value - 0.125, "high": value, "passed": passed}
+            for name, (value, passed) in controls.items()
+        }
         write_json(store.reference_folder / "evaluation.json", {"controls": found})
-        table = write_results(store, ["good", "bad"]).assign(reward=[reward, float("nan")])
+        table = write_results(store, ["good", "bad"])
         screen = io.StringIO()
         outcome = Outcome(experiment, tmp_path, tmp_path, table, 1)
         print_outcome(outcome, Console(file=screen, width=200))
-        return [line for line in screen.getvalue().splitlines() if line.startswith("Control ")]
+        above, *_ = screen.getvalue().partition("2 trials, 1 computed now")
+        return above.splitlines()
 
-    right = {"self": 0.5, "null": 0.9, "order": 1.0, "responses": 0.03}
-    assert remarks(1.0, **right) == []
-    (one,) = remarks(1.0, **{**right, "responses": 0.0})
-    assert one.startswith("Control 'responses' gave 0: the reward does not depend on the response")
-    (one,) = remarks(1.0, **{**right, "order": 0.97})
-    assert one.startswith("Control 'order' gave 0.97: a response's reward depends on the order or")
-    assert remarks(float("nan"), **{**right, "order": 0.97}) == []  # a judge's
-    assert remarks(1.0) == []  # a sweep from before there were controls
+    right = {"self": (0.5, True), "null": (0.9, None), "responses": (0.03, True)}
+    assert first_lines(**right) == []
+    (one,) = first_lines(**{**right, "responses": (0.0, False)})
+    assert one.startswith(
+        "warning: Control 'responses' gave 0 [-0.125, 0]: the reward does not depend on the"
+    )
+    (one,) = first_lines(**right, order=(0.97, False))
+    assert one.startswith("warning: Control 'order' gave 0.97 [0.845, 0.97]: a response's reward")
+    assert first_lines() == []  # a sweep from before there were controls
+
+
+def test_the_terminal_begins_with_what_is_wrong_with_a_judge(tmp_path: Path) -> None:
+    order = {"value": 0.25, "low": 0.125, "high": 0.375, "passed": False}
+    null = {"value": 0.75, "low": None, "high": None, "passed": False}  # of a single prompt
+    write_json(tmp_path / "evaluation.json", {"controls": {"null": null, "order": order}})
+    place, constant = doubts(tmp_path, judged=True)
+    assert place.startswith(
+        "The judge follows the place, not the text: its two orders agree on 0.25 [0.125, 0.375] of"
+    )
+    assert constant.startswith("Control 'null' gave 0.75: the judge prefers a constant")
+    assert len(list(doubts(tmp_path, judged=False))) == 1  # a reward's null has no right outcome
+    assert list(doubts(tmp_path / "none", judged=True)) == []
+
+
+def test_answers_at_a_judges_own_temperature_are_told_at_the_end(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store)
+    experiment = Experiment.model_validate(
+        {"name": "tiny", "policy": "p", "preferences": "d", "losses": ["dpo"]}
+    )
+
+    def told(answers: float) -> bool:
+        table = write_results(store, ["good", "bad"])
+        table = table.assign(judge_own_temperature=[answers, float("nan")])
+        screen = io.StringIO()
+        print_outcome(
+            Outcome(experiment, tmp_path, tmp_path, table, 0), Console(file=screen, width=200)
+        )
+        return f"{answers:,.0f} of the judge's answers were given at its own" in screen.getvalue()
+
+    assert told(1234)
+    assert not told(0)
 
 
 def test_the_csv_is_safe_to_open(tmp_path: Path) -> None:

@@ -69,6 +69,11 @@ def _about(results: SweepResults, prices: tuple[float | None, float | None]) -> 
         low, high = (f"{100 * end:.0f}%" for end in (min(known), max(known)))
         span = low if low == high else f"{low} to {high}"
         yield f"Both orders agreed on {span} of a policy's pairs; the others are ties."
+    if warm := sum(_own_temperature(results)):
+        yield (
+            f"{warm:,.0f} answers were given at the judge's own temperature, because it refuses 0:"
+            " another run may get other verdicts."
+        )
     if None in prices:
         yield (
             "No prices are set (evaluation.judge_price_input and judge_price_output), so that the"
@@ -76,6 +81,13 @@ def _about(results: SweepResults, prices: tuple[float | None, float | None]) -> 
         )
     else:
         yield f"Prices: {prices[0]:g} and {prices[1]:g} US dollars per million tokens."
+
+
+def _own_temperature(results: SweepResults) -> Iterator[float]:
+    """Answers at another temperature than 0, of each trial and of the controls."""
+    for trial in results.done:
+        yield finite(trial.row.get("judge_own_temperature")) or 0
+    yield finite(results.reference.controls_cost.get("own_temperature")) or 0
 
 
 def _parts(results: SweepResults) -> Iterator[Taken]:

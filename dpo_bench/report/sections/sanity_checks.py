@@ -72,9 +72,20 @@ def missed_controls(results: SweepResults) -> Iterator[str]:
             )
 
 
+def follows_the_place(results: SweepResults) -> bool:
+    """Whether the sweep's judge agrees with itself on too few pairs to tell policies apart."""
+    order = results.reference.controls.get("order") or {}
+    return bool(results.judge) and order.get("passed") is False
+
+
+def agreement(results: SweepResults) -> Estimate:
+    """Share of the controlled pairs on which both orders of a judge agree."""
+    return Estimate.read(results.reference.controls.get("order") or {})
+
+
 def _follows_the_place(results: SweepResults) -> str:
-    known = results.reference.controls
-    agreed, place = (Estimate.read(known.get(name) or {}) for name in ("order", "place"))
+    agreed = agreement(results)
+    place = Estimate.read(results.reference.controls.get("place") or {})
     span = interval(agreed.low, agreed.high, _SHARE.decimals)
     return (
         "The judge follows the place, not the text: both orders agree on"

@@ -11,7 +11,7 @@ from dpo_bench.analysis.loss_curves import LossCurve, trial_label
 from dpo_bench.analysis.metrics import ACCURACY, CHOSEN, FRONTIER_GAP, KL, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.moved import unmoved_in_words
 from dpo_bench.analysis.results import SweepResults, Trial
-from dpo_bench.report.sections.sanity_checks import missed_controls
+from dpo_bench.report.sections.sanity_checks import agreement, follows_the_place, missed_controls
 from dpo_bench.wording import counted, interval, listing, number
 
 _NAMED_LOSSES = 12
@@ -64,9 +64,11 @@ def find(
     """
     labels = {t.id: trial_label(one, t, results.seeds) for one in series for t in one.trials}
     sentences, also = [_state(results, series)], list[str]()
+    blind = follows_the_place(results)  # nobody is called better by such a judge
     if results.done:
-        sentences += [*_best(results, labels), *_reach(results), *_matched(series, comparison)]
-        also += [sentence for one in others for sentence in _matched(series, one)]
+        sentences += [*_best(results, labels), *_reach(results)]
+        sentences += [] if blind else _matched(series, comparison)
+        also += [sentence for one in others for sentence in _matched(series, one) if not blind]
         also += [*_rewards(results), *_attained(results), *_displaced(results, labels)]
     if len(results.seeds) == 1:
         sentences.append("There is one training seed: the variance between seeds is unknown.")
@@ -111,8 +113,22 @@ def _best(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
         yield "A judge compared the responses in pairs: there are win rates, but no mean reward."
     elif not results.has_reward:
         yield "The experiment has no reward, so that win rate and mean reward were not measured."
+    if follows_the_place(results):
+        agreed = agreement(results)
+        yield (
+            "It follows the place, not the text: both orders agree on"
+            f" {number(agreed.value, 3)} {interval(agreed.low, agreed.high, 3)} of the controlled"
+            " pairs, and the others are ties, so that no policy is called better than another."
+        )
+        return
     measure = WIN_RATE if results.has_wins else ACCURACY
     if (best := _highest(results, measure)) is None:
+        return
+    if _all_ties(results, measure):
+        yield (
+            "Every comparison is a tie, so that every win rate is 0.500 and no policy is called"
+            " better than another."
+        )
         return
     trial, figure = best
     kl = number(trial.value(KL.name), KL.decimals)
@@ -123,6 +139,13 @@ def _best(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
     if len(results.done) > 1:
         text += f"; being the highest of {len(results.done)}, it is slightly optimistic"
     yield f"{text}."
+
+
+def _all_ties(results: SweepResults, measure: Metric) -> bool:
+    figures = [trial.estimate(measure.name) for trial in results.done]
+    return measure == WIN_RATE and all(
+        (one.value, one.low, one.high) == (0.5, 0.5, 0.5) for one in figures
+    )
 
 
 def _reach(results: SweepResults) -> Iterator[str]:
@@ -292,7 +315,13 @@ def _tiles(
     results: SweepResults, labels: dict[str, str], comparison: MatchedComparison | str
 ) -> Iterator[Tile]:
     measure = WIN_RATE if results.has_wins else ACCURACY
-    if best := _highest(results, measure):
+    best = _highest(results, measure)
+    if follows_the_place(results):
+        agreed = agreement(results)
+        brackets = interval(agreed.low, agreed.high, 3)
+        title = "The judge's orders agree"
+        yield Tile(title, number(agreed.value, 3), f"{brackets} of the controlled pairs")
+    elif best and not _all_ties(results, measure):
         trial, figure = best
         brackets = interval(figure.low, figure.high, measure.decimals)
         title = "Best win rate" if measure == WIN_RATE else f"Best {measure.title.lower()}"
@@ -303,7 +332,7 @@ def _tiles(
         yield Tile(
             "KL covered", f"{number(span[0], 2)} to {number(span[1], 2)}", "nats, to the reference"
         )
-    if not isinstance(comparison, str):
+    if not isinstance(comparison, str) and not follows_the_place(results):
         pairs = comparison.middle.compared
         apart = sum(pair.separated for pair in pairs)
         where = f"pairs of losses, at KL {number(comparison.middle.kl, KL.decimals)} nats"

@@ -38,6 +38,20 @@ def test_parts_are_summed_and_an_unknown_count_stays_unknown(view_of: ViewOf) ->
     assert found["All"][3] == "\u2013"
 
 
+def test_answers_at_the_judges_own_temperature_are_counted(view_of: ViewOf) -> None:
+    results = judged(view_of("no_reward"))
+    found = judging_section(results)
+    assert found is not None
+    assert "own temperature" not in found.about
+    cost = {**results.reference.controls_cost, "own_temperature": 1200}
+    reference = dataclasses.replace(results.reference, controls_cost=cost)
+    row = {**results.done[0].row, "judge_own_temperature": 34.0}
+    trials = (dataclasses.replace(results.done[0], row=row), *results.done[1:])
+    found = judging_section(dataclasses.replace(results, reference=reference, trials=trials))
+    assert found is not None
+    assert "1,234 answers were given at the judge's own temperature" in found.about
+
+
 def test_prices_give_the_cost(view_of: ViewOf) -> None:
     results = judged(view_of("no_reward"), **PRICES)
     trials = len(results.done)

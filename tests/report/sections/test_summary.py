@@ -13,6 +13,7 @@ from dpo_bench.report.sections.summary import find
 from dpo_bench.report.view import ReportView
 from dpo_bench.wording import number
 from tests.report.conftest import ViewOf
+from tests.report.judged import judged
 
 
 def summary(view: ReportView) -> str:
@@ -66,6 +67,40 @@ def test_the_widest_separation_is_named_with_the_better_loss_first(view_of: View
     widest = max(view.comparison.middle.pairs, key=lambda pair: abs(pair.difference.value))
     name = view.series[widest.first].label
     assert f"{name} above ipo by {number(widest.difference.value)}" in summary(view)
+
+
+def test_a_judge_that_follows_the_place_crowns_nobody(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    results = judged(view)
+    order = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 32, "expected": "at least 0.6"}
+
+    def told(passed: bool) -> tuple[str, dict[str, str]]:
+        controls = {"order": order | {"passed": passed}}
+        reference = dataclasses.replace(results.reference, controls=controls)
+        changed = dataclasses.replace(results, reference=reference)
+        found = find(changed, view.series, view.comparison)
+        return " ".join(found.sentences), {tile.title: tile.figure for tile in found.tiles}
+
+    text, tiles = told(passed=False)
+    assert "both orders agree on 0.250 [0.100, 0.400] of the controlled pairs" in text
+    assert not any(word in text for word in ("best", "separated", "above"))
+    assert tiles["The judge's orders agree"] == "0.250"
+    assert not tiles.keys() & {"Best win rate", "Separated"}
+    text, tiles = told(passed=True)
+    assert "The best " in text
+    assert "Best win rate" in tiles
+
+
+def test_where_all_are_ties_nobody_is_best(view_of: ViewOf) -> None:
+    ties = dict.fromkeys(("win_rate", "win_rate_low", "win_rate_high"), 0.5)
+
+    def tied(trial: Trial) -> Trial:
+        return dataclasses.replace(trial, row={**trial.row, **ties})
+
+    view = changed(view_of("clean"), tied)
+    assert "Every comparison is a tie, so that every win rate is 0.500" in summary(view)
+    assert "best win rate" not in summary(view)
+    assert not any(tile.title == "Best win rate" for tile in view.findings.tiles)
 
 
 def test_without_reward_nothing_is_said_about_it(view_of: ViewOf) -> None:
