@@ -24,4 +24,4 @@ test-ray:
 	python -m pytest -m ray tests/cli/test_cluster.py
 
 bench:
-	python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+	python -m pytest benchmarks/test_hot_pieces.py --benchmark-enable --benchmark-only $(BENCH)

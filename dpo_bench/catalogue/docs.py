@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from dpo_bench.analysis.metrics import METRICS
 from dpo_bench.catalogue.cards import loss_pages, markdown_table
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.read import documented_keys
@@ -24,9 +25,20 @@ def keys_table() -> str:
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
 
 
+def metrics_table() -> str:
+    """Every metric as Markdown: column, what it is, unit, source."""
+    rows = [
+        f"| `{one.name}` | {one.title} | {one.about} | {one.unit} | {one.source} |"
+        for one in METRICS
+    ]
+    head = "| column | metric | what it is | unit | source |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
+
+
 GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
     "README.md": ("losses", markdown_table),
     "runs/README.md": ("keys", keys_table),
+    "docs/metrics.md": ("metrics", metrics_table),
 }
 """File -> name of its markers, and what belongs between them."""
 
