@@ -16,7 +16,7 @@ from dpo_bench.data.packing import pack_pairs
 from dpo_bench.data.tokenized import TokenizedPairs
 from dpo_bench.model.choose_backend import choose_backend
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprob_backends import FullPath, HiddenPath, LogprobBackend
+from dpo_bench.model.logprob_backends import FullLogitsBackend, HiddenStateBackend, LogprobBackend
 from dpo_bench.model.logprobs import sum_by_row, token_logps
 from dpo_bench.model.sampling import SamplingPlan, sample_responses
 
@@ -57,7 +57,9 @@ def test_log_probs_forward_and_backward(
     benchmark: Any, model: Any, pairs: TokenizedPairs, way: str
 ) -> None:
     path: LogprobBackend = (
-        FullPath(model) if way == "logits everywhere" else HiddenPath(model, packs=way == "packed")
+        FullLogitsBackend(model)
+        if way == "logits everywhere"
+        else HiddenStateBackend(model, packs=way == "packed")
     )
 
     def step() -> torch.Tensor:

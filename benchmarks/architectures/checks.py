@@ -243,7 +243,7 @@ def _mates(bench: WorkerContext) -> float:
 
 def _train(bench: WorkerContext, checkpoint: Path, control: Control | None = None) -> Any:
     return Trainer(
-        path=bench.policy,
+        backend=bench.policy,
         loss=get_loss("dpo").at({"beta": BETA}),
         pairs=bench.inputs.pairs,
         reference=bench.training_reference,

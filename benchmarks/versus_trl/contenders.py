@@ -78,18 +78,18 @@ class Ours:
         self.pairs = prepared.load_pairs()
         model = load_model(prepared.model)
         self.initial = {name: value.clone() for name, value in model.state_dict().items()}
-        self.path = choose_backend(model, longest=self.pairs.longest)
-        self.reference = CachedReference(self.path, self.pairs, "benchmark", "cpu/fp32")
+        self.backend = choose_backend(model, longest=self.pairs.longest)
+        self.reference = CachedReference(self.backend, self.pairs, "benchmark", "cpu/fp32")
 
     def trial(self, loss: str, beta: float) -> Run:
         """Train one trial from the initial weights."""
         from dpo_bench.training.trainer import Trainer
 
         started = time.perf_counter()
-        self.path.model.load_state_dict(self.initial)
+        self.backend.model.load_state_dict(self.initial)
         function = get_loss(loss)
         trainer = Trainer(
-            self.path,
+            self.backend,
             lambda logps: function(logps, beta=beta),
             pairs=self.pairs,
             reference=self.reference,

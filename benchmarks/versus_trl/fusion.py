@@ -26,7 +26,7 @@ from dpo_bench.data.batches import split_passes
 from dpo_bench.data.packing import Pack
 from dpo_bench.data.tokenized import TokenizedPairs
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprob_backends import AnyBatch, HiddenPath
+from dpo_bench.model.logprob_backends import AnyBatch, HiddenStateBackend
 from dpo_bench.model.logprobs import sum_by_row, token_logps
 
 VARIANTS = (2, 4)
@@ -53,7 +53,7 @@ def _attention_of_variants(
     return out.unflatten(0, rows[0].shape[:2]), 0
 
 
-class FusablePath(HiddenPath):
+class FusablePath(HiddenStateBackend):
     """Packed, with an attention of plain tensor operations, which `vmap` can go through."""
 
     @contextmanager
@@ -90,13 +90,13 @@ class FusablePath(HiddenPath):
 class _Logps(torch.nn.Module):
     """A path as a module, so that its weights can be handed in."""
 
-    def __init__(self, path: HiddenPath) -> None:
+    def __init__(self, backend: HiddenStateBackend) -> None:
         super().__init__()
-        self.model = path.model
-        self.path = path
+        self.model = backend.model
+        self.backend = backend
 
     def forward(self, batch: Pack) -> Tensor:
-        return token_logps(self.path, batch)
+        return token_logps(self.backend, batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def one_after_another(bench: WorkerContext, variants: int) -> Callable[[], list[
     """A step of every variant in turn, as the trainer makes it; gives the gradient norms."""
     trials = []
     for beta in bench.betas(variants):
-        path = HiddenPath(load_model(bench.prepared.model), packs=True)
+        path = HiddenStateBackend(load_model(bench.prepared.model), packs=True)
         trials.append((beta, path, bench.optimizer(list(path.model.parameters()))))
 
     def step() -> list[Tensor]:
@@ -160,7 +160,7 @@ def fused(bench: WorkerContext, variants: int) -> Callable[[], list[Tensor]]:
     def step() -> list[Tensor]:
         optimizer.zero_grad()
         for part in bench.passes:
-            batch = module.path.batch(bench.pairs, part)
+            batch = module.backend.batch(bench.pairs, part)
 
             def logps(state: Any, held: Any, batch: AnyBatch = batch) -> Tensor:
                 found: Tensor = functional_call(module, (state, held), (batch,))
@@ -183,7 +183,7 @@ def fused(bench: WorkerContext, variants: int) -> Callable[[], list[Tensor]]:
 def bench_of(prepared: Prepared) -> WorkerContext:
     """The first step of a workload, in the passes that the trainer takes."""
     pairs = prepared.load_pairs()
-    path = HiddenPath(load_model(prepared.model), packs=True)
+    path = HiddenStateBackend(load_model(prepared.model), packs=True)
     indices = range(prepared.workload.pairs_per_step)
     parts = split_passes(pairs, list(indices), tokens_per_pass=path.tokens_per_pass())
     return WorkerContext(prepared, pairs, [list(part) for part in parts])

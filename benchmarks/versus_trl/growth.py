@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from benchmarks.versus_trl.workloads import Workload, prepare
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprob_backends import HiddenPath
+from dpo_bench.model.logprob_backends import HiddenStateBackend
 from dpo_bench.model.logprobs import sum_by_row, token_logps
 
 BASE = Workload("growth", "Llama", "llama", 120, (120, 120), 4, 1, 1, 1e-3, 128, 4, 2048)
@@ -69,7 +69,7 @@ def _step_cost(workload: Workload) -> tuple[float, float, int]:
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(workload, Path(folder))
         model, pairs = load_model(prepared.model), prepared.load_pairs()
-    path = HiddenPath(model, packs=True)
+    path = HiddenStateBackend(model, packs=True)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

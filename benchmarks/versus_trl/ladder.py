@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from dpo_bench.data.batches import split_passes
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprob_backends import FullPath, HiddenPath, LogprobBackend
+from dpo_bench.model.logprob_backends import FullLogitsBackend, HiddenStateBackend, LogprobBackend
 from dpo_bench.model.logprobs import sum_by_row, token_logps
 
 if TYPE_CHECKING:
@@ -64,30 +64,32 @@ def _steps(prepared: Prepared) -> dict[str, Step]:
     indices = list(range(prepared.workload.pairs_per_step))
     cached = torch.zeros(2 * len(indices))
 
-    def step(path: LogprobBackend, live: LogprobBackend | None = None, budget: int = 0) -> Step:
+    def step(backend: LogprobBackend, live: LogprobBackend | None = None, budget: int = 0) -> Step:
         def run() -> None:
             policy.zero_grad()
             for part in split_passes(pairs, indices, tokens_per_pass=budget):
                 with torch.no_grad():
                     base = cached[: 2 * len(part)] if live is None else _sums(live, pairs, part)
-                chosen, rejected = (_sums(path, pairs, part) - base).chunk(2)
+                chosen, rejected = (_sums(backend, pairs, part) - base).chunk(2)
                 (-logsigmoid(0.1 * (chosen - rejected)).sum() / len(indices)).backward()
 
         return run
 
-    packed = HiddenPath(policy, packs=True)
+    packed = HiddenStateBackend(policy, packs=True)
     return {
-        "padded, logits everywhere, live reference": step(FullPath(policy), FullPath(reference)),
-        "+ cached reference": step(FullPath(policy)),
-        "+ head on response tokens only": step(HiddenPath(policy)),
+        "padded, logits everywhere, live reference": step(
+            FullLogitsBackend(policy), FullLogitsBackend(reference)
+        ),
+        "+ cached reference": step(FullLogitsBackend(policy)),
+        "+ head on response tokens only": step(HiddenStateBackend(policy)),
         "+ packing, every prompt once": step(packed),
         "+ passes of bounded tokens": step(packed, budget=packed.tokens_per_pass()),
     }
 
 
-def _sums(path: LogprobBackend, pairs: TokenizedPairs, indices: list[int]) -> Tensor:
-    batch = path.batch(pairs, indices)
-    return sum_by_row(token_logps(path, batch), batch.lengths)
+def _sums(backend: LogprobBackend, pairs: TokenizedPairs, indices: list[int]) -> Tensor:
+    batch = backend.batch(pairs, indices)
+    return sum_by_row(token_logps(backend, batch), batch.lengths)
 
 
 def _floor(prepared: Prepared) -> float:

@@ -62,9 +62,9 @@ class Worker:
         self.start = base.model
         self.reference = CachedReference(base, self.pairs, "benchmark", "cpu/fp32")
         if lora is None:
-            self.path = choose_backend(load_model(prepared.model), longest=longest)
+            self.backend = choose_backend(load_model(prepared.model), longest=longest)
         else:
-            self.path = with_adapter(base, lora, "benchmark")
+            self.backend = with_adapter(base, lora, "benchmark")
 
     def trial(self, loss: str, beta: float, **changes: Any) -> float:
         """Train one trial from its start; returns its CPU seconds, waiting left out."""
@@ -73,11 +73,11 @@ class Worker:
 
         started = time.process_time()
         if self.lora is None:
-            self.path.model.load_state_dict(self.start.state_dict())
+            self.backend.model.load_state_dict(self.start.state_dict())
         else:
-            reset_adapter(self.path.model, seed=0)
+            reset_adapter(self.backend.model, seed=0)
         trainer = Trainer(
-            self.path,
+            self.backend,
             get_loss(loss).at({"beta": beta}),
             pairs=self.pairs,
             reference=self.reference,
@@ -92,7 +92,7 @@ class Worker:
         """What it came to; a checkpoint is written last, and is no part of the peak."""
         peak = peak_memory()
         self.trial(*TRIALS[0], steps=1, checkpoint_seconds=0)
-        parameters = self.path.model.parameters()
+        parameters = self.backend.model.parameters()
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         return Memory(imports, peak, trained, self.checkpoint.stat().st_size)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def draw_responses(
-    path: LogprobBackend,
+    backend: LogprobBackend,
     tokenizer: Any,
     prompts: EvaluationPrompts,
     plan: SamplingPlan,
@@ -34,7 +34,7 @@ def draw_responses(
     """
     import pandas as pd
 
-    responses = sample_responses(path, prompts.tokens, plan, progress)
+    responses = sample_responses(backend, prompts.tokens, plan, progress)
     # The end token is no part of the text; other special tokens are what the policy really wrote,
     # but no reward expects them.
     texts = tokenizer.batch_decode(

@@ -1,4 +1,4 @@
-"""Which path is right for a model, found by trying it on a few random tokens.
+"""Which backend is right for a model, found by trying it on a few random tokens.
 
 Architectures differ in what they do between hidden states and logits (soft-caps, scales,
 projections, biases) and in attention (position biases, windows, recurrent states); the numbers show
@@ -18,10 +18,10 @@ from torch import Tensor
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.compatibility import declared_positions
 from dpo_bench.model.logprob_backends import (
-    FullPath,
-    HiddenPath,
+    FullLogitsBackend,
+    HiddenStateBackend,
     LogprobBackend,
-    OwnHeadPath,
+    OwnHeadBackend,
     Sampler,
 )
 from dpo_bench.model.packed_attention import UnsupportedAttentionError
@@ -41,7 +41,7 @@ that have them) and scales act on logits of this size, and hardly on a fresh mod
 def choose_backend(
     model: Any, precision: str = "fp32", longest: int = PROBE_TOKENS
 ) -> LogprobBackend:
-    """The quickest path that is right for a model.
+    """The quickest backend that is right for a model.
 
     Args:
         model: a causal language model of transformers, on its device, in eval mode.
@@ -50,49 +50,50 @@ def choose_backend(
             where windows and position biases show.
 
     Raises:
-        EnvironmentProblem: no path is right: the model is not causal, or padding changes it.
+        EnvironmentProblem: no backend is right: the model is not causal, or padding changes it.
     """
     with torch.no_grad():
         masks_padding = _needs_mask(model)
-        path = _head(model)
-    padded = path(model, masks_padding=masks_padding)
+        backend = _head(model)
+    padded = backend(model, masks_padding=masks_padding)
     _require_readable(padded, longest)
     _require_independent(padded, longest)
-    packs = not masks_padding and _packing_is_exact(path(model, packs=True), longest)
+    packs = not masks_padding and _packing_is_exact(backend(model, packs=True), longest)
     sampler = _sampler(padded, longest)
-    return path(model, precision, masks_padding=masks_padding, packs=packs, sampler=sampler)
+    return backend(model, precision, masks_padding=masks_padding, packs=packs, sampler=sampler)
 
 
-def _require_readable(path: LogprobBackend, longest: int) -> None:
+def _require_readable(backend: LogprobBackend, longest: int) -> None:
     """See that a model can read a text as long as any will be."""
-    text = _probe_texts(path.model, max(longest, PROBE_TOKENS))[0]
+    text = _probe_texts(backend.model, max(longest, PROBE_TOKENS))[0]
     try:
         with torch.no_grad():
-            path.states(path.response_batch([text[0]], [text[1]]))
+            backend.states(backend.response_batch([text[0]], [text[1]]))
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise EnvironmentProblem(
-            f"{type(path.model).__name__} cannot read a text of {longest} tokens, as long as the "
-            f"longest here ({reason}). Lower data.max_prompt_tokens, data.max_response_tokens or "
+            f"{type(backend.model).__name__} cannot read a text of {longest} tokens, as long as "
+            f"the longest here ({reason}). Lower data.max_prompt_tokens,"
+            " data.max_response_tokens or "
             "evaluation.max_new_tokens, or take another model."
         ) from error
 
 
-def _require_independent(path: LogprobBackend, longest: int) -> None:
+def _require_independent(backend: LogprobBackend, longest: int) -> None:
     """See that a short text is the same alone and beside the longest.
 
     Rotary positions that are scaled dynamically (``dynamic``, ``longrope``) change for a whole
     batch when its longest text passes a limit.
     """
-    longer, _, _, shorter = _probe_texts(path.model, max(longest, PROBE_TOKENS))
+    longer, _, _, shorter = _probe_texts(backend.model, max(longest, PROBE_TOKENS))
     shorter = (shorter[0], shorter[1][:SAMPLED_TOKENS])
     with torch.no_grad():
-        alone = path.logits(path.states(path.response_batch([shorter[0]], [shorter[1]])))
-        beside = path.response_batch([shorter[0], longer[0]], [shorter[1], longer[1]])
-        both = path.logits(path.states(beside)[: len(shorter[1])])
+        alone = backend.logits(backend.states(backend.response_batch([shorter[0]], [shorter[1]])))
+        beside = backend.response_batch([shorter[0], longer[0]], [shorter[1], longer[1]])
+        both = backend.logits(backend.states(beside)[: len(shorter[1])])
     if not _same(both, alone):
         raise EnvironmentProblem(
-            f"{type(path.model).__name__} gives a short text other log-probs beside one of "
+            f"{type(backend.model).__name__} gives a short text other log-probs beside one of "
             f"{longest} tokens than alone, as models do whose rotary positions are scaled by the "
             "longest text of a batch. Keep all texts below the length at which it scales (see "
             "rope_parameters in its config.json): lower data.max_prompt_tokens, "
@@ -100,17 +101,17 @@ def _require_independent(path: LogprobBackend, longest: int) -> None:
         )
 
 
-def _packing_is_exact(path: LogprobBackend, longest: int) -> bool:
+def _packing_is_exact(backend: LogprobBackend, longest: int) -> bool:
     """Whether packed texts have the log-probs that they have when padded.
 
     Two prompts of unlike lengths with two responses each, the longest text as long as any will be.
     """
-    rows = _probe_texts(path.model, max(longest, PROBE_TOKENS))
+    rows = _probe_texts(backend.model, max(longest, PROBE_TOKENS))
     prompts, responses = [row[0] for row in rows], [row[1] for row in rows]
-    padded = type(path)(path.model)
+    padded = type(backend)(backend.model)
     try:
         with torch.no_grad():
-            ours = path.logits(path.states(path.response_batch(prompts, responses)))
+            ours = backend.logits(backend.states(backend.response_batch(prompts, responses)))
             theirs = padded.logits(padded.states(padded.response_batch(prompts, responses)))
         if _same(ours, theirs):
             return True
@@ -127,20 +128,20 @@ def _packing_is_exact(path: LogprobBackend, longest: int) -> bool:
     log.info(
         "%s is not packed (%s): its texts are padded and each response brings a copy of its "
         "prompt, which takes longer",
-        type(path.model).__name__,
+        type(backend.model).__name__,
         reason,
     )
     return False
 
 
-def _sampler(path: LogprobBackend, longest: int) -> Sampler:
+def _sampler(backend: LogprobBackend, longest: int) -> Sampler:
     """The quickest way to sample in which every token is drawn from the logits that score it."""
     ways: tuple[Sampler, ...] = ("batched", "equal")
     reason = ""
     for way in ways:
         try:
             with torch.inference_mode():
-                if _sampling_is_exact(path, way, longest):
+                if _sampling_is_exact(backend, way, longest):
                     break
             reason = reason or "with a cache of the past it gives other logits than without"
         except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -150,44 +151,44 @@ def _sampler(path: LogprobBackend, longest: int) -> Sampler:
     if way != "batched":
         log.info(
             "%s is sampled %s (%s), which takes longer",
-            type(path.model).__name__,
+            type(backend.model).__name__,
             "one length of prompts at a time" if way == "equal" else "without a cache of the past",
             reason,
         )
     return way
 
 
-def _sampling_is_exact(path: LogprobBackend, way: Sampler, longest: int) -> bool:
+def _sampling_is_exact(backend: LogprobBackend, way: Sampler, longest: int) -> bool:
     """Whether texts that grow token by token have the logits that score them when they are whole.
 
     Two prompts of unlike lengths, the longer as long as any text will be, grow by the same tokens
     in either form; a prompt gets two responses, and rows are dropped on the way, as in a sweep.
     """
     longer, shorter = (
-        row[0] + row[1] for row in _probe_texts(path.model, max(longest, PROBE_TOKENS))[1:3]
+        row[0] + row[1] for row in _probe_texts(backend.model, max(longest, PROBE_TOKENS))[1:3]
     )
     longer = longer[: max(2, longest - SAMPLED_TOKENS)]
     if way == "equal":
-        return all(_grows_as_scored(path, way, [prompt]) for prompt in (longer, shorter))
-    return _grows_as_scored(path, way, [longer, shorter])
+        return all(_grows_as_scored(backend, way, [prompt]) for prompt in (longer, shorter))
+    return _grows_as_scored(backend, way, [longer, shorter])
 
 
-def _grows_as_scored(path: LogprobBackend, way: Sampler, prompts: list[list[int]]) -> bool:
-    device, owner = path.device, [at // 2 for at in range(2 * len(prompts))]
+def _grows_as_scored(backend: LogprobBackend, way: Sampler, prompts: list[list[int]]) -> bool:
+    device, owner = backend.device, [at // 2 for at in range(2 * len(prompts))]
     generator = torch.Generator().manual_seed(PROBE_SEED)
     shape = len(owner), SAMPLED_TOKENS
-    tokens = torch.randint(0, path.vocabulary, shape, generator=generator)
-    batch = path.response_batch([prompts[at] for at in owner], tokens.tolist())
-    scored = path.logits(path.states(batch)).view(*shape, -1)
+    tokens = torch.randint(0, backend.vocabulary, shape, generator=generator)
+    batch = backend.response_batch([prompts[at] for at in owner], tokens.tolist())
+    scored = backend.logits(backend.states(batch)).view(*shape, -1)
     tokens = tokens.to(device)
-    rows, names = growing_rows(path, prompts, way), torch.arange(len(owner), device=device)
+    rows, names = growing_rows(backend, prompts, way), torch.arange(len(owner), device=device)
     for step in range(SAMPLED_TOKENS):
         states = rows.states()
         if step == 0:
             index = torch.tensor(owner, device=device)
             states = states[index]
             rows.select(index)
-        if not _same(path.logits(states), scored[names, step]):
+        if not _same(backend.logits(states), scored[names, step]):
             return False
         rows.append(tokens[names, step])
         if step == SAMPLED_TOKENS // 2:
@@ -243,8 +244,8 @@ def _needs_mask(model: Any) -> bool:
 def _head(model: Any) -> type[LogprobBackend]:
     """The cheapest way from hidden states to logits that is the model's."""
     ways: dict[type[LogprobBackend], Callable[[Any], bool]] = {
-        HiddenPath: _head_is_all,
-        OwnHeadPath: _head_is_apart,
+        HiddenStateBackend: _head_is_all,
+        OwnHeadBackend: _head_is_apart,
     }
     for kind, is_right in ways.items():
         try:
@@ -257,7 +258,7 @@ def _head(model: Any) -> type[LogprobBackend]:
         "at every position, which needs more memory",
         type(model).__name__,
     )
-    return FullPath
+    return FullLogitsBackend
 
 
 def _head_is_apart(model: Any) -> bool:
@@ -265,9 +266,9 @@ def _head_is_apart(model: Any) -> bool:
 
     Tried on a few tokens in two halves.
     """
-    ids, path = probe_ids(model), OwnHeadPath(model)
+    ids, backend = probe_ids(model), OwnHeadBackend(model)
     hidden = model.base_model(input_ids=ids).last_hidden_state[0]
-    parts = [path.logits(half) for half in hidden.split((len(hidden) + 1) // 2)]
+    parts = [backend.logits(half) for half in hidden.split((len(hidden) + 1) // 2)]
     return _same(torch.cat(parts), _all_logits(model, ids)[0])
 
 
@@ -276,15 +277,15 @@ def _head_is_all(model: Any) -> bool:
 
     Tried on a few tokens, and with random hidden states that make large logits.
     """
-    ids, path = probe_ids(model), HiddenPath(model)
+    ids, backend = probe_ids(model), HiddenStateBackend(model)
     hidden = model.base_model(input_ids=ids).last_hidden_state
-    if not _same(path.logits(hidden), _all_logits(model, ids)):
+    if not _same(backend.logits(hidden), _all_logits(model, ids)):
         return False
     generator = torch.Generator().manual_seed(PROBE_SEED)
     large = torch.randn(hidden.shape, generator=generator, dtype=hidden.dtype).to(hidden.device)
-    large *= PROBE_LOGITS / path.logits(large).std().clamp_min(1e-12)
+    large *= PROBE_LOGITS / backend.logits(large).std().clamp_min(1e-12)
     with _head_given(model, large):
-        return _same(path.logits(large), _all_logits(model, ids))
+        return _same(backend.logits(large), _all_logits(model, ids))
 
 
 @contextlib.contextmanager

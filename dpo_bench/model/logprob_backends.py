@@ -1,6 +1,6 @@
-"""How a model's log-probs are computed: one path, for policy, reference and scoring alike.
+"""How a model's log-probs are computed: one backend, for policy, reference and scoring alike.
 
-A path turns a batch into the states at the response positions, and states into logits. Every
+A backend turns a batch into the states at the response positions, and states into logits. Every
 difference between two models is taken between values that came the same way, so that a policy that
 equals its reference has log-ratios of exactly zero.
 """
@@ -157,7 +157,7 @@ class LogprobBackend(ABC):
             yield {"input_ids": batch.input_ids}
 
 
-class HiddenPath(LogprobBackend):
+class HiddenStateBackend(LogprobBackend):
     """Base transformer, then the output embedding at the response positions only."""
 
     kind = "hidden"
@@ -190,7 +190,7 @@ class HiddenPath(LogprobBackend):
         return logits
 
 
-class OwnHeadPath(HiddenPath):
+class OwnHeadBackend(HiddenStateBackend):
     """The same for models that scale, cap or project: their own code makes the logits.
 
     It is called with a base that hands it the hidden states of the response positions.
@@ -231,7 +231,7 @@ class _OnlyStates(tuple[Tensor]):
         """Caches, attentions, router logits ...: not there."""
 
 
-class FullPath(LogprobBackend):
+class FullLogitsBackend(LogprobBackend):
     """The whole model at every position, for architectures whose head looks at more than states."""
 
     kind = "full"

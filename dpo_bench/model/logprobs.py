@@ -52,22 +52,22 @@ class TokenScores:
     entropy: Tensor
 
 
-def token_logps(path: LogprobBackend, batch: AnyBatch) -> Tensor:
+def token_logps(backend: LogprobBackend, batch: AnyBatch) -> Tensor:
     """Log-prob of every response token; shape [token], nats, with gradient.
 
     Args:
-        path: a model with its kernel path.
+        backend: a model with its kernel path.
         batch: texts on the path's device.
     """
-    states = path.states(batch)
-    slices = list(_slices(len(states), path.vocabulary))
+    states = backend.states(batch)
+    slices = list(_slices(len(states), backend.vocabulary))
     if len(slices) == 1:
-        return _target_logps(path, states, batch.target)
+        return _target_logps(backend, states, batch.target)
     # In the backward pass each slice's logits are computed again rather than all kept.
     parts = [
         checkpoint(
             _target_logps,
-            path,
+            backend,
             states[part],
             batch.target[part],
             use_reentrant=False,
@@ -79,12 +79,12 @@ def token_logps(path: LogprobBackend, batch: AnyBatch) -> Tensor:
 
 
 def response_logps(
-    path: LogprobBackend, prompts: Sequence[Ids], responses: Sequence[Ids]
+    backend: LogprobBackend, prompts: Sequence[Ids], responses: Sequence[Ids]
 ) -> Tensor:
     """Summed log-probs of responses to prompts; shape [response], nats, without gradient."""
-    batch = path.response_batch(prompts, responses)
+    batch = backend.response_batch(prompts, responses)
     with torch.no_grad():
-        return sum_by_row(token_logps(path, batch), batch.lengths)
+        return sum_by_row(token_logps(backend, batch), batch.lengths)
 
 
 def score(policy: LogprobBackend, reference: LogprobBackend, batch: AnyBatch) -> TokenScores:
@@ -129,8 +129,8 @@ def _slices(tokens: int, vocabulary: int) -> Iterator[slice]:
         yield slice(start, min(start + step, tokens))
 
 
-def _target_logps(path: LogprobBackend, states: Tensor, target: Tensor) -> Tensor:
-    return -cross_entropy(path.logits(states), target, reduction="none")
+def _target_logps(backend: LogprobBackend, states: Tensor, target: Tensor) -> Tensor:
+    return -cross_entropy(backend.logits(states), target, reduction="none")
 
 
 def _compare(

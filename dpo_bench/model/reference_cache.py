@@ -53,7 +53,7 @@ class ReferenceLogps:
 
 
 def reference_logps(
-    path: LogprobBackend,
+    backend: LogprobBackend,
     pairs: TokenizedPairs,
     model_digest: str,
     device: str,
@@ -62,7 +62,7 @@ def reference_logps(
     """The reference's log-probs, from the cache or computed and cached.
 
     Args:
-        path: the reference with the kernel path that the policy takes too.
+        backend: the reference with the kernel path that the policy takes too.
         pairs: the tokenized pairs.
         model_digest: of the reference's weights.
         device: device and precision, e.g. ``cpu/fp32``.
@@ -71,28 +71,28 @@ def reference_logps(
     Raises:
         EnvironmentProblem: the reference gives a value that is not finite.
     """
-    chosen, rejected = _tokens(path, pairs, model_digest, device, progress)
+    chosen, rejected = _tokens(backend, pairs, model_digest, device, progress)
     return ReferenceLogps(
         _sums(chosen, pairs.chosen_lengths), _sums(rejected, pairs.rejected_lengths)
     )
 
 
 def shared_reference_logps(
-    path: LogprobBackend,
+    backend: LogprobBackend,
     pairs: TokenizedPairs,
     model_digest: str,
     device: str,
     progress: Progress = quiet,
 ) -> ReferenceLogps:
     """Like `reference_logps`, over the first min(chosen, rejected) tokens of each response."""
-    chosen, rejected = _tokens(path, pairs, model_digest, device, progress)
+    chosen, rejected = _tokens(backend, pairs, model_digest, device, progress)
     lengths = np.concatenate([pairs.chosen_lengths, pairs.rejected_lengths])
     both = torch.from_numpy(np.concatenate([chosen, rejected]))
     return ReferenceLogps(*sum_shared(both, torch.from_numpy(lengths)).chunk(2))
 
 
 def mismatched_reference_logps(
-    path: LogprobBackend,
+    backend: LogprobBackend,
     mismatches: Mismatches,
     model_digest: str,
     device: str,
@@ -100,21 +100,25 @@ def mismatched_reference_logps(
 ) -> Tensor:
     """Like `reference_logps`, of each pair's response to another prompt; shape [pair]."""
     pairs = mismatches.pairs
-    passes = consecutive_passes(pairs.sizes, path.tokens_per_pass())
+    passes = consecutive_passes(pairs.sizes, backend.tokens_per_pass())
 
     def compute() -> Arrays:
         sums = []
         for indices in passes:
-            sums.append(response_logps(path, *mismatches.texts(indices)).float().cpu())
+            sums.append(response_logps(backend, *mismatches.texts(indices)).float().cpu())
             progress("reference, mismatched", indices.stop, len(pairs))
         return {"mismatched": torch.cat(sums).numpy()}
 
-    key = _key(path, pairs, model_digest, device) | {"texts": "mismatched"}
+    key = _key(backend, pairs, model_digest, device) | {"texts": "mismatched"}
     return torch.from_numpy(_kept(key, {"mismatched": len(pairs)}, compute)["mismatched"])
 
 
 def _tokens(
-    path: LogprobBackend, pairs: TokenizedPairs, model_digest: str, device: str, progress: Progress
+    backend: LogprobBackend,
+    pairs: TokenizedPairs,
+    model_digest: str,
+    device: str,
+    progress: Progress,
 ) -> tuple[Values, Values]:
     """Log-probs of all tokens of chosen and rejected responses."""
     sizes = {
@@ -122,15 +126,17 @@ def _tokens(
         "rejected": int(pairs.rejected_lengths.sum()),
     }
     found = _kept(
-        _key(path, pairs, model_digest, device), sizes, lambda: _compute(path, pairs, progress)
+        _key(backend, pairs, model_digest, device),
+        sizes,
+        lambda: _compute(backend, pairs, progress),
     )
     return found["chosen"], found["rejected"]
 
 
 def _key(
-    path: LogprobBackend, pairs: TokenizedPairs, model_digest: str, device: str
+    backend: LogprobBackend, pairs: TokenizedPairs, model_digest: str, device: str
 ) -> dict[str, str]:
-    return {"model": model_digest, "pairs": pairs.digest, "device": device, "path": path.name}
+    return {"model": model_digest, "pairs": pairs.digest, "device": device, "path": backend.name}
 
 
 def _kept(
@@ -166,12 +172,12 @@ def _read(file: Path, sizes: Mapping[str, int]) -> Arrays | None:
     return found if all(len(found[name]) == size for name, size in sizes.items()) else None
 
 
-def _compute(path: LogprobBackend, pairs: TokenizedPairs, progress: Progress) -> Arrays:
+def _compute(backend: LogprobBackend, pairs: TokenizedPairs, progress: Progress) -> Arrays:
     sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for indices in consecutive_passes(pairs.sizes, path.tokens_per_pass()):
-        batch = path.batch(pairs, indices)
+    for indices in consecutive_passes(pairs.sizes, backend.tokens_per_pass()):
+        batch = backend.batch(pairs, indices)
         with torch.inference_mode():
-            values = token_logps(path, batch).float().cpu()
+            values = token_logps(backend, batch).float().cpu()
         split = int(batch.lengths[: len(indices)].sum())
         sides[0].append(values[:split])
         sides[1].append(values[split:])

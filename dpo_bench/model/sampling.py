@@ -86,7 +86,7 @@ def uniforms(plan: SamplingPlan, prompts: int) -> NDArray[np.float64]:
 
 
 def sample_responses(
-    path: LogprobBackend,
+    backend: LogprobBackend,
     prompts: Sequence[Tokens],
     plan: SamplingPlan,
     progress: Progress = quiet,
@@ -94,7 +94,7 @@ def sample_responses(
     """Sample ``plan.samples`` responses to each prompt.
 
     Args:
-        path: a model with its kernel path.
+        backend: a model with its kernel path.
         prompts: token ids of each prompt, none empty.
         plan: how to sample.
         progress: told after each token, in responses.
@@ -107,7 +107,7 @@ def sample_responses(
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     rows = [(index, sample) for index in order for sample in range(plan.samples)]
     found: list[Response] = []
-    for part in _batches(rows, prompts, plan.rows_per_batch, path.sampler):
+    for part in _batches(rows, prompts, plan.rows_per_batch, backend.sampler):
         begun = len(found)
 
         def tell(share: float, begun: int = begun, size: int = len(part)) -> None:
@@ -115,7 +115,7 @@ def sample_responses(
 
         drawn = torch.from_numpy(np.stack([numbers[index, sample] for index, sample in part]))
         with torch.inference_mode():
-            texts = _decode(path, [prompts[index] for index, _ in part], drawn, plan, tell)
+            texts = _decode(backend, [prompts[index] for index, _ in part], drawn, plan, tell)
         for (index, sample), tokens in zip(part, texts, strict=True):
             finished = bool(tokens) and tokens[-1] in plan.end_tokens
             found.append(Response(index, sample, tuple(tokens), finished))
@@ -171,11 +171,11 @@ class Growing(Protocol):
 class CachedRows:
     """Texts whose past stays in a cache, padded on the left where they are of unlike lengths."""
 
-    def __init__(self, path: LogprobBackend, prompts: Sequence[Tokens], *, padded: bool) -> None:
+    def __init__(self, backend: LogprobBackend, prompts: Sequence[Tokens], *, padded: bool) -> None:
         from transformers import DynamicCache
 
-        self.path = path
-        device = path.device
+        self.backend = backend
+        device = backend.device
         width = max(len(prompt) for prompt in prompts)
         tokens = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros_like(tokens)
@@ -185,8 +185,8 @@ class CachedRows:
         self.tokens = tokens.to(device)
         self.mask = mask.to(device) if padded else None
         self.positions = (mask.cumsum(-1) - 1).clamp_(min=0).to(device)
-        self.cache = DynamicCache(config=path.model.config)
-        accepted = inspect.signature(path.body.forward).parameters
+        self.cache = DynamicCache(config=backend.model.config)
+        accepted = inspect.signature(backend.body.forward).parameters
         # transformers 5.24 renamed the argument.
         self.cache_name = "past_key_values" if "past_key_values" in accepted else "cache"
         passes_on = any(one.kind is one.VAR_KEYWORD for one in accepted.values())
@@ -201,7 +201,7 @@ class CachedRows:
             inputs["attention_mask"] = self.mask
         if self.takes_positions:
             inputs["position_ids"] = self.positions
-        return self.path.last_states(inputs)
+        return self.backend.last_states(inputs)
 
     def select(self, index: Tensor) -> None:
         """Pick rows of the cache too; every kind of layer has its own way to do that."""
@@ -221,18 +221,20 @@ class CachedRows:
 class UncachedRows:
     """Texts that are read anew for every token, as they are when they are scored."""
 
-    def __init__(self, path: LogprobBackend, prompts: Sequence[Tokens]) -> None:
-        self.path = path
+    def __init__(self, backend: LogprobBackend, prompts: Sequence[Tokens]) -> None:
+        self.backend = backend
         self.texts = [list(prompt) for prompt in prompts]
 
     def states(self) -> Tensor:
         """From passes over the whole texts."""
         sizes = np.asarray([len(text) + 1 for text in self.texts], np.int64)
         parts = []
-        for rows in consecutive_passes(sizes, self.path.tokens_per_pass()):
+        for rows in consecutive_passes(sizes, self.backend.tokens_per_pass()):
             texts = self.texts[rows.start : rows.stop]
             # The state that predicts a response's first token is the one that is asked for.
-            parts.append(self.path.states(self.path.response_batch(texts, [[0]] * len(texts))))
+            parts.append(
+                self.backend.states(self.backend.response_batch(texts, [[0]] * len(texts)))
+            )
         return torch.cat(parts)
 
     def select(self, index: Tensor) -> None:
@@ -245,15 +247,15 @@ class UncachedRows:
             text.append(token)
 
 
-def growing_rows(path: LogprobBackend, prompts: Sequence[Tokens], sampler: Sampler) -> Growing:
+def growing_rows(backend: LogprobBackend, prompts: Sequence[Tokens], sampler: Sampler) -> Growing:
     """Texts that grow from these prompts, in one of the ways; ``equal`` wants equal lengths."""
     if sampler == "uncached":
-        return UncachedRows(path, prompts)
-    return CachedRows(path, prompts, padded=sampler == "batched")
+        return UncachedRows(backend, prompts)
+    return CachedRows(backend, prompts, padded=sampler == "batched")
 
 
 def _decode(
-    path: LogprobBackend,
+    backend: LogprobBackend,
     prompts: Sequence[Tokens],
     numbers: Tensor,
     plan: SamplingPlan,
@@ -263,8 +265,8 @@ def _decode(
     starts = [at for at, prompt in enumerate(prompts) if at == 0 or prompt is not prompts[at - 1]]
     owner = torch.zeros(len(prompts), dtype=torch.long)
     owner[starts[1:]] = 1
-    device = path.device
-    rows = growing_rows(path, [prompts[at] for at in starts], path.sampler)
+    device = backend.device
+    rows = growing_rows(backend, [prompts[at] for at in starts], backend.sampler)
     numbers, names = numbers.to(device), torch.arange(len(prompts), device=device)
     ends = torch.tensor(sorted(plan.end_tokens), device=device)
     written = torch.full((len(prompts), plan.max_new_tokens), -1, dtype=torch.long, device=device)
@@ -275,7 +277,7 @@ def _decode(
             index = owner.cumsum(0).to(device)
             states = states[index]
             rows.select(index)
-        tokens = draw(path.logits(states).float() / plan.temperature, numbers[:, step])
+        tokens = draw(backend.logits(states).float() / plan.temperature, numbers[:, step])
         written[names, step] = torch.where(growing, tokens, -1)
         growing = growing & ~torch.isin(tokens, ends)
         alive = int(growing.sum())

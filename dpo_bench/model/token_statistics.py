@@ -38,7 +38,7 @@ class TokenValues:
 
 
 def token_values(
-    path: LogprobBackend,
+    backend: LogprobBackend,
     batch: AnyBatch,
     *,
     confidence: bool = False,
@@ -47,25 +47,25 @@ def token_values(
     """Log-probs of response tokens and, from the same logits, what else is asked for.
 
     Args:
-        path: the model with its kernel path.
+        backend: the model with its kernel path.
         batch: padded sequences on the path's device.
         confidence: whether to compute it.
         reference: the model whose KL from ``path`` is wanted; of the same vocabulary.
     """
     if not confidence and reference is None:
-        return TokenValues(token_logps(path, batch))
-    states = path.states(batch)
+        return TokenValues(token_logps(backend, batch))
+    states = backend.states(batch)
     theirs = None
     if reference is not None:
         with torch.no_grad():
             theirs = reference.states(batch)
-    tokens, step = len(batch.target), max(1, LOGITS_AT_ONCE // (2 * path.vocabulary))
+    tokens, step = len(batch.target), max(1, LOGITS_AT_ONCE // (2 * backend.vocabulary))
     parts = []
     for start in range(0, max(tokens, 1), step):
         part = slice(start, start + step)
         other = None if theirs is None else theirs[part]
         values = functools.partial(
-            _values, path, confidence=confidence, reference=reference, other=other
+            _values, backend, confidence=confidence, reference=reference, other=other
         )
         # In the backward pass the logits of each slice are computed again rather than all kept.
         arguments = (states[part], batch.target[part])
@@ -84,7 +84,7 @@ def token_values(
 
 
 def _values(
-    path: LogprobBackend,
+    backend: LogprobBackend,
     states: Tensor,
     target: Tensor,
     *,
@@ -93,7 +93,7 @@ def _values(
     other: Tensor | None,
 ) -> Tensor:
     """Rows of values of some tokens, shape [1 to 3, token]."""
-    logits = path.logits(states)
+    logits = backend.logits(states)
     rows = [-cross_entropy(logits, target, reduction="none")]
     if confidence:
         with torch.no_grad():

@@ -84,7 +84,7 @@ def _trainer(
     # Nothing here draws random numbers, but a user's loss may: then by the trial's seed.
     torch.manual_seed(trial.seed)
     return Trainer(
-        path=context.policy,
+        backend=context.policy,
         loss=loss.at(dict(trial.hyperparameters)),
         pairs=context.inputs.pairs,
         reference=context.training_reference,

@@ -28,13 +28,13 @@ class Supplies:
     """What providers work with.
 
     Attributes:
-        path: the policy.
+        backend: the policy.
         pairs: the training pairs.
         reference: the reference; None where no loss of the run reads it.
         loss: name of the loss, for messages.
     """
 
-    path: LogprobBackend
+    backend: LogprobBackend
     pairs: TokenizedPairs
     reference: CachedReference | None
     loss: str
@@ -88,7 +88,7 @@ class PreferenceMargin(Provider):
         super().__init__(supplies)
         require_margins(supplies.loss, supplies.pairs)
         margins = torch.as_tensor(np.asarray(supplies.pairs.margins, np.float64))
-        self.margins = margins.to(supplies.path.device, supplies.path.dtype)
+        self.margins = margins.to(supplies.backend.device, supplies.backend.dtype)
 
     def of_pairs(self, indices: Sequence[int], _batch: AnyBatch, /) -> Fields:
         """The pairs' margins."""
@@ -160,7 +160,7 @@ class MismatchedLogratio(Provider):
         """Policy minus reference, both without gradient."""
         reference = self.supplies.known_reference
         texts = reference.mismatches.texts(indices)
-        policy = response_logps(self.supplies.path, *texts)
+        policy = response_logps(self.supplies.backend, *texts)
         return {"mismatched_logratio": policy - reference.mismatched(indices)}
 
 
@@ -169,7 +169,7 @@ class MeanLogratio(Provider):
 
     def __init__(self, supplies: Supplies) -> None:
         super().__init__(supplies)
-        self.total = torch.zeros((), dtype=torch.float64, device=supplies.path.device)
+        self.total = torch.zeros((), dtype=torch.float64, device=supplies.backend.device)
         self.responses = 0
 
     def of_step(self, whole: PairLogps, /) -> Fields:

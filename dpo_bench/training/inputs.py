@@ -21,7 +21,7 @@ class LossInputBuilder:
     """Makes the records of a run.
 
     Args:
-        path: the policy.
+        backend: the policy.
         pairs: the training pairs.
         reference: None where the loss does not read it: then its fields hold NaN.
         objective: says what is needed.
@@ -29,35 +29,35 @@ class LossInputBuilder:
 
     def __init__(
         self,
-        path: LogprobBackend,
+        backend: LogprobBackend,
         pairs: TokenizedPairs,
         reference: CachedReference | None,
         objective: Objective,
     ) -> None:
-        self.path = path
+        self.backend = backend
         self.pairs = pairs
         self.reference = reference
-        supplies = Supplies(path, pairs, reference, objective.name)
+        supplies = Supplies(backend, pairs, reference, objective.name)
         self.providers: dict[str, Provider] = {
             name: PROVIDERS[name](supplies) for name in objective.needs
         }
         wants_kl = any(provider.wants_kl for provider in self.providers.values())
         self.wants_confidence = any(p.wants_confidence for p in self.providers.values())
         self.compared = supplies.known_reference if wants_kl else None
-        self.chosen_tokens = torch.as_tensor(pairs.chosen_lengths, device=path.device)
-        self.rejected_tokens = torch.as_tensor(pairs.rejected_lengths, device=path.device)
+        self.chosen_tokens = torch.as_tensor(pairs.chosen_lengths, device=backend.device)
+        self.rejected_tokens = torch.as_tensor(pairs.rejected_lengths, device=backend.device)
 
     def batch(self, indices: Sequence[int]) -> AnyBatch:
         """The pairs as tensors on the policy's device."""
-        return self.path.batch(self.pairs, indices)
+        return self.backend.batch(self.pairs, indices)
 
     def policy(self, batch: AnyBatch) -> Fields:
         """What the policy's own forward pass gives, with gradient, by field."""
         tokens = token_values(
-            self.path,
+            self.backend,
             batch,
             confidence=self.wants_confidence,
-            reference=self.compared.path if self.compared else None,
+            reference=self.compared.backend if self.compared else None,
         )
         chosen, rejected = sum_by_row(tokens.logp, batch.lengths).chunk(2)
         found = {"policy_chosen": chosen, "policy_rejected": rejected}
@@ -69,7 +69,7 @@ class LossInputBuilder:
         """All that is known of some pairs by themselves; what the whole batch tells is missing."""
         batch = self.batch(indices)
         policy = self.policy(batch)
-        index = torch.as_tensor(indices, device=self.path.device)
+        index = torch.as_tensor(indices, device=self.backend.device)
         rest: Fields = {}
         for provider in self.providers.values():
             rest |= provider.of_pairs(indices, batch)

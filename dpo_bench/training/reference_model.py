@@ -32,7 +32,7 @@ class CachedReference:
     """The frozen reference: each kind of log-prob of all pairs is had once, when first asked for.
 
     Args:
-        path: the reference with the kernel path that the policy takes too.
+        backend: the reference with the kernel path that the policy takes too.
         pairs: the training pairs.
         model_digest: of the reference's weights.
         device: device and precision, e.g. ``cpu/fp32``.
@@ -41,13 +41,13 @@ class CachedReference:
 
     def __init__(
         self,
-        path: LogprobBackend,
+        backend: LogprobBackend,
         pairs: TokenizedPairs,
         model_digest: str,
         device: str,
         progress: Progress = quiet,
     ) -> None:
-        self.path = path
+        self.backend = backend
         self.pairs = pairs
         self.mismatches = Mismatches(pairs)
         self.key = (model_digest, device, progress)
@@ -55,16 +55,16 @@ class CachedReference:
     @cached_property
     def all_sums(self) -> ReferenceLogps:
         """Summed log-probs of every pair's responses."""
-        return reference_logps(self.path, self.pairs, *self.key).to(self.path.device)
+        return reference_logps(self.backend, self.pairs, *self.key).to(self.backend.device)
 
     @cached_property
     def _shared(self) -> ReferenceLogps:
-        return shared_reference_logps(self.path, self.pairs, *self.key).to(self.path.device)
+        return shared_reference_logps(self.backend, self.pairs, *self.key).to(self.backend.device)
 
     @cached_property
     def _mismatched(self) -> Tensor:
-        return mismatched_reference_logps(self.path, self.mismatches, *self.key).to(
-            self.path.device
+        return mismatched_reference_logps(self.backend, self.mismatches, *self.key).to(
+            self.backend.device
         )
 
     def sums(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
@@ -106,8 +106,8 @@ class SyncedReference(CachedReference):
     """
 
     def __init__(self, frozen: CachedReference, policy: LogprobBackend, settings: Training) -> None:
-        require_mixable(frozen.path.model, policy.model)
-        super().__init__(copy.deepcopy(frozen.path), frozen.pairs, *frozen.key)
+        require_mixable(frozen.backend.model, policy.model)
+        super().__init__(copy.deepcopy(frozen.backend), frozen.pairs, *frozen.key)
         self.every, self.rate = settings.reference_sync_steps, settings.reference_sync_rate
 
     def sums(self, _indices: Sequence[int], batch: AnyBatch) -> tuple[Tensor, Tensor]:
@@ -120,25 +120,25 @@ class SyncedReference(CachedReference):
 
     def mismatched(self, indices: Sequence[int]) -> Tensor:
         """Log-probs of other prompts' responses as it is now, shape [pair]."""
-        return response_logps(self.path, *self.mismatches.texts(indices))
+        return response_logps(self.backend, *self.mismatches.texts(indices))
 
     def after_step(self, step: int, policy: LogprobBackend) -> None:
         """Follow the policy when it is time; ``step`` counts from 0."""
         if (step + 1) % self.every:
             return
-        move_towards(self.path.model, policy.model, self.rate)
+        move_towards(self.backend.model, policy.model, self.rate)
 
     def state(self) -> dict[str, Tensor]:
         """Its weights."""
-        return dict(self.path.model.state_dict())
+        return dict(self.backend.model.state_dict())
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take a checkpoint's weights."""
-        self.path.model.load_state_dict(state)
+        self.backend.model.load_state_dict(state)
 
     def _tokens(self, batch: AnyBatch) -> Tensor:
         with torch.no_grad():
-            return token_logps(self.path, batch)
+            return token_logps(self.backend, batch)
 
 
 def _halves(values: Tensor) -> tuple[Tensor, Tensor]:

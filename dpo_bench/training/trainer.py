@@ -90,7 +90,7 @@ class Trainer:
     """Trains one policy with one loss, from the path's present weights.
 
     Args:
-        path: the policy with its kernel path; its weights are changed in place.
+        backend: the policy with its kernel path; its weights are changed in place.
         loss: what is minimized: a loss at its defaults, an `Objective`, or a plain function of a
             record that needs nothing beyond it.
         pairs: the training pairs; the processes of a distributed run have the same ones.
@@ -107,7 +107,7 @@ class Trainer:
 
     def __init__(
         self,
-        path: LogprobBackend,
+        backend: LogprobBackend,
         loss: Objective | Loss | PairLoss,
         *,
         pairs: TokenizedPairs,
@@ -118,32 +118,32 @@ class Trainer:
         control: Control | None = None,
         after_step: AfterStep | None = None,
     ) -> None:
-        self.path = path
+        self.backend = backend
         self.objective = _objective(loss)
         self.settings = settings
         self.steps = number_of_steps(settings, len(pairs))
         if self.objective.needs_reference and reference is None:
             raise ValueError(f"{self.objective.name} reads the reference, and there is none")
         if reference is not None and settings.reference_sync_steps:
-            reference = SyncedReference(reference, path, settings)
+            reference = SyncedReference(reference, backend, settings)
             log.info(
                 "the reference follows the policy every %d steps: its log-probs are not cached",
                 settings.reference_sync_steps,
             )
         self.reference = reference
-        measurer = LossInputBuilder(path, pairs, reference, self.objective)
+        measurer = LossInputBuilder(backend, pairs, reference, self.objective)
         self.measurer = measurer
         self.gradient = StepGradient(
             self.objective,
             measurer,
             settings.pairs_per_pass,
-            path.tokens_per_pass(settings.tokens_per_pass),
+            backend.tokens_per_pass(settings.tokens_per_pass),
         )
         self.order = step_order(len(pairs), settings.pairs_per_step, self.steps, seed)
         self.checkpoint = checkpoint
         self.control = control or Control()
         self.after_step = after_step
-        self.optimizer = build_optimizer(path.model, settings)
+        self.optimizer = build_optimizer(backend.model, settings)
         self.log = MetricLog()
         self.first_step = 0
         self.seconds = 0.0
@@ -200,11 +200,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         means = self.gradient(self.order[step], self._tell_first if step == 0 else self._tell)
         norm = torch.nn.utils.clip_grad_norm_(
-            self.path.model.parameters(), self.settings.max_gradient_norm
+            self.backend.model.parameters(), self.settings.max_gradient_norm
         )
         self.optimizer.step()
         if self.reference is not None:
-            self.reference.after_step(step, self.path)
+            self.reference.after_step(step, self.backend)
             if step == 0:
                 self.expected = float(means[len(PAIR_METRICS)])
         return torch.cat([means[: len(PAIR_METRICS)], norm.detach().float()[None]])
@@ -246,7 +246,7 @@ class Trainer:
         state = Checkpoint.load(self.checkpoint)
         if state is None:
             return
-        restore_weights(self.path.model, state.model)
+        restore_weights(self.backend.model, state.model)
         self.optimizer.load_state_dict(state.optimizer)
         self.log = MetricLog(state.metrics)
         self.first_step, self.seconds = state.step, state.seconds
@@ -259,7 +259,7 @@ class Trainer:
         self._require_finite()
         Checkpoint(
             step=step,
-            model=trained_weights(self.path.model),
+            model=trained_weights(self.backend.model),
             optimizer=self.optimizer.state_dict(),
             metrics=self.log.read(),
             seconds=self.seconds,

@@ -12,10 +12,10 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.logprob_backends import (
-    FullPath,
-    HiddenPath,
+    FullLogitsBackend,
+    HiddenStateBackend,
     LogprobBackend,
-    OwnHeadPath,
+    OwnHeadBackend,
     attention_mask,
 )
 from dpo_bench.model.logprobs import choose_backend, token_logps
@@ -33,11 +33,11 @@ from tests.model.architectures import (
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_quick_path_is_taken_exactly_where_it_is_right(architecture: str) -> None:
-    path = choose_backend(tiny_model(architecture, torch.float32))
+    backend = choose_backend(tiny_model(architecture, torch.float32))
 
-    assert path.kind == ("own-head" if architecture in OWN_HEAD else "hidden")
-    assert path.packs == (architecture not in PADDED_ONLY)
-    assert path.name == path.kind + "/packed" * path.packs
+    assert backend.kind == ("own-head" if architecture in OWN_HEAD else "hidden")
+    assert backend.packs == (architecture not in PADDED_ONLY)
+    assert backend.name == backend.kind + "/packed" * backend.packs
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "cohere", "granite"])
@@ -46,10 +46,10 @@ def test_a_head_that_caps_or_scales_does_so_at_the_response_positions(architectu
     model, batch = tiny_model(architecture), random_batch()
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(100)
-    path = choose_backend(model)
+    backend = choose_backend(model)
 
-    assert isinstance(path, OwnHeadPath)
-    found, expected = token_logps(path, batch), naive_logps(model, batch)
+    assert isinstance(backend, OwnHeadBackend)
+    found, expected = token_logps(backend, batch), naive_logps(model, batch)
     torch.testing.assert_close(found, expected, rtol=0, atol=rounding(architecture, 1e-10))
     assert "forward" not in vars(model.base_model)
 
@@ -60,7 +60,7 @@ def test_a_soft_cap_is_found_though_the_logits_are_small() -> None:
         logits = model(input_ids=torch.arange(10)[None]).logits
     assert logits.abs().max() < 0.01, "far from the cap at 30"
 
-    assert isinstance(choose_backend(model), OwnHeadPath)
+    assert isinstance(choose_backend(model), OwnHeadBackend)
 
 
 def test_the_slow_path_is_announced(caplog: pytest.LogCaptureFixture) -> None:
@@ -128,10 +128,10 @@ def bigram(dtype: torch.dtype = torch.float32) -> Any:
 def test_logits_of_more_than_hidden_states_are_taken_whole() -> None:
     model, batch = bigram(torch.float64), random_batch()
 
-    path = choose_backend(model)
+    backend = choose_backend(model)
 
-    assert isinstance(path, FullPath)
-    torch.testing.assert_close(token_logps(path, batch), naive_logps(model, batch))
+    assert isinstance(backend, FullLogitsBackend)
+    torch.testing.assert_close(token_logps(backend, batch), naive_logps(model, batch))
 
 
 class Narrowed(LlamaForCausalLM):
@@ -147,10 +147,10 @@ def test_a_change_before_the_head_is_kept() -> None:
     model: Any = Narrowed(plain.config).double()
     model.load_state_dict(plain.state_dict())
 
-    path = choose_backend(model.eval())
+    backend = choose_backend(model.eval())
 
-    assert isinstance(path, OwnHeadPath)
-    torch.testing.assert_close(token_logps(path, batch), naive_logps(model, batch))
+    assert isinstance(backend, OwnHeadBackend)
+    torch.testing.assert_close(token_logps(backend, batch), naive_logps(model, batch))
 
 
 def leaky(heeds_mask: bool) -> Any:
@@ -164,10 +164,10 @@ def leaky(heeds_mask: bool) -> Any:
 def test_padding_that_leaks_is_masked() -> None:
     model, batch = leaky(heeds_mask=True), random_batch()
 
-    path = choose_backend(model)
+    backend = choose_backend(model)
 
-    assert path.name.endswith("/masked")
-    found, expected = token_logps(path, batch), naive_logps(model, batch)
+    assert backend.name.endswith("/masked")
+    found, expected = token_logps(backend, batch), naive_logps(model, batch)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_padding_that_leaks_in_spite_of_the_mask_is_refused() -> None:
         choose_backend(leaky(heeds_mask=False))
 
 
-@pytest.mark.parametrize("kind", [HiddenPath, FullPath])
+@pytest.mark.parametrize("kind", [HiddenStateBackend, FullLogitsBackend])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
 def test_a_masked_path_has_the_same_values(kind: type[LogprobBackend], architecture: str) -> None:
     model, batch = tiny_model(architecture), random_batch()
@@ -196,7 +196,7 @@ def test_the_mask_ends_where_the_last_token_is_predicted() -> None:
         assert mask[row].tolist() == [1] * (last + 1) + [0] * (mask.shape[1] - last - 1)
 
 
-@pytest.mark.parametrize("kind", [HiddenPath, FullPath])
+@pytest.mark.parametrize("kind", [HiddenStateBackend, FullLogitsBackend])
 def test_bf16_keeps_logits_and_weights_in_fp32(kind: type[LogprobBackend]) -> None:
     model, batch = tiny_model("llama", torch.float32), random_batch()
     path = kind(model, "bf16")
@@ -220,7 +220,7 @@ def test_bf16_keeps_logits_and_weights_in_fp32(kind: type[LogprobBackend]) -> No
 def test_both_paths_agree_in_bf16() -> None:
     model, batch = tiny_model("llama", torch.float32), random_batch()
 
-    hidden = token_logps(HiddenPath(model, "bf16"), batch)
+    hidden = token_logps(HiddenStateBackend(model, "bf16"), batch)
 
-    full = token_logps(FullPath(model, "bf16"), batch)
+    full = token_logps(FullLogitsBackend(model, "bf16"), batch)
     torch.testing.assert_close(hidden, full, rtol=0, atol=1e-5)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_bench.model import logprobs as logps
-from dpo_bench.model.logprob_backends import FullPath, HiddenPath, OwnHeadPath
+from dpo_bench.model.logprob_backends import FullLogitsBackend, HiddenStateBackend, OwnHeadBackend
 from dpo_bench.model.logprobs import choose_backend, score, sum_by_row, token_logps
 from tests.model.architectures import (
     ARCHITECTURES,
@@ -37,9 +37,9 @@ def gradients(model: Any, logps: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_chosen_path_equals_the_naive_computation(architecture: str) -> None:
     model, batch = tiny_model(architecture), random_batch()
-    path = choose_backend(model)
+    backend = choose_backend(model)
 
-    found, expected = token_logps(path, batch), naive_logps(model, batch)
+    found, expected = token_logps(backend, batch), naive_logps(model, batch)
 
     torch.testing.assert_close(found, expected, rtol=0, atol=rounding(architecture, 1e-12))
     # Some norms add up the gradient of their weight in fp32, whatever the model's precision.
@@ -51,11 +51,11 @@ def test_the_chosen_path_equals_the_naive_computation(architecture: str) -> None
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_both_paths_agree_where_both_are_right(architecture: str) -> None:
     model, batch = tiny_model(architecture), random_batch(seed=1)
-    kind = OwnHeadPath if architecture in OWN_HEAD else HiddenPath
+    kind = OwnHeadBackend if architecture in OWN_HEAD else HiddenStateBackend
 
     states = token_logps(kind(model), batch)
 
-    full = token_logps(FullPath(model), batch)
+    full = token_logps(FullLogitsBackend(model), batch)
     torch.testing.assert_close(states, full, rtol=0, atol=1e-12)
 
 

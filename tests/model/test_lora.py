@@ -40,9 +40,9 @@ def disturb(policy: LogprobBackend) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator).double() / 4)
 
 
-def sums_of(path: LogprobBackend) -> Tensor:
-    batch = path.batch(PAIRS, range(len(PAIRS)))
-    return sum_by_row(token_logps(path, batch), batch.lengths)
+def sums_of(backend: LogprobBackend) -> Tensor:
+    batch = backend.batch(PAIRS, range(len(PAIRS)))
+    return sum_by_row(token_logps(backend, batch), batch.lengths)
 
 
 def written_out(base: Any, adapter: dict[str, Tensor], scale: float) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dpo_bench.data.batches import split_passes
 from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 from dpo_bench.model.choose_backend import choose_backend
-from dpo_bench.model.logprob_backends import FullPath, HiddenPath
+from dpo_bench.model.logprob_backends import FullLogitsBackend, HiddenStateBackend
 from dpo_bench.model.logprobs import score, sum_by_row, token_logps
 from tests.model.architectures import VOCABULARY, tiny_model, with_exact_norms
 
@@ -61,11 +61,11 @@ def dpo_gradients(model: Any, sums: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("architecture", PACKED)
 def test_a_pack_equals_the_naive_double_forward(architecture: str) -> None:
     model = with_exact_norms(tiny_model(architecture))
-    path = choose_backend(model, longest=24)
-    assert path.packs
-    batch = path.batch(PAIRS, range(len(PAIRS)))
+    backend = choose_backend(model, longest=24)
+    assert backend.packs
+    batch = backend.batch(PAIRS, range(len(PAIRS)))
 
-    found = sum_by_row(token_logps(path, batch), batch.lengths)
+    found = sum_by_row(token_logps(backend, batch), batch.lengths)
 
     expected = naive_sums(model, PAIRS, range(len(PAIRS)))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -79,13 +79,13 @@ def test_a_pack_equals_the_naive_double_forward(architecture: str) -> None:
 def test_fp32_is_within_1e_5() -> None:
     exact, rounded = tiny_model("llama"), tiny_model("llama", torch.float32)
     rounded.load_state_dict(exact.state_dict())
-    path = choose_backend(rounded, longest=24)
-    batch = path.batch(PAIRS, range(len(PAIRS)))
+    backend = choose_backend(rounded, longest=24)
+    batch = backend.batch(PAIRS, range(len(PAIRS)))
 
-    found = sum_by_row(token_logps(path, batch), batch.lengths)
+    found = sum_by_row(token_logps(backend, batch), batch.lengths)
 
     expected = naive_sums(exact, PAIRS, range(len(PAIRS)))
-    assert path.packs
+    assert backend.packs
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
     ours, naive = (
         torch.cat([g.flatten().double() for g in dpo_gradients(model, sums)])
@@ -94,7 +94,7 @@ def test_fp32_is_within_1e_5() -> None:
     assert (ours - naive).norm() < 1e-5 * naive.norm()
 
 
-@pytest.mark.parametrize("kind", [HiddenPath, FullPath])
+@pytest.mark.parametrize("kind", [HiddenStateBackend, FullLogitsBackend])
 def test_neither_order_nor_budget_changes_a_step(kind: Any) -> None:
     model = tiny_model("llama")
     path = kind(model, packs=True)
@@ -124,7 +124,10 @@ def test_samples_of_one_prompt_score_as_they_do_alone() -> None:
     prompts, responses = [[1, 2, 3]] * 3 + [[4]], [[5, 6], [7], [8, 9, 10], [11, 2]]
     scores = []
     for packs in (True, False):
-        ours, theirs = HiddenPath(policy, packs=packs), HiddenPath(reference, packs=packs)
+        ours, theirs = (
+            HiddenStateBackend(policy, packs=packs),
+            HiddenStateBackend(reference, packs=packs),
+        )
         scores.append(score(ours, theirs, ours.response_batch(prompts, responses)))
 
     for name in ("policy_logp", "reference_logp", "kl", "entropy"):
@@ -138,7 +141,7 @@ def test_three_responses_to_a_prompt_have_the_right_gradient() -> None:
     prompts, responses = [[1, 2, 3]] * 3, [[5, 6], [7], [8, 9, 10]]
     gradients = []
     for packs in (True, False):
-        path = HiddenPath(model, packs=packs)
+        path = HiddenStateBackend(model, packs=packs)
         logps = token_logps(path, path.response_batch(prompts, responses))
         weighted = (logps * torch.arange(1.0, 7.0)).sum()
         gradients.append(torch.autograd.grad(weighted, list(model.parameters())))
@@ -162,9 +165,9 @@ def test_models_that_cannot_be_packed_are_padded(
     model = tiny_model(architecture, torch.float32, **options)
 
     with caplog.at_level(logging.INFO, "dpo_bench"):
-        path = choose_backend(model, longest=24)
+        backend = choose_backend(model, longest=24)
 
-    assert not path.packs
+    assert not backend.packs
     lines = [message for message in caplog.messages if "is not packed" in message]
     assert len(lines) == 1
     assert type(model).__name__ in lines[0]
@@ -172,11 +175,11 @@ def test_models_that_cannot_be_packed_are_padded(
 
 def test_a_window_beyond_the_longest_text_does_not_matter() -> None:
     model = tiny_model("mistral", sliding_window=24)
-    path = choose_backend(model, longest=24)
-    assert path.packs
-    batch = path.batch(PAIRS, range(len(PAIRS)))
+    backend = choose_backend(model, longest=24)
+    assert backend.packs
+    batch = backend.batch(PAIRS, range(len(PAIRS)))
     torch.testing.assert_close(
-        sum_by_row(token_logps(path, batch), batch.lengths),
+        sum_by_row(token_logps(backend, batch), batch.lengths),
         naive_sums(model, PAIRS, range(len(PAIRS))),
         rtol=0,
         atol=1e-12,
@@ -186,8 +189,8 @@ def test_a_window_beyond_the_longest_text_does_not_matter() -> None:
 def test_the_model_s_own_attention_is_put_back() -> None:
     model = tiny_model("llama")
     before = model.config._attn_implementation
-    path = choose_backend(model)
+    backend = choose_backend(model)
     assert model.config._attn_implementation == before
     model.config._attn_implementation = "eager"  # packing asks for nothing else afterwards
-    token_logps(path, path.batch(PAIRS, [0]))
+    token_logps(backend, backend.batch(PAIRS, [0]))
     assert model.config._attn_implementation == "eager"

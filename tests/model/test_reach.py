@@ -82,7 +82,7 @@ def opened(folder: Path, kind: str, **training: Any) -> WorkerContext:
     bench = WorkerContext(experiment, find_sources(experiment))
     bench.reset_policy(0)
     Trainer(
-        path=bench.policy,
+        backend=bench.policy,
         loss=get_loss("dpo").at({"beta": 0.1}),
         pairs=bench.inputs.pairs,
         reference=bench.training_reference,

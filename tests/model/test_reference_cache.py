@@ -12,7 +12,7 @@ from dpo_bench.data.mismatches import Mismatches
 from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprob_backends import FullPath
+from dpo_bench.model.logprob_backends import FullLogitsBackend
 from dpo_bench.model.logprobs import LogprobBackend, choose_backend, response_logps
 from dpo_bench.model.reference_cache import (
     ReferenceLogps,
@@ -32,7 +32,7 @@ def pairs(count: int = 40, seed: int = 0) -> TokenizedPairs:
 
 
 @pytest.fixture(scope="module")
-def path(llama_folder: Path) -> LogprobBackend:
+def backend(llama_folder: Path) -> LogprobBackend:
     return choose_backend(load_model(llama_folder, "cpu"), "fp32")
 
 
@@ -45,52 +45,54 @@ def files() -> list[Path]:
     return sorted((cache_root() / "reference-logps").glob("*"))
 
 
-def compute(path: LogprobBackend, data: TokenizedPairs, model: str = "m") -> ReferenceLogps:
-    return reference_logps(path, data, model, "cpu/fp32")
+def compute(backend: LogprobBackend, data: TokenizedPairs, model: str = "m") -> ReferenceLogps:
+    return reference_logps(backend, data, model, "cpu/fp32")
 
 
-def test_sums_equal_the_plain_double_forward(path: LogprobBackend) -> None:
+def test_sums_equal_the_plain_double_forward(backend: LogprobBackend) -> None:
     data = pairs()
-    found = compute(path, data)
+    found = compute(backend, data)
     for index in range(len(data)):
         prompt, *responses = (side.tolist() for side in data.pair(index))
         for response, value in zip(responses, (found.chosen, found.rejected), strict=True):
             ids = torch.tensor([prompt + response])
             with torch.no_grad():
-                logps = path.model(ids).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+                logps = backend.model(ids).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
             plain = logps.gather(-1, ids[0, len(prompt) :, None]).sum()
             assert value[index].item() == pytest.approx(plain.item(), rel=1e-5)
 
 
-def test_a_second_call_reads_the_cache(path: LogprobBackend) -> None:
-    first = compute(path, pairs())
+def test_a_second_call_reads_the_cache(backend: LogprobBackend) -> None:
+    first = compute(backend, pairs())
     (file,) = files()
     before = file.stat().st_mtime_ns
     phases: list[str] = []
-    second = reference_logps(path, pairs(), "m", "cpu/fp32", lambda phase, *_: phases.append(phase))
+    second = reference_logps(
+        backend, pairs(), "m", "cpu/fp32", lambda phase, *_: phases.append(phase)
+    )
     assert phases == []
     assert file.stat().st_mtime_ns == before
     assert torch.equal(first.chosen, second.chosen)
     assert torch.equal(first.rejected, second.rejected)
 
 
-def test_other_weights_data_or_precision_are_other_entries(path: LogprobBackend) -> None:
-    compute(path, pairs())
-    compute(path, pairs(), model="other")
-    compute(path, pairs(seed=1))
-    reference_logps(path, pairs(), "m", "cuda/bf16")
+def test_other_weights_data_or_precision_are_other_entries(backend: LogprobBackend) -> None:
+    compute(backend, pairs())
+    compute(backend, pairs(), model="other")
+    compute(backend, pairs(seed=1))
+    reference_logps(backend, pairs(), "m", "cuda/bf16")
     assert len(files()) == 4
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_a_damaged_entry_is_made_anew(path: LogprobBackend, damage: str) -> None:
-    first = compute(path, pairs())
+def test_a_damaged_entry_is_made_anew(backend: LogprobBackend, damage: str) -> None:
+    first = compute(backend, pairs())
     (file,) = files()
     content = bytearray(file.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 1
     file.write_bytes(bytes(content[: {"flip": len(content), "cut": 99, "empty": 0}[damage]]))
-    second = compute(path, pairs())
+    second = compute(backend, pairs())
     assert torch.equal(first.chosen, second.chosen)
     assert torch.equal(first.rejected, second.rejected)
 
@@ -99,17 +101,17 @@ def test_a_reference_that_is_not_finite_is_an_error(llama_folder: Path) -> None:
     broken = load_model(llama_folder, "cpu")
     next(broken.parameters()).data[5] = float("nan")
     with pytest.raises(EnvironmentProblem, match="not finite"):
-        reference_logps(FullPath(broken), pairs(), "m", "cpu/fp32")
+        reference_logps(FullLogitsBackend(broken), pairs(), "m", "cpu/fp32")
     assert files() == []
 
 
-def test_mismatched_responses_are_kept_too(path: LogprobBackend) -> None:
+def test_mismatched_responses_are_kept_too(backend: LogprobBackend) -> None:
     mismatches = Mismatches(pairs())
     phases: list[str] = []
 
     def read() -> torch.Tensor:
         return mismatched_reference_logps(
-            path, mismatches, "m", "cpu/fp32", lambda phase, *_: phases.append(phase)
+            backend, mismatches, "m", "cpu/fp32", lambda phase, *_: phases.append(phase)
         )
 
     first = read()
@@ -117,7 +119,7 @@ def test_mismatched_responses_are_kept_too(path: LogprobBackend) -> None:
     assert told > 0
     assert torch.equal(read(), first)
     assert len(phases) == told
-    compute(path, pairs())
+    compute(backend, pairs())
     assert len(files()) == 2, "an entry of their own"
-    expected = response_logps(path, *mismatches.texts([0, 7]))
+    expected = response_logps(backend, *mismatches.texts([0, 7]))
     assert first[[0, 7]].tolist() == pytest.approx(expected.tolist(), rel=1e-5)

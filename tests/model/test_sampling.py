@@ -115,12 +115,12 @@ def test_numbers_at_the_ends_pick_tokens_with_probability() -> None:
 
 def test_in_bf16_tokens_are_drawn_from_the_logits_that_score_them(model: Any) -> None:
     """The head works in fp32: its logits are no bf16 numbers, and those of a scored text."""
-    path = choose_backend(model, "bf16")
+    backend = choose_backend(model, "bf16")
     prompt = [5, 6, 7, 11]
     with torch.inference_mode():
-        drawn_from = path.logits(growing_rows(path, [prompt], path.sampler).states())
-        scored = path.logits(path.states(path.response_batch([prompt], [[9]])))
-        with path.autocast():
+        drawn_from = backend.logits(growing_rows(backend, [prompt], backend.sampler).states())
+        scored = backend.logits(backend.states(backend.response_batch([prompt], [[9]])))
+        with backend.autocast():
             whole = model(input_ids=torch.tensor([prompt])).logits[:, -1].float()
     assert drawn_from.dtype == torch.float32
     assert not torch.equal(drawn_from, drawn_from.bfloat16().float())

@@ -34,13 +34,13 @@ def batch() -> Batch:
     return pad_responses(PROMPTS, RESPONSES)
 
 
-def distributions(path: LogprobBackend) -> Tensor:
+def distributions(backend: LogprobBackend) -> Tensor:
     """Log-probs of every token at every response position, row after row: [token, vocabulary]."""
     rows = []
     with torch.no_grad():
         for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
             ids = torch.from_numpy(np.concatenate([prompt, response])).long()[None]
-            logits = path.model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+            logits = backend.model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
             rows.append(logits.double().log_softmax(-1))
     return torch.cat(rows)
 

@@ -84,12 +84,12 @@ def ours(
 ) -> Run:
     """This project's trainer, from pairs in passes of two."""
     settings = SETTINGS.model_copy(update=changes)
-    path = choose_backend(policy_of(tied=tied), "fp32")
-    assert path.packs, "the path that is usual"
+    backend = choose_backend(policy_of(tied=tied), "fp32")
+    assert backend.packs, "the path that is usual"
     frozen = choose_backend(reference_of(tied=tied), "fp32")
     reference = CachedReference(frozen, pairs, f"{tied}-{pairs.digest}", "cpu/fp32")
     trainer = Trainer(
-        path,
+        backend,
         objective,
         pairs=pairs,
         reference=reference,
@@ -101,7 +101,7 @@ def ours(
     return Run(
         torch.tensor(metrics["loss"].to_numpy()),
         torch.tensor(metrics["gradient_norm"].to_numpy()),
-        dict(path.model.state_dict()),
+        dict(backend.model.state_dict()),
     )
 
 

@@ -70,11 +70,11 @@ class WorkerContext:
         self.reference = CachedReference(frozen, self.training, folder.name, "cpu/fp32")
         self.before = self.margins(frozen)
 
-    def margins(self, path: LogprobBackend) -> Tensor:
+    def margins(self, backend: LogprobBackend) -> Tensor:
         """Log-prob of the chosen minus the rejected held-out response, shape [pair]."""
         batch = pad_batch(self.heldout, range(HELDOUT))
         with torch.no_grad():
-            chosen, rejected = sum_by_row(token_logps(path, batch), batch.lengths).chunk(2)
+            chosen, rejected = sum_by_row(token_logps(backend, batch), batch.lengths).chunk(2)
         return chosen - rejected
 
     def run(self, name: str, checkpoint: Path) -> Outcome:

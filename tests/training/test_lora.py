@@ -32,13 +32,13 @@ class Setup:
     def __init__(self, folder: Path) -> None:
         self.base = choose_backend(load_model(folder), "fp32")
         self.reference = CachedReference(self.base, PAIRS, folder.name, "cpu/fp32")
-        self.path = with_adapter(self.base, LoRA(rank=4, alpha=16), "tiny")
+        self.backend = with_adapter(self.base, LoRA(rank=4, alpha=16), "tiny")
 
     def trainer(self, tmp_path: Path, loss: str = "dpo", seed: int = 0, **options: Any) -> Trainer:
-        reset_adapter(self.path.model, seed)
+        reset_adapter(self.backend.model, seed)
         changes = {"learning_rate": 1e-2, "steps": 3, **options.pop("settings", {})}
         return Trainer(
-            self.path,
+            self.backend,
             get_loss(loss),
             pairs=PAIRS,
             reference=self.reference,
@@ -52,7 +52,7 @@ class Setup:
         self, tmp_path: Path, loss: str = "dpo", **options: Any
     ) -> tuple[TrainingResult, Adapter]:
         result = self.trainer(tmp_path, loss, **options).run()
-        weights = trained_weights(self.path.model)
+        weights = trained_weights(self.backend.model)
         return result, {name: value.clone() for name, value in weights.items()}
 
 
@@ -121,15 +121,15 @@ def test_checkpoint_and_optimizer_hold_the_adapter_alone(setup: Setup, tmp_path:
     trainer.run()
     saved = Checkpoint.load(tmp_path / "checkpoint.pt")
     assert saved is not None
-    adapter = [name for name in setup.path.model.state_dict() if ".lora_" in name]
+    adapter = [name for name in setup.backend.model.state_dict() if ".lora_" in name]
     assert list(saved.model) == adapter
     assert len(saved.optimizer["state"]) == len(adapter)
 
 
 def test_weights_of_another_model_are_refused(setup: Setup) -> None:
-    weights = trained_weights(setup.path.model)
+    weights = trained_weights(setup.backend.model)
     name, value = weights.popitem()
     with pytest.raises(ValueError, match=name.replace(".", r"\.")):
-        restore_weights(setup.path.model, weights)
+        restore_weights(setup.backend.model, weights)
     with pytest.raises(ValueError, match="more"):
-        restore_weights(setup.path.model, {**weights, name: value, "more": value})
+        restore_weights(setup.backend.model, {**weights, name: value, "more": value})

@@ -94,10 +94,10 @@ def test_every_parameter_is_optimized_once_also_a_tied_one() -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_an_adapter_decays_whole(kind: str) -> None:
     from dpo_bench.experiment.config import LoRA
-    from dpo_bench.model.logprob_backends import FullPath
+    from dpo_bench.model.logprob_backends import FullLogitsBackend
     from dpo_bench.model.lora import with_adapter
 
-    adapted = with_adapter(FullPath(tiny_model(kind)), LoRA(rank=2), "tiny").model
+    adapted = with_adapter(FullLogitsBackend(tiny_model(kind)), LoRA(rank=2), "tiny").model
     adapter = {name for name, _ in adapted.named_parameters() if ".lora_" in name}
     assert names_by_decay(adapted) == {0.1: adapter}
 

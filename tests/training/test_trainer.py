@@ -22,7 +22,7 @@ from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 from dpo_bench.errors import ConfigurationError, DataError, DivergedError
 from dpo_bench.experiment.config import Training
 from dpo_bench.model.load import load_model
-from dpo_bench.model.logprob_backends import FullPath, HiddenPath
+from dpo_bench.model.logprob_backends import FullLogitsBackend, HiddenStateBackend
 from dpo_bench.model.logprobs import LogprobBackend, choose_backend
 from dpo_bench.progress import Control
 from dpo_bench.training.input_builders import PROVIDERS
@@ -54,14 +54,14 @@ class Setup:
     """A policy at its starting point, and the reference's log-probs."""
 
     def __init__(self, folder: Path) -> None:
-        self.path: LogprobBackend = choose_backend(load_model(folder, "cpu"), "fp32")
+        self.backend: LogprobBackend = choose_backend(load_model(folder, "cpu"), "fp32")
         self.initial = {name: value.clone() for name, value in self.weights().items()}
         frozen = choose_backend(load_model(folder, "cpu"), "fp32")
         frozen.model.requires_grad_(requires_grad=False)
         self.reference = CachedReference(frozen, PAIRS, folder.name, "cpu/fp32")
 
     def weights(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.path.model.state_dict()
+        state: dict[str, Tensor] = self.backend.model.state_dict()
         return state
 
     def snapshot(self) -> Tensor:
@@ -69,10 +69,10 @@ class Setup:
 
     def trainer(self, tmp_path: Path, loss: Any = None, **options: Any) -> Trainer:
         """A trainer that starts from the initial weights."""
-        self.path.model.load_state_dict(self.initial)
+        self.backend.model.load_state_dict(self.initial)
         settings = SETTINGS.model_copy(update=options.pop("settings", {}))
         return Trainer(
-            self.path,
+            self.backend,
             loss or get_loss("dpo"),
             pairs=PAIRS,
             reference=options.pop("reference", self.reference),
@@ -98,7 +98,7 @@ def any_setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if kind in {"untied", "tied"}:
         kind, options = "llama", {"tie_word_embeddings": kind == "tied"}
     setup = Setup(tiny_folder(tmp_path_factory, kind, **options))
-    model = setup.path.model
+    model = setup.backend.model
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert tied == (request.param != "untied")
     return setup
@@ -124,25 +124,25 @@ def test_dpo_starts_at_ln_2_and_descends(setup: Setup, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        FullPath,
-        HiddenPath,
-        partial(HiddenPath, masks_padding=True),
-        partial(HiddenPath, packs=True),
-        partial(FullPath, packs=True),
+        FullLogitsBackend,
+        HiddenStateBackend,
+        partial(HiddenStateBackend, masks_padding=True),
+        partial(HiddenStateBackend, packs=True),
+        partial(FullLogitsBackend, packs=True),
     ],
 )
 def test_every_path_starts_at_ln_2_and_learns_alike(
     setup: Setup, tmp_path: Path, path: Callable[[Any], LogprobBackend]
 ) -> None:
     expected = setup.run(tmp_path).metrics
-    usual, usual_reference = setup.path, setup.reference
+    usual, usual_reference = setup.backend, setup.reference
     try:
-        setup.path = path(usual.model)
+        setup.backend = path(usual.model)
         usual.model.load_state_dict(setup.initial)
-        setup.reference = CachedReference(setup.path, PAIRS, "tiny", "cpu/fp32")
+        setup.reference = CachedReference(setup.backend, PAIRS, "tiny", "cpu/fp32")
         result = setup.run(tmp_path)
     finally:
-        setup.path, setup.reference = usual, usual_reference
+        setup.backend, setup.reference = usual, usual_reference
     assert result.initial_loss == pytest.approx(math.log(2), abs=1e-6)
     pd.testing.assert_frame_equal(result.metrics, expected, rtol=1e-3, atol=1e-4)
 
@@ -279,9 +279,9 @@ def test_coupled_loss_sees_the_whole_step_and_hands_back_exact_slopes(
     def slopes(pairs_per_pass: int) -> Tensor:
         objective = Objective(spread, batch_coupled=True)
         trainer = setup.trainer(tmp_path, objective, settings={"pairs_per_pass": pairs_per_pass})
-        setup.path.model.zero_grad()  # of the runs before
+        setup.backend.model.zero_grad()  # of the runs before
         trainer.gradient(trainer.order[0])
-        found = [parameter.grad.flatten() for parameter in setup.path.model.parameters()]
+        found = [parameter.grad.flatten() for parameter in setup.backend.model.parameters()]
         return torch.cat(found).clone()
 
     whole = slopes(0)
@@ -332,7 +332,7 @@ def test_margins_must_be_there(setup: Setup, tmp_path: Path) -> None:
     without = replace(PAIRS, margins=None)
     with pytest.raises(DataError, match=r"odpo needs a margin for each pair, and 24 of 24"):
         Trainer(
-            setup.path,
+            setup.backend,
             get_loss("odpo"),
             pairs=without,
             reference=setup.reference,
@@ -362,7 +362,7 @@ def test_loss_that_reads_the_reference_must_have_one(setup: Setup, tmp_path: Pat
 
 def test_synced_reference_takes_over_the_policy(any_setup: Setup, tmp_path: Path) -> None:
     """At rate 1 after every step, each step begins with log-ratios of zero."""
-    frozen = any_setup.reference.path.model.state_dict()
+    frozen = any_setup.reference.backend.model.state_dict()
     before = {name: value.clone() for name, value in frozen.items()}
     settings = {"reference_sync_steps": 1, "reference_sync_rate": 1.0}
     metrics = any_setup.run(tmp_path, settings=settings).metrics
