@@ -27,6 +27,7 @@ from dpo_bench.experiment.fields import (
     POLICY_ONLY,
     SOURCE,
     VARIED,
+    Kind,
     Only,
     elsewhere,
 )
@@ -345,6 +346,15 @@ class Experiment(Section):
         if not isinstance(names, list | tuple):
             return names
         return [{"name": entry} if isinstance(entry, str) else entry for entry in names]
+
+    def has(self, kind: Kind) -> bool:
+        """Whether it has what the keys marked ``Only(kind)`` matter with."""
+        if kind == "world":
+            sources = (self.policy, self.reference, self.preferences)
+            return any(source.startswith("world:") for source in sources if source is not None)
+        scorer, colon, _ = self.evaluation.reward.partition(":")
+        named = ("judge",) if kind == "judge" else ("model", "sentiment")
+        return bool(colon) and scorer in named
 
     def settings(self) -> dict[str, Any]:
         """Plain values of every key, for JSON."""
