@@ -32,7 +32,7 @@ NO_EFFECT = Mark("cannot change a result")
 DIGESTED = Mark(
     "stands in the digest of what it comes to: a model by its weights, data by its rows"
 )
-OMITTED = Mark("is no part of an identity where it is not set: results of before still count")
+OMITTED = Mark("is no part of an identity where it is not set: results of before it still count")
 VARIED = Mark("is what a sweep varies, no fixed condition")
 POLICY_ONLY = Mark("changes nothing of the reference's own evaluation")
 SOURCE = Mark("without the same value a sweep is another experiment")
@@ -137,14 +137,14 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 def without(model: type[BaseModel], settings: Mapping[str, Any], *left_out: Mark) -> dict[str, Any]:
     """Plain values of a model without the keys that have one of these marks, sections alike.
 
-    A key that is `OMITTED` goes where it is not set.
+    A key that is `OMITTED` goes where it is not set, which its default says.
     """
     kept = {}
     for name, field in model.model_fields.items():
         value, inner = settings[name], section_of(field.annotation)
         if any(mark in field.metadata for mark in left_out):
             continue
-        if value is None and OMITTED in field.metadata:
+        if OMITTED in field.metadata and value == field.default:
             continue
         if inner is not None and value is not None:
             value = without(inner, value, *left_out)
