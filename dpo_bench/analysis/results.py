@@ -192,7 +192,8 @@ class SweepResults:
     Attributes:
         folder: the sweep's folder.
         table: the results, a row per trial.
-        experiment: the resolved experiment, every key.
+        experiment: every key of the resolved experiment, as recorded; empty for results that come
+            from elsewhere.
         command: what was typed.
         versions: of the program and its libraries.
         platform: the machine in words.
@@ -209,6 +210,8 @@ class SweepResults:
         scored_by: what scored responses, as the experiment names it: a reward, ``judge:MODEL``,
             ``none``; ``wins`` where only shares of beaten opponents are known.
         prompts_known: whether figures are known prompt by prompt, not only run by run.
+        resamples: bootstrap resamples over prompts.
+        bootstrap_seed: seed of the bootstrap.
     """
 
     folder: Path
@@ -229,6 +232,8 @@ class SweepResults:
     computing: Mapping[str, str] = field(default_factory=dict)
     scored_by: str = "none"
     prompts_known: bool = True
+    resamples: int = DEFAULT_RESAMPLES
+    bootstrap_seed: int = 0
 
     @property
     def prompts(self) -> int | None:
@@ -240,11 +245,6 @@ class SweepResults:
     def name(self) -> str:
         """The experiment's name."""
         return str(self.experiment.get("name", self.folder.name))
-
-    @property
-    def evaluation(self) -> Mapping[str, Any]:
-        """The experiment's ``[evaluation]``."""
-        return dict(self.experiment.get("evaluation", {}))
 
     @property
     def training(self) -> Mapping[str, Any]:
@@ -280,16 +280,6 @@ class SweepResults:
     def has_responses(self) -> bool:
         """Whether responses stand beside the reference's to the same prompts."""
         return bool(self.done) and len(self.reference.prompts) > 0
-
-    @property
-    def resamples(self) -> int:
-        """Bootstrap resamples over prompts."""
-        return int(self.evaluation.get("resamples") or DEFAULT_RESAMPLES)
-
-    @property
-    def bootstrap_seed(self) -> int:
-        """Seed of the bootstrap."""
-        return int(self.evaluation.get("seed") or 0)
 
     @property
     def done(self) -> tuple[Trial, ...]:
@@ -331,6 +321,7 @@ def read_sweep(folder: Path) -> SweepResults:
         )
     record = read_json(folder / EXPERIMENT)
     experiment = dict(record.get("experiment") or {})
+    evaluation = dict(experiment.get("evaluation") or {})
     return SweepResults(
         folder=folder,
         table=table,
@@ -346,7 +337,9 @@ def read_sweep(folder: Path) -> SweepResults:
         conditions=dict(record.get("conditions") or {}),
         notes=tuple(Note(**note) for note in record.get("notes") or ()),
         computing=dict(record.get("computing") or {}),
-        scored_by=str((experiment.get("evaluation") or {}).get("reward") or "none"),
+        scored_by=str(evaluation.get("reward") or "none"),
+        resamples=int(evaluation.get("resamples") or DEFAULT_RESAMPLES),
+        bootstrap_seed=int(evaluation.get("seed") or 0),
     )
 
 

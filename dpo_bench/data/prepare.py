@@ -12,6 +12,7 @@ from dpo_bench.data.split import load_split_pairs, prompt_key
 from dpo_bench.data.tokenize import tokenize
 from dpo_bench.data.wrapping import could_be_wrapped
 from dpo_bench.experiment.config import Data
+from dpo_bench.experiment.fields import DIGESTED, without
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import digest
 
@@ -75,22 +76,13 @@ class Preferences:
     def digest(self) -> str:
         """SHA-256 (hex) of all that the tokenized pairs depend on besides the tokenizer.
 
-        It covers the pairs as validated and templated, their order and side, and the limits. The
-        same rows give the same digest wherever the data lies and in whatever kind of file.
+        It covers the pairs as validated and templated, their order and side, and the options that
+        are not marked as standing in these rows: the limits above all. The same rows give the same
+        digest wherever the data lies and in whatever kind of file.
         """
-        arguments = self.options.chat_template_kwargs
-        return digest(
-            {
-                "training": self.training.digest,
-                "heldout": self.heldout.digest,
-                "max_prompt_tokens": self.options.max_prompt_tokens,
-                "max_response_tokens": self.options.max_response_tokens,
-                "over_limit": self.options.over_limit,
-                "invalid": self.options.invalid,
-                # Younger than results that must still be found: there only where it is set.
-                **({"chat_template_kwargs": arguments} if arguments else {}),
-            }
-        )
+        options = without(type(self.options), self.options.model_dump(mode="json"), DIGESTED)
+        rows = {"training": self.training.digest, "heldout": self.heldout.digest}
+        return digest(options | rows)
 
 
 def read_preferences(source: str, options: Data) -> Preferences:

@@ -27,6 +27,7 @@ from dpo_bench.experiment.fields import (
     POLICY_ONLY,
     SOURCE,
     VARIED,
+    Kind,
     Only,
     elsewhere,
 )
@@ -79,35 +80,39 @@ class World(Section):
 
 
 class Data(Section):
-    """How preference data is read and tokenized."""
+    """How preference data is read and tokenized.
 
-    split: str = "train"
+    What decides which texts the rows come to stands in these rows; the other keys stand beside them
+    in the data's digest, see `dpo_bench.data.prepare.Preferences`.
+    """
+
+    split: Annotated[str, DIGESTED] = "train"
     """split of a hub id or folder; ``train`` is also the one that is named like ``train_prefs``"""
-    subset: str | None = None
+    subset: Annotated[str | None, DIGESTED] = None
     """configuration of a hub id, or folder within a folder; omitted: all that is there"""
-    heldout: Annotated[str | None, elsewhere("test_split", "eval_split")] = None
+    heldout: Annotated[str | None, DIGESTED, elsewhere("test_split", "eval_split")] = None
     """held-out pairs: a split or source; else a split or file ``heldout``, or a share of prompts"""
-    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1), DIGESTED] = 0.1
     """share of the prompts that is held out when there are no held-out pairs"""
-    pairs: Annotated[int, Field(ge=0)] = 0
+    pairs: Annotated[int, Field(ge=0), DIGESTED] = 0
     """use the first so many training pairs; 0 means all"""
-    shape: str = "auto"
+    shape: Annotated[str, DIGESTED] = "auto"
     """``auto`` (by the columns), ``pairs``, or what rows without pairs are: see docs/data.md"""
-    prompt_column: str = "prompt"
+    prompt_column: Annotated[str, DIGESTED] = "prompt"
     """column of the prompt; empty: the responses' common beginning, as in HH without that column"""
-    chosen_column: str = "chosen"
+    chosen_column: Annotated[str, DIGESTED] = "chosen"
     """column of the preferred response"""
-    rejected_column: str = "rejected"
+    rejected_column: Annotated[str, DIGESTED] = "rejected"
     """column of the other response"""
-    margin_column: str = "margin"
+    margin_column: Annotated[str, DIGESTED] = "margin"
     """column of how much better the preferred response is, for losses that need it"""
-    prompt_template: str = "{prompt}"
+    prompt_template: Annotated[str, DIGESTED] = "{prompt}"
     """text of a plain prompt; ``{column}`` is replaced by the row's value"""
-    response_template: str = "{response}"
+    response_template: Annotated[str, DIGESTED] = "{response}"
     """text of a plain response"""
-    chat: Literal["auto", "wrap", "off"] = "auto"
+    chat: Annotated[Literal["auto", "wrap", "off"], DIGESTED] = "auto"
     """plain text: wrap it as chat messages, or not (off); auto: not, and say where it could be"""
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: Annotated[dict[str, Any], OMITTED] = {}
     """variables of the policy's chat template, such as ``enable_thinking = false``"""
     max_prompt_tokens: Annotated[Count, elsewhere("max_prompt_length")] = 512
     """limit for the prompt, tokens"""
@@ -345,6 +350,15 @@ class Experiment(Section):
         if not isinstance(names, list | tuple):
             return names
         return [{"name": entry} if isinstance(entry, str) else entry for entry in names]
+
+    def has(self, kind: Kind) -> bool:
+        """Whether it has what the keys marked ``Only(kind)`` matter with."""
+        if kind == "world":
+            sources = (self.policy, self.reference, self.preferences)
+            return any(source.startswith("world:") for source in sources if source is not None)
+        scorer, colon, _ = self.evaluation.reward.partition(":")
+        named = ("judge",) if kind == "judge" else ("model", "sentiment")
+        return bool(colon) and scorer in named
 
     def settings(self) -> dict[str, Any]:
         """Plain values of every key, for JSON."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel
 
@@ -32,10 +32,14 @@ NO_EFFECT = Mark("cannot change a result")
 DIGESTED = Mark(
     "stands in the digest of what it comes to: a model by its weights, data by its rows"
 )
-OMITTED = Mark("is no part of an identity where it is not set: results of before still count")
+OMITTED = Mark("is no part of an identity where it is not set: results of before it still count")
 VARIED = Mark("is what a sweep varies, no fixed condition")
 POLICY_ONLY = Mark("changes nothing of the reference's own evaluation")
 SOURCE = Mark("without the same value a sweep is another experiment")
+
+
+Kind = Literal["judge", "classifier", "world"]
+"""What an experiment may have; see `Experiment.has`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,10 @@ class Only:
     """The key matters only with something else.
 
     Attributes:
-        kind: ``judge``, ``classifier`` or ``world``.
+        kind: what it matters with.
     """
 
-    kind: str
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +90,9 @@ class Key:
         return mark in self.marks
 
     @property
-    def needed_for(self) -> str:
-        """What it matters with alone: ``judge``, ``classifier`` or ``world``; empty: always."""
-        return next((mark.kind for mark in self.marks if isinstance(mark, Only)), "")
+    def needed_for(self) -> Kind | None:
+        """What it matters with alone; None: it always matters."""
+        return next((mark.kind for mark in self.marks if isinstance(mark, Only)), None)
 
     @property
     def names_elsewhere(self) -> tuple[str, ...]:
@@ -108,6 +112,19 @@ def walk(
             yield from walk(inner, f"{prefix}{name}.", own + inherited)
 
 
+def values(settings: BaseModel) -> Iterator[tuple[Key, Any]]:
+    """Every key that holds a value, with it; of a section that is absent, the section with None."""
+    found: dict[str, Any] = {"": settings}
+    for key in walk(type(settings)):
+        above, _, name = key.path.rpartition(".")
+        if found[above] is None:
+            found[key.path] = None
+            continue
+        value = found[key.path] = getattr(found[above], name)
+        if key.section is None or value is None:
+            yield key, value
+
+
 def section_of(annotation: Any) -> type[BaseModel] | None:
     """The section that a field holds, also where it may be absent; None for a plain value."""
     optional = get_args(annotation)
@@ -118,14 +135,18 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def without(model: type[BaseModel], settings: Mapping[str, Any], *left_out: Mark) -> dict[str, Any]:
-    """A section's plain values without the keys that have one of these marks.
+    """Plain values of a model without the keys that have one of these marks, sections alike.
 
-    A key that is `OMITTED` goes where it is not set.
+    A key that is `OMITTED` goes where it is not set, which its default says.
     """
     kept = {}
     for name, field in model.model_fields.items():
-        marks = field.metadata
-        unset = OMITTED in marks and settings[name] is None
-        if not unset and not any(mark in marks for mark in left_out):
-            kept[name] = settings[name]
+        value, inner = settings[name], section_of(field.annotation)
+        if any(mark in field.metadata for mark in left_out):
+            continue
+        if OMITTED in field.metadata and value == field.default:
+            continue
+        if inner is not None and value is not None:
+            value = without(inner, value, *left_out)
+        kept[name] = value
     return kept

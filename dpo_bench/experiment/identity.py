@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dpo_bench.contract import Loss, get_loss, source_digest
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import Experiment, LossGrid
 from dpo_bench.experiment.contract_check import require_contract
-from dpo_bench.experiment.fields import DIGESTED, NO_EFFECT, VARIED, section_of, without
+from dpo_bench.experiment.fields import DIGESTED, NO_EFFECT, VARIED, without
 from dpo_bench.storage import digest
 
 RECIPE = 3
@@ -101,16 +102,8 @@ def conditions(experiment: Experiment, content: Content) -> dict[str, Any]:
     All keys but those that are marked as having no effect, as standing in the content, or as what a
     sweep varies.
     """
-    settings = experiment.settings()
-    outside = (NO_EFFECT, DIGESTED, VARIED)
-    shared = without(Experiment, settings, *outside)
-    for name, value in shared.items():
-        if (section := section_of(Experiment.model_fields[name].annotation)) is not None:
-            shared[name] = without(section, value, *outside)
-    digests = {
-        name: getattr(content, name) for name in ("policy", "reference", "data", "reward", "device")
-    }
-    return {"recipe": RECIPE, **shared, "content": digests}
+    shared = without(type(experiment), experiment.settings(), NO_EFFECT, DIGESTED, VARIED)
+    return {"recipe": RECIPE, **shared, "content": dataclasses.asdict(content)}
 
 
 def trial_id(trial: Trial, shared: Mapping[str, Any]) -> str:

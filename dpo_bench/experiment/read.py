@@ -14,6 +14,7 @@ from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import Experiment
 from dpo_bench.experiment.fields import Key, section_of, walk
+from dpo_bench.version import __version__
 
 Tree = dict[str, Any]
 
@@ -100,10 +101,36 @@ def validate(tree: Mapping[str, Any], origin: str) -> Experiment:
         return Experiment.model_validate(tree)
     except ValidationError as error:
         # One problem per line, and the first three say enough.
-        problems = list(dict.fromkeys(_describe(item) for item in error.errors()))
+        problems = _problems(error)
         more = f"\n... and {len(problems) - 3} more" if len(problems) > 3 else ""
         lines = "\n".join(f"{origin}: {problem}" for problem in problems[:3])
         raise ConfigurationError(lines + more) from None
+
+
+def validate_record(settings: Mapping[str, Any], file: Path, made_by: str = "") -> Experiment:
+    """Check the experiment that a finished sweep has on record.
+
+    Args:
+        settings: every key, as `Experiment.settings` gave them.
+        file: where they stand, for the message.
+        made_by: version of the program that wrote them; empty: not known.
+
+    Raises:
+        ConfigurationError: they are not this version's; one line names the file and the first key.
+    """
+    try:
+        return Experiment.model_validate(settings)
+    except ValidationError as error:
+        known = made_by not in ("", __version__)
+        maker = f"dpo_bench {made_by}" if known else "another version of dpo_bench"
+        raise ConfigurationError(
+            f"{file}: {_problems(error)[0]} It is of {maker}: read the sweep with that, or run it"
+            f" again with this one, {__version__}."
+        ) from None
+
+
+def _problems(error: ValidationError) -> list[str]:
+    return list(dict.fromkeys(_describe(item) for item in error.errors()))
 
 
 def _describe(item: Mapping[str, Any]) -> str:
@@ -150,12 +177,3 @@ def documented_keys() -> Iterator[tuple[str, str, str]]:
         if _has_value(key):
             default = "required" if key.field.is_required() else repr(key.field.default)
             yield key.path, default, key.field.description or ""
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Plain values by path, such as ``("training.steps", 120)``."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and key != "chat_template_kwargs":
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -166,7 +166,7 @@ def _gaps(view: ReportView) -> str:
 
 
 def _methods(view: ReportView) -> str:
-    parts = appendix(view.results, view.series, view.comparison)
+    parts = appendix(view.results, view.experiment, view.series, view.comparison)
     return "\n\n".join(map(latex_text, parts)) + "\n"
 
 

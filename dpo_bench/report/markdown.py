@@ -52,7 +52,7 @@ def render_markdown(view: ReportView, figures: Sequence[str]) -> str:
         *_samples(view),
         *_failed(view),
         *_methods(view),
-        *_rerun(view),
+        *(_rerun(view) if view.experiment else ()),
     ]
     return "\n\n".join(parts) + "\n"
 

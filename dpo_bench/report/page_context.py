@@ -47,6 +47,7 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "displacement": results.has_kl and results.has(CHOSEN.name),
         "training": bool(data["training"]["lines"]),
         "samples": samples is not None,
+        "rerun": view.experiment is not None,
     }
     return {
         "name": results.name,
@@ -87,10 +88,11 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "selections": data["selections"],
         "failed": view.failed,
-        "paragraph": appendix(results, view.series, view.comparison),
+        "paragraph": appendix(results, view.experiment, view.series, view.comparison),
         "notes": view.notes,
         "citation": citation(),
         "papers": [one for one in loss_cards(s.loss for s in view.series) if one.paper],
+        "rerun": present["rerun"],
         "command": results.command,
         "provenance": view.provenance,
         "settings_file": "sources.json" if results.sources else "experiment.json",

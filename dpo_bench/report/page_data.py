@@ -15,10 +15,10 @@ from dpo_bench.analysis.kl_axis import ticks
 from dpo_bench.analysis.loss_curves import LossCurve, largest_kl, trial_label
 from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, Metric, explored, headline
 from dpo_bench.analysis.results import SweepResults, Trial
+from dpo_bench.report.configuration import spelled
 from dpo_bench.report.families import loss_card
 from dpo_bench.report.matched_table import needed_to_separate, spread_apart
 from dpo_bench.report.page_samples import selections
-from dpo_bench.report.sections.setup import spelled
 from dpo_bench.report.theme import style
 from dpo_bench.report.training_curves import training_data
 from dpo_bench.report.view import ReportView

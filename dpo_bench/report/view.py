@@ -11,6 +11,8 @@ from dpo_bench.analysis.matched_policies import MatchedPolicies, matched_policie
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
 from dpo_bench.analysis.regret import RegretAtLevel, frontier_regret
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.experiment import Experiment
+from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
 from dpo_bench.report.samples import SampleBrowser, sample_browser
 from dpo_bench.report.sections.further import further_sections
@@ -41,6 +43,7 @@ class ReportView:
 
     Attributes:
         results: the sweep.
+        experiment: what made it; None for results that come from elsewhere.
         series: its curves.
         findings: summary, warnings, key figures.
         setup: varied, tuned, fixed.
@@ -62,6 +65,7 @@ class ReportView:
     """
 
     results: SweepResults
+    experiment: Experiment | None
     series: tuple[LossCurve, ...]
     findings: Summary
     setup: Setup
@@ -101,6 +105,11 @@ class ReportView:
                 " no reward of its own to a response: mean reward, the optimal frontier and"
                 " best-of-n are left out; losses are compared by their win rate."
             )
+        if self.results.has_wins:
+            return (
+                "Only shares of beaten opponents are known: mean reward, the optimal frontier and"
+                " best-of-n are left out."
+            )
         return (
             "This experiment has no reward (evaluation.reward = none): mean reward, win rates, the"
             " optimal frontier, best-of-n and the comparison at matched KL are left out."
@@ -108,7 +117,12 @@ class ReportView:
 
 
 def build_view(results: SweepResults) -> ReportView:
-    """Work out everything that a report says about a sweep."""
+    """Work out everything that a report says about a sweep.
+
+    Raises:
+        ConfigurationError: its experiment is of another version of the program.
+    """
+    experiment = read_experiment(results)
     series = group_series(results)
     curves = read_curves(results, series)
     known = None if isinstance(curves, str) else curves
@@ -119,9 +133,10 @@ def build_view(results: SweepResults) -> ReportView:
     gaps = frontier_regret(results, curves, comparison)
     return ReportView(
         results=results,
+        experiment=experiment,
         series=series,
-        findings=find(results, series, comparison, [one.comparison for one in also]),
-        setup=describe_setup(results, series),
+        findings=find(results, experiment, series, comparison, [one.comparison for one in also]),
+        setup=describe_setup(results, experiment, series),
         curves=known,
         comparison=comparison,
         matched=matched,
@@ -136,9 +151,9 @@ def build_view(results: SweepResults) -> ReportView:
         further=(
             *filter(None, (regret_section(series, gaps),)),
             *further_sections(results, series, known, policies),
-            *filter(None, (controls_section(results), judging_section(results))),
+            *filter(None, (controls_section(results), judging_section(results, experiment))),
         ),
-        notes=method_notes(results, known if matched else None),
+        notes=method_notes(results, experiment, known if matched else None),
         provenance=tuple(_provenance(results)),
     )
 

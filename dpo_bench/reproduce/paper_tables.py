@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from dpo_bench.analysis.results import SweepResults, Trial, read_sweep
+from dpo_bench.analysis.results import EXPERIMENT, SweepResults, Trial, read_sweep
 from dpo_bench.contract import get_loss
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment import Experiment
-from dpo_bench.experiment.fields import NO_EFFECT, SOURCE, VARIED, walk
-from dpo_bench.experiment.read import find_file, flat, read_file, validate
+from dpo_bench.experiment.fields import NO_EFFECT, SOURCE, VARIED, values
+from dpo_bench.experiment.read import find_file, read_file, validate, validate_record
 from dpo_bench.reproduce.precision import Z95, Difference, share_error
 from dpo_bench.reproduce.record import Kind, Outcome, Provenance, Row
 
@@ -220,8 +220,8 @@ def filled_rows(table: PublishedTable, folders: Sequence[Path]) -> tuple[list[Ro
     trials: list[Trial] = []
     remarks, exact = [], True
     for folder in folders:
-        if not (folder / "experiment.json").is_file():
-            raise ConfigurationError(f"{folder} is not a sweep's folder: no experiment.json in it.")
+        if not (folder / EXPERIMENT).is_file():
+            raise ConfigurationError(f"{folder} is not a sweep's folder: no {EXPERIMENT} in it.")
         sweep = read_sweep(folder)
         changed = _changes(table, sweep)
         trials += sweep.trials
@@ -240,12 +240,12 @@ def filled_rows(table: PublishedTable, folders: Sequence[Path]) -> tuple[list[Ro
 
 def _changes(table: PublishedTable, sweep: SweepResults) -> list[str]:
     """Settings in which a sweep differs from the nearest of the table's files, in words."""
-    ran = validate(dict(sweep.experiment), str(sweep.folder))
-    sources = [key.path for key in walk(Experiment) if key.has(SOURCE)]
+    made_by = sweep.versions.get("dpo_bench", "")
+    ran = validate_record(sweep.experiment, sweep.folder / EXPERIMENT, made_by)
     candidates = []
     for name in table.experiments:
         shipped = validate(read_file(find_file(name)), name)
-        if all(getattr(shipped, key) == getattr(ran, key) for key in sources):
+        if _sources(shipped) == _sources(ran):
             candidates.append(_differences(shipped, ran))
     if not candidates:
         raise ConfigurationError(
@@ -255,14 +255,25 @@ def _changes(table: PublishedTable, sweep: SweepResults) -> list[str]:
     return min(candidates, key=len)
 
 
+def _sources(experiment: Experiment) -> dict[str, Any]:
+    """What makes a sweep this experiment and no other."""
+    return {key.path: value for key, value in values(experiment) if key.has(SOURCE)}
+
+
 def _differences(shipped: Experiment, ran: Experiment) -> list[str]:
     """The keys that may change a result and that are not the same."""
-    values = [dict(flat(one.settings())) for one in (shipped, ran)]
-    free = {key.path for key in walk(Experiment) if key.has(NO_EFFECT) or key.has(VARIED)}
+    ours, theirs = (
+        {
+            key.path: value
+            for key, value in values(one)
+            if not key.has(NO_EFFECT) and not key.has(VARIED)
+        }
+        for one in (shipped, ran)
+    )
     return [
-        f"{path} = {values[1].get(path)} instead of {value}"
-        for path, value in values[0].items()
-        if path not in free and not path.startswith("losses") and values[1].get(path) != value
+        f"{path} = {theirs.get(path)} instead of {ours.get(path)}"
+        for path in ours | theirs
+        if theirs.get(path) != ours.get(path)
     ]
 
 

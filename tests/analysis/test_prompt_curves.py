@@ -101,7 +101,7 @@ def test_win_rates_are_compared_at_the_same_kls_in_a_family_of_their_own(view_of
 
 def judged(results: SweepResults) -> SweepResults:
     """The same under a judge: no rewards, and no verdict on one prompt."""
-    evaluation = {**results.evaluation, "reward": "judge:m"}
+    evaluation = {**results.experiment["evaluation"], "reward": "judge:m"}
     for trial in results.done:
         trial.samples["reward"] = np.nan
     results.done[0].samples.loc[lambda table: table["prompt_id"] == "p0003", "win_reference"] = (

@@ -8,10 +8,36 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dpo_bench.data.prepare import Counts, prepare_pairs, read_preferences
+from dpo_bench.data.pairs import LoadedPairs
+from dpo_bench.data.prepare import Counts, Preferences, prepare_pairs, read_preferences
 from dpo_bench.errors import DataError
+from dpo_bench.experiment import apply_setting
 from dpo_bench.experiment.config import Data
 from tests.data.build import llama, row, rows, write_jsonl
+
+OF_NO_ROWS = "701381c8be72d7eb"
+"""The digest with the defaults and without any pair, as it ever was."""
+KNOWN = {
+    'data.split="test"': OF_NO_ROWS,
+    'data.subset="a"': OF_NO_ROWS,
+    'data.heldout="test"': OF_NO_ROWS,
+    "data.heldout_fraction=0.2": OF_NO_ROWS,
+    "data.pairs=5": OF_NO_ROWS,
+    'data.shape="pairs"': OF_NO_ROWS,
+    'data.prompt_column="question"': OF_NO_ROWS,
+    'data.chosen_column="a"': OF_NO_ROWS,
+    'data.rejected_column="b"': OF_NO_ROWS,
+    'data.margin_column="m"': OF_NO_ROWS,
+    'data.prompt_template="Q {prompt}"': OF_NO_ROWS,
+    'data.response_template="A {response}"': OF_NO_ROWS,
+    'data.chat="wrap"': OF_NO_ROWS,
+    "data.chat_template_kwargs={enable_thinking=false}": "4201514fd443e4d8",
+    "data.max_prompt_tokens=100": "9c6b55f137245cfa",
+    "data.max_response_tokens=100": "b31fe12b1f48496c",
+    'data.over_limit="truncate"': "9f2c0579dc6ee8c3",
+    'data.invalid="drop"': "3995903dcef7dd38",
+}
+"""The same with each key changed: what decides the rows shows in them alone."""
 
 
 def write_folder(folder: Path, training: list[dict[str, Any]]) -> str:
@@ -98,6 +124,28 @@ def test_the_digest_follows_every_option_that_matters(
     assert (
         read_preferences(source, Data(**options)).digest != read_preferences(source, Data()).digest
     )
+
+
+def digest_of_no_rows(options: Data) -> str:
+    none = LoadedPairs([], [])
+    return Preferences(none, none, options).digest[:16]
+
+
+@pytest.mark.parametrize("change", KNOWN)
+def test_the_digest_of_the_same_rows_is_what_it_ever_was(change: str) -> None:
+    tree: dict[str, Any] = {}
+    apply_setting(tree, change)
+    assert digest_of_no_rows(Data.model_validate(tree["data"])) == KNOWN[change]
+
+
+def test_a_new_key_of_the_data_counts() -> None:
+    """It need not show in the rows: without a mark it stands in the digest beside them."""
+
+    class Later(Data):
+        new: int = 3
+
+    assert digest_of_no_rows(Data()) == OF_NO_ROWS
+    assert len({digest_of_no_rows(one) for one in (Data(), Later(), Later(new=4))}) == 3
 
 
 def test_the_digest_follows_the_rows(tmp_path: Path) -> None:

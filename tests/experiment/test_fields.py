@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import pytest
 
@@ -18,7 +18,16 @@ from dpo_bench.experiment import (
     validate,
 )
 from dpo_bench.experiment.config import Section, Training
-from dpo_bench.experiment.fields import DIGESTED, NO_EFFECT, OMITTED, VARIED, walk, without
+from dpo_bench.experiment.fields import (
+    DIGESTED,
+    NO_EFFECT,
+    OMITTED,
+    VARIED,
+    Kind,
+    values,
+    walk,
+    without,
+)
 from dpo_bench.storage import digest
 
 CONTENT = Content(policy="p", reference="r", data="d", reward="vader 1", device="cpu/fp32")
@@ -73,6 +82,57 @@ def test_marks_of_a_section_hold_for_all_that_stands_in_it() -> None:
     assert keys["data.pairs"].has(DIGESTED)
     assert keys["evaluation.judge_timeout"].needed_for == "judge"
     assert keys["training.lora.rank"].section is None
+
+
+def test_marks_inside_a_section_hold_too() -> None:
+    class Inner(Section):
+        harmless: Annotated[int, NO_EFFECT] = 1
+        counts: int = 2
+
+    class Outer(Section):
+        inner: Inner = Inner()
+        maybe: Inner | None = None
+
+    settings = Outer(maybe=Inner()).model_dump()
+    assert without(Outer, settings, NO_EFFECT) == {
+        "inner": {"counts": 2},
+        "maybe": {"counts": 2},
+    }
+    assert without(Outer, Outer().model_dump(), NO_EFFECT)["maybe"] is None
+
+
+def whole(**changes: Any) -> Experiment:
+    base = {"name": "x", "policy": "folder", "preferences": "pairs.jsonl", "losses": ["dpo"]}
+    return Experiment.model_validate(base | changes)
+
+
+def test_every_plain_value_stands_with_its_key_and_tables_within_a_value_stay_whole() -> None:
+    options = {"enable_thinking": False}
+    found = {
+        key.path: value for key, value in values(whole(data={"chat_template_kwargs": options}))
+    }
+    assert found["data.chat_template_kwargs"] == options
+    assert found["training.lora"] is None
+    assert not any(path.startswith("training.lora.") for path in found)
+    adapted = {key.path: value for key, value in values(whole(training={"lora": {"rank": 4}}))}
+    assert adapted["training.lora.rank"] == 4
+    assert "training.lora" not in adapted
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [
+        ({}, set()),
+        ({"reference": "world:reviews"}, {"world"}),
+        ({"evaluation": {"reward": "judge:small"}}, {"judge"}),
+        ({"evaluation": {"reward": "sentiment:folder"}}, {"classifier"}),
+        ({"evaluation": {"reward": "model:folder"}}, {"classifier"}),
+        ({"evaluation": {"reward": "module:function"}}, set()),
+        ({"evaluation": {"reward": "judge"}}, set()),
+    ],
+)
+def test_what_keys_need_is_there_or_not(changes: dict[str, Any], kinds: set[Kind]) -> None:
+    assert {kind for kind in get_args(Kind) if whole(**changes).has(kind)} == kinds
 
 
 def test_spellings_of_other_programs_are_unambiguous() -> None:

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dpo_bench.contract import Loss
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.experiment import Content, Experiment, conditions, plan_trials, trial_id
+from dpo_bench.experiment import (
+    Content,
+    Experiment,
+    apply_setting,
+    conditions,
+    plan_trials,
+    read_file,
+    shipped,
+    trial_id,
+    validate,
+)
+from dpo_bench.experiment.config import Section, Training
 
+KNOWN: dict[str, dict[str, str]] = json.loads(
+    (Path(__file__).parent / "data" / "trial_ids.json").read_text(encoding="utf-8")
+)
+"""Identities of trials, with ``source of NAME`` for the digest of a loss's source, as they were
+before keys carried marks: the first one of every shipped file, and one with each key changed."""
 CONTENT = Content(policy="p", reference="r", data="d", reward="vader 1", device="cpu/fp32")
 
 
@@ -25,6 +44,60 @@ def experiment(**changes: Any) -> Experiment:
 
 def identity(settings: Experiment, content: Content = CONTENT) -> str:
     return trial_id(plan_trials(settings)[0], conditions(settings, content))
+
+
+@pytest.fixture
+def any_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Identities that do not move when the code of a loss does."""
+
+    def source(loss: Loss) -> str:
+        return f"source of {loss.name}"
+
+    monkeypatch.setattr("dpo_bench.experiment.identity.source_digest", source)
+
+
+class LaterTraining(Training):
+    new: int = 3
+
+
+class LaterSection(Section):
+    new: int = 3
+
+
+class Later(Experiment):
+    """An experiment of a later version: further keys, none of them marked."""
+
+    training: LaterTraining = LaterTraining()
+    further: LaterSection = LaterSection()
+    new: int = 3
+
+
+@pytest.mark.parametrize("path", [("new",), ("training", "new"), ("further", "new")])
+def test_a_new_key_without_a_mark_counts(path: tuple[str, ...]) -> None:
+    """Wherever it stands, its presence and its value are part of the identity."""
+    tree = experiment().model_dump(exclude_unset=True)
+    usual = identity(Later.model_validate(tree))
+    assert usual != identity(experiment())
+    changed: Any = 4
+    for name in reversed(path):
+        changed = {name: changed}
+    assert identity(Later.model_validate(tree | changed)) != usual
+
+
+@pytest.mark.usefixtures("any_source")
+@pytest.mark.parametrize("name", KNOWN["files"])
+def test_trials_of_shipped_files_keep_their_identity(name: str) -> None:
+    tree = {"name": name} | read_file(shipped()[name])
+    assert identity(validate(tree, name)) == KNOWN["files"][name]
+
+
+@pytest.mark.usefixtures("any_source")
+@pytest.mark.parametrize("change", KNOWN["keys"])
+def test_a_key_changes_the_identity_as_it_ever_did(change: str) -> None:
+    tree = experiment(losses=[{"name": "dpo", "beta": 0.1}]).model_dump(exclude_unset=True)
+    if change:
+        apply_setting(tree, change)
+    assert identity(validate(tree, change)) == KNOWN["keys"][change]
 
 
 def test_trials_are_losses_times_strengths_times_seeds() -> None:

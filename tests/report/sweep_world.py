@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dpo_bench.experiment import Experiment
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 HOSTILE = (
@@ -263,7 +265,7 @@ class World:
             },
         }
         return {
-            "experiment": settings,
+            "experiment": Experiment.model_validate(settings).settings(),
             "command": "python -m dpo_bench sweep"
             + (f" --policy '{HOSTILE[0]}'" if sweep.hostile else ""),
             "versions": {

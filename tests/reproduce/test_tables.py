@@ -146,3 +146,15 @@ def test_a_verdict_needs_the_papers_n_and_the_same_settings(sweep: Path, tmp_pat
     build(tmp_path / "sweep", Sweep(losses=("dpo",)))
     other = claim_settings(tmp_path / "sweep", max_new_tokens=8)
     assert all(row.ok is None for row in with_n.run([other]).rows)
+
+
+def test_an_adapter_is_another_setting(tmp_path: Path) -> None:
+    """The shipped file trains all weights; the keys of an adapter are none of its own."""
+    build(tmp_path / "sweep", Sweep(losses=("dpo",)))
+    folder = claim_settings(tmp_path / "sweep")
+    file = folder / "experiment.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record["experiment"]["training"]["lora"] = {"rank": 8}
+    file.write_text(json.dumps(record), encoding="utf-8")
+    text = find_experiment("discopop-imdb").run([folder]).text
+    assert "training.lora.rank = 8 instead of None" in text

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from dpo_bench.analysis.compare import MatchedComparison
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.analysis.results import SweepResults
-from dpo_bench.report.sections.setup import adapter_in_words, spelled
+from dpo_bench.experiment import Experiment
+from dpo_bench.experiment.config import Training
+from dpo_bench.report.configuration import adapter_in_words, length_in_words, spelled
 from dpo_bench.report.sections.uncertainty import FAMILY, curve_points, held_by_intervals
 from dpo_bench.version import __version__
-from dpo_bench.wording import counted, listing, number, plain_number
+from dpo_bench.wording import counted, listing, number
 
 
 def citation() -> str:
@@ -27,48 +28,46 @@ def citation() -> str:
 
 
 def appendix(
-    results: SweepResults, series: Sequence[LossCurve], comparison: MatchedComparison | str
+    results: SweepResults,
+    experiment: Experiment | None,
+    series: Sequence[LossCurve],
+    comparison: MatchedComparison | str,
 ) -> tuple[str, ...]:
-    """The methods in running text from the configuration: how it trained, how it measured."""
-    training = " ".join(_training(results, series))
-    evaluation = " ".join([*_evaluation(results), *_statistics(results, comparison)])
+    """The methods in running text from the configuration: how it trained, how it measured.
+
+    Without an experiment it says of training and measuring only that they are not known.
+    """
+    training = " ".join(_training(results, experiment, series))
+    measured = _evaluation(results, experiment) if experiment else ()
+    evaluation = " ".join([*measured, *_statistics(results, experiment, comparison)])
     return training, evaluation
 
 
-def _training(results: SweepResults, series: Sequence[LossCurve]) -> Iterator[str]:
-    experiment, training = results.experiment, results.training
+def _training(
+    results: SweepResults, experiment: Experiment | None, series: Sequence[LossCurve]
+) -> Iterator[str]:
     losses = list(dict.fromkeys(one.loss for one in series))
-    yield (
+    compared = (
         f"We compared {counted(len(losses), 'preference loss', 'preference losses')}"
-        f" ({listing(losses)}) by training {experiment.get('policy', 'the policy')} on"
-        f" {_pairs(results)} with each of them, from the same weights and over the same pairs in"
-        " the same order."
+        f" ({listing(losses)})"
     )
+    if experiment:
+        yield (
+            f"{compared} by training {experiment.policy} on {_pairs(results, experiment)} with each"
+            " of them, from the same weights and over the same pairs in the same order."
+        )
+    else:
+        yield (
+            f"{compared} by results read from {results.name}, which does not record how the"
+            " policies were trained and measured."
+        )
     grids = {len([s for s in one.settings if s.strength is not None]) for one in series} - {0}
     if grids:
         low, high = min(grids), max(grids)
         span = counted(high, "strength") if low == high else f"{low} to {high} strengths"
         yield f"Each loss was swept over a grid of its own of {span}."
-    yield (
-        f"Training took {_length(training)} of {spelled(training.get('pairs_per_step'))} pairs with"
-        f" {training.get('optimizer', 'the optimizer')} at a learning rate of"
-        f" {spelled(training.get('learning_rate'))} ({training.get('schedule', 'constant')}"
-        f" schedule, warm-up {_percent(training.get('warmup_fraction'))}, weight decay"
-        f" {spelled(training.get('weight_decay'))}, gradients clipped at norm"
-        f" {spelled(training.get('max_gradient_norm'))}); these settings were the same for all"
-        " losses and tuned for none."
-    )
-    if lora := training.get("lora"):
-        yield (
-            f"Only {adapter_in_words(lora)}, was trained, from the same start for all losses; the"
-            " policy's own weights stayed as they were."
-        )
-    if every := training.get("reference_sync_steps"):
-        yield (
-            f"The reference of the losses followed the policy every {counted(int(every), 'step')}"
-            f" (share {spelled(training.get('reference_sync_rate'))}, TR-DPO); the reference of"
-            " the evaluation did not."
-        )
+    if experiment:
+        yield from _trainer(experiment.training)
     seeds = results.seeds
     if len(seeds) > 1:
         yield f"Each setting was trained with {len(seeds)} seeds."
@@ -81,26 +80,49 @@ def _training(results: SweepResults, series: Sequence[LossCurve]) -> Iterator[st
         )
 
 
-def _evaluation(results: SweepResults) -> Iterator[str]:
-    evaluation = results.evaluation
-    prompts, samples = evaluation.get("prompts"), int(evaluation.get("samples_per_prompt") or 1)
+def _trainer(training: Training) -> Iterator[str]:
+    length = length_in_words(training, "one epoch, or 30 steps where that is more,")
+    length += " in steps" if training.epochs else ""
     yield (
-        f"Every policy answered the same {spelled(prompts)} held-out prompts with"
-        f" {counted(samples, 'response')} each (temperature"
-        f" {spelled(evaluation.get('temperature'))}, at most"
-        f" {spelled(evaluation.get('max_new_tokens'))} tokens, common sampling seeds)."
+        f"Training took {length} of {training.pairs_per_step} pairs with {training.optimizer} at a"
+        f" learning rate of {spelled(training.learning_rate)} ({training.schedule} schedule,"
+        f" warm-up {_percent(training.warmup_fraction)}, weight decay"
+        f" {spelled(training.weight_decay)}, gradients clipped at norm"
+        f" {spelled(training.max_gradient_norm)}); these settings were the same for all losses and"
+        " tuned for none."
+    )
+    if training.lora:
+        yield (
+            f"Only {adapter_in_words(training.lora)}, was trained, from the same start for all"
+            " losses; the policy's own weights stayed as they were."
+        )
+    if every := training.reference_sync_steps:
+        yield (
+            f"The reference of the losses followed the policy every {counted(every, 'step')}"
+            f" (share {spelled(training.reference_sync_rate)}, TR-DPO); the reference of the"
+            " evaluation did not."
+        )
+
+
+def _evaluation(results: SweepResults, experiment: Experiment) -> Iterator[str]:
+    evaluation = experiment.evaluation
+    yield (
+        f"Every policy answered the same {evaluation.prompts} held-out prompts with"
+        f" {counted(evaluation.samples_per_prompt, 'response')} each (temperature"
+        f" {spelled(evaluation.temperature)}, at most {evaluation.max_new_tokens} tokens, common"
+        " sampling seeds)."
     )
     if results.has_reward:
         yield (
-            f"Responses were scored by {evaluation.get('reward')}; the win rate is the share of the"
-            f" {spelled(evaluation.get('reference_samples'))} reference responses to the same"
-            " prompt that a response beats, ties counting a half."
+            f"Responses were scored by {evaluation.reward}; the win rate is the share of the"
+            f" {evaluation.reference_samples} reference responses to the same prompt that a"
+            " response beats, ties counting a half."
         )
     if results.judge:
         yield (
             f"The judge {results.judge} compared each response with"
-            f" {spelled(evaluation.get('judge_opponents'))} of the reference's to the same prompt,"
-            " in both orders; disagreement counts as a tie."
+            f" {evaluation.judge_opponents} of the reference's to the same prompt, in both orders;"
+            " disagreement counts as a tie."
         )
     yield (
         "The divergence from the reference is KL(policy || reference) in nats per response,"
@@ -108,18 +130,18 @@ def _evaluation(results: SweepResults) -> Iterator[str]:
     )
 
 
-def _statistics(results: SweepResults, comparison: MatchedComparison | str) -> Iterator[str]:
-    resamples = results.evaluation.get("resamples")
-    count = f" ({int(resamples):,} resamples)" if resamples else ""
+def _statistics(
+    results: SweepResults, experiment: Experiment | None, comparison: MatchedComparison | str
+) -> Iterator[str]:
     yield (
-        f"Intervals are 95% intervals from a BCa bootstrap clustered by prompt{count}."
-        f" {held_by_intervals(results.seeds)}"
+        "Intervals are 95% intervals from a BCa bootstrap clustered by prompt"
+        f" ({results.resamples:,} resamples). {held_by_intervals(results.seeds)}"
     )
     if isinstance(comparison, str):
         return
     levels = listing([number(level.kl, KL.decimals) for level in comparison.levels])
     who = f"{comparison.compared} of {comparison.total}"
-    points = curve_points(_checkpoints(results), results.evaluation)
+    points = curve_points(_checkpoints(results), experiment)
     who = "all of them" if comparison.compared == comparison.total else who
     yield (
         "Because equal strengths mean different things to different losses, losses were compared at"
@@ -133,20 +155,10 @@ def _checkpoints(results: SweepResults) -> int:
     return sum(len(trial.checkpoint_prompts) > 0 for trial in results.done)
 
 
-def _pairs(results: SweepResults) -> str:
-    source = str(results.experiment.get("preferences", "the preferences"))
-    pairs = results.counts.get("training_pairs")
+def _pairs(results: SweepResults, experiment: Experiment) -> str:
+    source, pairs = experiment.preferences, results.counts.get("training_pairs")
     return f"{source} preferences" if pairs is None else f"{int(pairs):,} pairs of {source}"
 
 
-def _length(training: Any) -> str:
-    if steps := training.get("steps"):
-        return counted(int(steps), "step")
-    if not training.get("epochs"):
-        return "one epoch, or 30 steps where that is more,"
-    epochs = float(training["epochs"])
-    return f"{plain_number(epochs)} {'epoch' if epochs == 1 else 'epochs'} in steps"
-
-
-def _percent(value: Any) -> str:
-    return "none" if not value else f"{100 * float(value):g}% of the steps"
+def _percent(share: float) -> str:
+    return f"{100 * share:g}% of the steps" if share else "none"

@@ -11,6 +11,8 @@ from dpo_bench.analysis.judge_costs import JUDGE_COSTS, dollars
 from dpo_bench.analysis.metrics import CONSISTENCY
 from dpo_bench.analysis.opponents import COST
 from dpo_bench.analysis.results import SweepResults, read_json
+from dpo_bench.experiment import Experiment
+from dpo_bench.experiment.config import Evaluation
 from dpo_bench.report.sections.section import Section
 from dpo_bench.report.table_values import Cell, Row, Table
 from dpo_bench.wording import MISSING, number
@@ -35,19 +37,16 @@ class Taken:
     output_tokens: float | None
 
 
-def judging_section(results: SweepResults) -> Section | None:
+def judging_section(results: SweepResults, experiment: Experiment | None) -> Section | None:
     """What was asked of the judge; None where none was."""
     parts = list(_parts(results)) if results.judge else []
-    if not parts:
+    if experiment is None or not parts:
         return None
     if len(parts) > 1:
         sums = (_total([getattr(one, name) for one in parts]) for name in JUDGE_COSTS)
         parts.append(Taken("All", *sums))
-    evaluation = results.evaluation
-    prices = (
-        finite(evaluation.get("judge_price_input")),
-        finite(evaluation.get("judge_price_output")),
-    )
+    evaluation = experiment.evaluation
+    prices = (evaluation.judge_price_input, evaluation.judge_price_output)
     columns = (
         ("Part", ""), ("Questions", "Each pair in both orders; equal ones of a policy once."),
         ("Without a verdict", "No answer after all tries, or one that is no verdict."),
@@ -55,14 +54,16 @@ def judging_section(results: SweepResults) -> Section | None:
         ("US dollars", "At the prices of the experiment."),
     )  # fmt: skip
     rows = tuple(Row("", -1, False, tuple(_cells(one, prices))) for one in parts)
-    return Section("judging", "Judging", " ".join(_about(results, prices)), Table(columns, rows))
+    return Section(
+        "judging", "Judging", " ".join(_about(results, evaluation)), Table(columns, rows)
+    )
 
 
-def _about(results: SweepResults, prices: tuple[float | None, float | None]) -> Iterator[str]:
+def _about(results: SweepResults, evaluation: Evaluation) -> Iterator[str]:
     yield (
         f"What was asked of the judge {results.judge}"
-        f" ({results.evaluation.get('judge_base_url') or 'no address recorded'}), whether it was"
-        " asked by this sweep or had answered before: nothing is paid twice."
+        f" ({evaluation.judge_base_url}), whether it was asked by this sweep or had answered"
+        " before: nothing is paid twice."
     )
     values = [trial.value(CONSISTENCY.name) for trial in results.done]
     if known := [value for value in values if value is not None]:
@@ -74,6 +75,7 @@ def _about(results: SweepResults, prices: tuple[float | None, float | None]) -> 
             f"{warm:,.0f} answers were given at the judge's own temperature, because it refuses 0:"
             " another run may get other verdicts."
         )
+    prices = (evaluation.judge_price_input, evaluation.judge_price_output)
     if None in prices:
         yield (
             "No prices are set (evaluation.judge_price_input and judge_price_output), so that the"

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.experiment import Experiment
+from dpo_bench.experiment.config import Evaluation
 from dpo_bench.report.sections.uncertainty import FAMILY, curve_points, held_by_intervals
 from dpo_bench.wording import counted, number, plain_number
 
@@ -14,22 +16,36 @@ Note = tuple[str, str]
 """A heading and its text."""
 
 
-def method_notes(results: SweepResults, compared: CurvesOnPrompts | None) -> tuple[Note, ...]:
+def method_notes(
+    results: SweepResults, experiment: Experiment | None, compared: CurvesOnPrompts | None
+) -> tuple[Note, ...]:
     """The notes that apply to this sweep.
 
     Args:
         results: the sweep.
+        experiment: what made it; None where that is not known.
         compared: the curves by which losses were compared at matched KL; None when they were not.
     """
-    notes = [_kl(results), *_reward_notes(results), _pairs(), _intervals(results)]
-    if compared:
-        notes.append(_matched(results, compared))
-    notes.append(_pairing())
-    return tuple(notes)
+    matched = [_matched(results, experiment, compared)] if compared else []
+    if experiment is None:
+        return (_as_given(results), _intervals(results), *matched)
+    rewards = _reward_notes(results, experiment.evaluation)
+    kl = _kl(experiment.evaluation.temperature)
+    return (kl, *rewards, _pairs(), _intervals(results), *matched, _pairing())
 
 
-def _kl(results: SweepResults) -> Note:
-    temperature = float(results.evaluation.get("temperature") or 1.0)
+def _as_given(results: SweepResults) -> Note:
+    text = (
+        f"Figures are as {results.name} gives them. How they were measured is not recorded there,"
+        " nor that the policies had their training data, their prompts and their sampling in"
+        " common."
+    )
+    if results.has_kl:
+        text += " KLs are taken to be in nats; axes show their square root."
+    return "Figures as they were given", text
+
+
+def _kl(temperature: float) -> Note:
     text = (
         "KL(policy || reference), in nats per response: the sum over the response's tokens (its end"
         " token counted, the prompt's tokens not), mean over responses. Rao-Blackwellised: at every"
@@ -46,9 +62,9 @@ def _kl(results: SweepResults) -> Note:
     return "KL to the reference", text
 
 
-def _reward_notes(results: SweepResults) -> Iterator[Note]:
+def _reward_notes(results: SweepResults, evaluation: Evaluation) -> Iterator[Note]:
     if results.judge:
-        yield "Judged win rate", _judged(results)
+        yield "Judged win rate", _judged(results.judge, evaluation.judge_opponents)
         return
     if not results.has_reward:
         yield (
@@ -60,12 +76,11 @@ def _reward_notes(results: SweepResults) -> Iterator[Note]:
             ),
         )
         return
-    evaluation = results.evaluation
-    k = int(evaluation.get("reference_samples") or 0)
+    k = evaluation.reference_samples
     yield (
         "Reward and win rate",
         (
-            f"The reward ({evaluation.get('reward')}) scores the response to a held-out prompt. A"
+            f"The reward ({evaluation.reward}) scores the response to a held-out prompt. A"
             f" policy's response is held against all {k} reference responses to the same prompt; a"
             " win counts 1, a tie a half. The win rate is the mean over responses; against the"
             " dataset's chosen response it is defined alike, with one opponent per prompt."
@@ -91,10 +106,9 @@ def _reward_notes(results: SweepResults) -> Iterator[Note]:
     )
 
 
-def _judged(results: SweepResults) -> str:
-    opponents = int(results.evaluation.get("judge_opponents") or 1)
+def _judged(judge: str, opponents: int) -> str:
     return (
-        f"The judge {results.judge} compares a policy's response with"
+        f"The judge {judge} compares a policy's response with"
         f" {counted(opponents, 'response')} of the reference to the same prompt, in both orders:"
         " where the orders disagree it is a tie, which counts a half. A judge gives no reward to a"
         " single response, so mean reward, the optimal frontier and best-of-n are left out: they"
@@ -131,8 +145,7 @@ def _pairs() -> Note:
 
 
 def _intervals(results: SweepResults) -> Note:
-    resamples = results.evaluation.get("resamples")
-    count = counted(int(resamples), "resample") if resamples else "resamples"
+    count = counted(results.resamples, "resample")
     return (
         "Intervals",
         (
@@ -161,13 +174,13 @@ def _apart(seeds: int) -> str:
     )
 
 
-def _matched(results: SweepResults, curves: CurvesOnPrompts) -> Note:
+def _matched(results: SweepResults, experiment: Experiment | None, curves: CurvesOnPrompts) -> Note:
     figures = " and ".join(one.phrase for one in curves.measures)
     return (
         "Comparison at matched KL",
         (
             "Equal strengths mean different things to different losses, so losses are compared at"
-            f" equal KL, by {figures}. {curve_points(curves.checkpoints, results.evaluation)}"
+            f" equal KL, by {figures}. {curve_points(curves.checkpoints, experiment)}"
             " Curves are read at KLs that all of the compared losses cover, and never"
             " extrapolated. Differences are taken prompt by prompt, and the same resampled prompts"
             " serve all losses and all points of a curve. Two losses are called separated where"

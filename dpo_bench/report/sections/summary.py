@@ -11,6 +11,7 @@ from dpo_bench.analysis.loss_curves import LossCurve, trial_label
 from dpo_bench.analysis.metrics import ACCURACY, CHOSEN, FRONTIER_GAP, KL, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.moved import unmoved_in_words
 from dpo_bench.analysis.results import SweepResults, Trial
+from dpo_bench.experiment import Experiment
 from dpo_bench.report.sections.sanity_checks import agreement, follows_the_place, missed_controls
 from dpo_bench.wording import counted, interval, listing, number
 
@@ -50,6 +51,7 @@ class Summary:
 
 def find(
     results: SweepResults,
+    experiment: Experiment | None,
     series: Sequence[LossCurve],
     comparison: MatchedComparison | str,
     others: Sequence[MatchedComparison] = (),
@@ -58,6 +60,7 @@ def find(
 
     Args:
         results: the sweep.
+        experiment: what made it; None where that is not known.
         series: its curves.
         comparison: by the headline measure, or why there is none.
         others: the same by further measures.
@@ -75,7 +78,7 @@ def find(
     return Summary(
         tuple(sentences),
         tuple(also),
-        tuple(_warnings(results, labels)),
+        tuple(_warnings(results, experiment, labels)),
         tuple(_tiles(results, labels, comparison)),
     )
 
@@ -111,7 +114,7 @@ def _highest(results: SweepResults, measure: Metric) -> tuple[Trial, Estimate] |
 def _best(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
     if results.judge:
         yield "A judge compared the responses in pairs: there are win rates, but no mean reward."
-    elif not results.has_reward:
+    elif not results.has_wins:
         yield "The experiment has no reward, so that win rate and mean reward were not measured."
     if follows_the_place(results):
         agreed = agreement(results)
@@ -245,13 +248,16 @@ def _displaced(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
     )
 
 
-def _warnings(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
+def _warnings(
+    results: SweepResults, experiment: Experiment | None, labels: dict[str, str]
+) -> Iterator[str]:
     kls = [kl for one in results.done if (kl := one.value(KL.name)) is not None]
-    if still := unmoved_in_words(kls, results.training.get("learning_rate")):
+    rate = experiment.training.learning_rate if experiment else "not recorded"
+    if still := unmoved_in_words(kls, rate):
         yield still
     yield from (f"{note.text}." for note in results.notes if note.is_warning)
-    asked = results.evaluation.get("prompts")
-    if results.prompts is not None and asked and results.prompts < int(asked):
+    asked = experiment.evaluation.prompts if experiment else 0
+    if results.prompts is not None and results.prompts < asked:
         yield (
             f"{counted(results.prompts, 'held-out prompt')} instead of the {asked} that were asked"
             " for: the data has no more."

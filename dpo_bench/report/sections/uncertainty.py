@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from dpo_bench.analysis.curves import NEAR
+from dpo_bench.experiment import Experiment
 from dpo_bench.wording import counted, plain_number
 
 FAMILY = "Holm's correction over all pairs at all compared KLs"
@@ -31,16 +31,16 @@ def held_by_intervals(seeds: Sequence[int]) -> str:
     )
 
 
-def curve_points(checkpoints: int, evaluation: Mapping[str, Any]) -> str:
+def curve_points(checkpoints: int, experiment: Experiment | None) -> str:
     """What the points of a loss's curve are and how it goes through them, in sentences.
 
     Args:
         checkpoints: how many points were measured along training.
-        evaluation: the experiment's ``[evaluation]``.
+        experiment: where it is known.
     """
     if not checkpoints:
         return f"A loss's curve goes through its policies, one for each strength: {_through()}"
-    every = int(evaluation.get("every") or 0)
+    every = experiment.evaluation.every if experiment else 0
     step = f"after {counted(every, 'step')} and its multiples" if every else "along training"
     return (
         f"Policies were measured after training and {step}, and those of one number of steps make"

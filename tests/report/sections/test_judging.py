@@ -10,6 +10,7 @@ import pytest
 from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.matched_policies import matched_policies
 from dpo_bench.analysis.metrics import WIN_RATE, present, ranking
+from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.page_samples import selections
 from dpo_bench.report.sections.judging import judging_section
 from dpo_bench.report.verdicts import verdict_facts
@@ -20,7 +21,7 @@ PRICES = {"evaluation__judge_price_input": 0.5, "evaluation__judge_price_output"
 
 
 def rows(results: Any) -> dict[str, list[str]]:
-    found = judging_section(results)
+    found = judging_section(results, read_experiment(results))
     assert found is not None
     return {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in found.table.rows}
 
@@ -40,7 +41,7 @@ def test_parts_are_summed_and_an_unknown_count_stays_unknown(view_of: ViewOf) ->
 
 def test_answers_at_the_judges_own_temperature_are_counted(view_of: ViewOf) -> None:
     results = judged(view_of("no_reward"))
-    found = judging_section(results)
+    found = judging_section(results, read_experiment(results))
     assert found is not None
     assert "own temperature" not in found.about
     cost = {**results.reference.controls_cost, "own_temperature": 1200}
@@ -58,14 +59,14 @@ def test_prices_give_the_cost(view_of: ViewOf) -> None:
     cost = trials * (2000 * 0.5 + 30 * 2.0) / 1e6
     assert float(rows(results)["Trials"][-1]) == pytest.approx(cost, abs=5e-5)
     assert rows(results)["Controls"][-1] == "\u2013"
-    found = judging_section(results)
+    found = judging_section(results, read_experiment(results))
     assert found is not None
     assert "Prices: 0.5 and 2 US dollars per million tokens." in found.about
     assert "agreed on 50% to 68%" in found.about
 
 
 def test_without_a_judge_there_is_no_such_section(view_of: ViewOf) -> None:
-    assert judging_section(view_of("clean").results) is None
+    assert judging_section(view_of("clean").results, view_of("clean").experiment) is None
     assert COSTS["failures"]
 
 

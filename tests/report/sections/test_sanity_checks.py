@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 from dpo_bench.analysis.metrics import headline
+from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.sections.appendix import appendix
 from dpo_bench.report.sections.sanity_checks import controls_section, missed_controls
-from dpo_bench.report.sections.setup import describe_setup
 from tests.report.conftest import ViewOf
 from tests.report.judged import judged
-from tests.report.sections.test_setup import with_settings
+from tests.report.sections.test_setup import setup_of, with_settings
 
 CONTROLS = {
     "self": {"value": 0.5, "low": 0.5, "high": 0.5, "n": 32, "expected": "exactly .5"},
@@ -72,7 +72,7 @@ def test_a_judge_has_win_rates_but_no_reward(view_of: ViewOf) -> None:
     found = controls_section(results)
     assert found is not None
     assert found.table.rows[0].cells[3].text == "missed"
-    text = appendix(results, view_of("no_reward").series, "")[1]
+    text = appendix(results, read_experiment(results), view_of("no_reward").series, "")[1]
     assert "The judge small compared each response with 2 of the reference's" in text
 
 
@@ -86,7 +86,7 @@ def test_settings_of_another_kind_of_reward_are_not_listed(view_of: ViewOf) -> N
         ("module:function", set()),
     ):
         results = with_settings(view, evaluation__reward=reward, **options)
-        keys = {one.key for one in describe_setup(results, view.series).settings}
+        keys = {one.key for one in setup_of(results, view).settings}
         assert keys & {"evaluation.judge_retries", "evaluation.reward_label"} == shown
         assert "evaluation.reward" in keys
 
@@ -96,11 +96,14 @@ def test_a_reference_that_follows_the_policy_is_said(view_of: ViewOf) -> None:
     results = with_settings(
         view, training__reference_sync_steps=20, training__reference_sync_rate=0.6
     )
-    fixed = dict(describe_setup(results, view.series).fixed)
+    fixed = dict(setup_of(results, view).fixed)
     assert fixed["Reference while training"] == (
         "follows the policy every 20 steps, share 0.6 (TR-DPO)"
     )
-    assert "every 20 steps" in appendix(results, view.series, view.comparison)[0]
+    assert (
+        "every 20 steps"
+        in appendix(results, read_experiment(results), view.series, view.comparison)[0]
+    )
     assert "Reference while training" not in dict(view.setup.fixed)
 
 
@@ -108,11 +111,11 @@ def test_an_adapter_is_said_in_setup_settings_and_methods(view_of: ViewOf) -> No
     view = view_of("clean")
     lora = {"rank": 8, "alpha": 16.0, "rslora": False, "target_modules": ["q_proj", "v_proj"]}
     results = with_settings(view, training__lora=lora)
-    setup = describe_setup(results, view.series)
+    setup = setup_of(results, view)
     words = "a LoRA adapter of rank 8, alpha 16 (scaled by alpha / rank), on q_proj, v_proj"
     assert dict(setup.fixed)["Trained weights"] == words
     settings = {one.key: one for one in setup.settings}
     assert settings["training.lora.rank"].value == "8"
     assert settings["training.lora.rank"].about
-    assert words in appendix(results, view.series, view.comparison)[0]
-    assert "LoRA" not in appendix(view.results, view.series, view.comparison)[0]
+    assert words in appendix(results, read_experiment(results), view.series, view.comparison)[0]
+    assert "LoRA" not in appendix(view.results, view.experiment, view.series, view.comparison)[0]

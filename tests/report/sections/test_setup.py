@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.sections.appendix import appendix
 from dpo_bench.report.sections.methods import method_notes
-from dpo_bench.report.sections.setup import describe_setup
+from dpo_bench.report.sections.setup import Setup, describe_setup
 from dpo_bench.report.view import ReportView
 from tests.report.conftest import ViewOf
 
@@ -25,6 +26,11 @@ def with_settings(view: ReportView, **changes: Any) -> SweepResults:
         else:
             experiment[section] = value
     return dataclasses.replace(view.results, experiment=experiment)
+
+
+def setup_of(results: SweepResults, view: ReportView) -> Setup:
+    """The setup of changed results with the view's curves."""
+    return describe_setup(results, read_experiment(results), view.series)
 
 
 def test_the_loss_is_varied_and_its_strength_tuned(view_of: ViewOf) -> None:
@@ -52,14 +58,20 @@ def test_every_fixed_setting_is_listed_with_its_meaning(view_of: ViewOf) -> None
     assert settings["training.epochs"].value == "not set"
     assert settings["evaluation.rows_per_batch"].about.endswith("cannot change a result")
     assert not {"name", "losses", "training.seeds"} & set(settings)
-    expected = sum(len(v) if isinstance(v, dict) else 1 for v in view.results.experiment.values())
-    assert len(settings) == expected - 3
+    recorded = {
+        f"{section}.{key}" if key else section
+        for section, value in view.results.experiment.items()
+        for key in (value if isinstance(value, dict) else [""])
+    }
+    idle = {one for one in recorded if one.startswith(("evaluation.judge_", "evaluation.reward_"))}
+    assert set(settings) == recorded - idle - {"name", "losses", "training.seeds"}
+    assert list(settings) == sorted(settings)
 
 
 def test_the_world_is_no_condition_of_a_sweep_without_it(view_of: ViewOf) -> None:
     view = view_of("clean")
     results = with_settings(view, policy="folder", preferences="pairs.jsonl")
-    keys = [one.key for one in describe_setup(results, view.series).settings]
+    keys = [one.key for one in setup_of(results, view).settings]
     assert any(one.key.startswith("world.") for one in view.setup.settings)
     assert not any(key.startswith("world.") for key in keys)
 
@@ -78,7 +90,7 @@ def test_what_intervals_hold_depends_on_the_seeds(view_of: ViewOf) -> None:
         (one, "variance between seeds is unknown", "over prompts and over seeds"),
         (two, "hold the spread over prompts and over seeds", "unknown"),
     ):
-        paragraph = appendix(view.results, view.series, view.comparison)[1]
+        paragraph = appendix(view.results, view.experiment, view.series, view.comparison)[1]
         for text in (" ".join(view.setup.caveats), dict(view.notes)["Intervals"], paragraph):
             assert expected in text
             assert other not in text
@@ -89,7 +101,7 @@ def test_what_intervals_hold_depends_on_the_seeds(view_of: ViewOf) -> None:
 def test_clean_data_has_no_caveat(view_of: ViewOf) -> None:
     view = view_of("clean")
     results = dataclasses.replace(view.results, counts={"training_pairs": 10, "dropped": {}})
-    text = " ".join(describe_setup(results, view.series).caveats)
+    text = " ".join(setup_of(results, view).caveats)
     assert "Truncated" not in text
     assert "Left out" not in text
 
@@ -97,19 +109,17 @@ def test_clean_data_has_no_caveat(view_of: ViewOf) -> None:
 def test_another_temperature_is_said_in_caveat_and_methods(view_of: ViewOf) -> None:
     view = view_of("clean")
     results = with_settings(view, evaluation__temperature=0.7)
-    assert "temperature other than 1" in " ".join(describe_setup(results, view.series).caveats)
+    assert "temperature other than 1" in " ".join(setup_of(results, view).caveats)
     assert (
         "sampled at temperature 0.7"
-        in dict(method_notes(results, view.curves))["KL to the reference"]
+        in dict(method_notes(results, read_experiment(results), view.curves))["KL to the reference"]
     )
 
 
 def test_epochs_stand_where_steps_are_not_set(view_of: ViewOf) -> None:
     view = view_of("clean")
     results = with_settings(view, training__steps=None, training__epochs=2.0)
-    assert (
-        dict(describe_setup(results, view.series).fixed)["Length"] == "2 epochs, 32 pairs per step"
-    )
+    assert dict(setup_of(results, view).fixed)["Length"] == "2 epochs, 32 pairs per step"
 
 
 def test_methods_say_what_a_reader_must_know(view_of: ViewOf) -> None:

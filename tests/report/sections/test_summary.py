@@ -24,7 +24,7 @@ def changed(view: ReportView, change: Callable[[Trial], Trial]) -> ReportView:
     """The view with every trial replaced, findings made anew."""
     trials = tuple(change(trial) for trial in view.results.trials)
     results = dataclasses.replace(view.results, trials=trials)
-    findings = find(results, view.series, view.comparison)
+    findings = find(results, view.experiment, view.series, view.comparison)
     return dataclasses.replace(view, results=results, findings=findings)
 
 
@@ -212,5 +212,5 @@ def test_a_long_list_of_losses_is_counted_instead(
 ) -> None:
     view = view_of("clean")
     monkeypatch.setattr(findings, "_NAMED_LOSSES", 1)
-    text = " ".join(find(view.results, view.series, view.comparison).sentences)
+    text = " ".join(find(view.results, view.experiment, view.series, view.comparison).sentences)
     assert "not separated: the group of the best has" in text
