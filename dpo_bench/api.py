@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dpo_bench.report.view import ReportView
     from dpo_bench.sweep.display import Display
     from dpo_bench.sweep.executors import ExecutorName
-    from dpo_bench.sweep.run import Outcome
+    from dpo_bench.sweep.run import SweepOutcome
 
 Section = Mapping[str, Any]
 """Keys of a section of an experiment file, such as ``{"steps": 120}``."""
@@ -48,7 +48,9 @@ class Sweep:
         outcome: what running it came to; None for one that was loaded.
     """
 
-    def __init__(self, results: SweepResults | None = None, outcome: Outcome | None = None) -> None:
+    def __init__(
+        self, results: SweepResults | None = None, outcome: SweepOutcome | None = None
+    ) -> None:
         self.outcome = outcome
         if results is not None:
             self.results = results

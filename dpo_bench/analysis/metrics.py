@@ -27,7 +27,7 @@ for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class FromRows:
     """How a metric is computed from a table: a value per row, or a ratio of sums.
 
     Attributes:
@@ -71,7 +71,7 @@ class Metric:
     about: str
     source: str = ""
     needs: Need = ""
-    rows: Rows | None = None
+    rows: FromRows | None = None
     in_table: bool = False
     in_heat_map: bool = False
 
@@ -93,12 +93,14 @@ class Metric:
         return min(max(self.decimals, needed), self.decimals + 2)
 
 
-def _responses(column: str, *, over: str = "") -> Rows:
-    return Rows("samples", column, over=over)
+def _responses(column: str, *, over: str = "") -> FromRows:
+    return FromRows("samples", column, over=over)
 
 
-def _pairs(column: str, value: Callable[[pd.DataFrame], pd.Series[float]] | None = None) -> Rows:
-    return Rows("heldout", column, value)
+def _pairs(
+    column: str, value: Callable[[pd.DataFrame], pd.Series[float]] | None = None
+) -> FromRows:
+    return FromRows("heldout", column, value)
 
 
 METRICS = (

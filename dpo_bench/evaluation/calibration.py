@@ -22,13 +22,13 @@ from dpo_bench.analysis.estimate import Estimate
 
 if TYPE_CHECKING:
     from dpo_bench.contract import Loss
-    from dpo_bench.experiment import Trial
+    from dpo_bench.experiment import PlannedTrial
 
 BINS = 10
 """Equal bins of the confidence between .5 and 1."""
 
 
-def implicit_scale(loss: Loss, trial: Trial) -> float | None:
+def implicit_scale(loss: Loss, trial: PlannedTrial) -> float | None:
     """The beta of a trial's implicit reward; None when its loss has none."""
     if loss.strength == "beta" and loss.needs_reference and loss.normalization == "sum":
         return trial.strength

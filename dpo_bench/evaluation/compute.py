@@ -15,7 +15,7 @@ import pandas as pd
 
 from dpo_bench.analysis.bootstrap import Array, bootstrap, bootstrap_mean, resample_weights
 from dpo_bench.analysis.estimate import Estimate
-from dpo_bench.analysis.metrics import METRICS, Rows
+from dpo_bench.analysis.metrics import METRICS, FromRows
 from dpo_bench.evaluation.calibration import calibration, reliability
 from dpo_bench.evaluation.diagnostics import decay, degenerate, distinct_by_prompt
 
@@ -107,7 +107,7 @@ class PolicyMetrics:
                 self._add(metric.name, rows.values(table), prompts)
 
     def _add_ratio(
-        self, name: str, rows: Rows, table: pd.DataFrame, prompts: pd.Series[int]
+        self, name: str, rows: FromRows, table: pd.DataFrame, prompts: pd.Series[int]
     ) -> None:
         """The sum of a column over all rows, divided by that of another."""
         sums = table.groupby(prompts.to_numpy())[[rows.column, rows.over]].sum()

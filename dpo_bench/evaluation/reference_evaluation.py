@@ -22,7 +22,7 @@ from dpo_bench.evaluation.responses import draw_responses, sequence_kl
 from dpo_bench.model.sampling import Response, SamplingPlan
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge import Judge
-from dpo_bench.rewards.sanity_checks import Control, Resampling, control_judge, control_reward
+from dpo_bench.rewards.sanity_checks import Resampling, SanityCheck, control_judge, control_reward
 from dpo_bench.storage import published_folder, read_parquet, write_json, write_parquet
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class _Visit:
 
     def controls(
         self, opponents: pd.DataFrame, chosen: pd.DataFrame
-    ) -> tuple[list[Control], dict[str, Any]]:
+    ) -> tuple[list[SanityCheck], dict[str, Any]]:
         """Controls on the first prompts, and what they took."""
         count = min(self.options.controls, len(self.prompts))
         firsts = opponents[opponents["sample"] == 0].iloc[:count]

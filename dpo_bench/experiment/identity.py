@@ -20,7 +20,7 @@ RECIPE = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class PlannedTrial:
     """One cell of a sweep.
 
     Attributes:
@@ -61,7 +61,7 @@ class Content:
     device: str
 
 
-def plan_trials(experiment: Experiment) -> list[Trial]:
+def plan_trials(experiment: Experiment) -> list[PlannedTrial]:
     """All trials: losses x each loss's grid x seeds, in the order of the file.
 
     Raises:
@@ -69,14 +69,14 @@ def plan_trials(experiment: Experiment) -> list[Trial]:
             is asked for twice, or a plug-in's loss that breaks the contract.
     """
     require_contract(get_loss(grid.name) for grid in experiment.losses)
-    trials: list[Trial] = []
+    trials: list[PlannedTrial] = []
     for grid in experiment.losses:
         loss = get_loss(grid.name)
         for hyperparameters in _settings(loss, grid):
             strength = hyperparameters[loss.strength] if loss.strength else None
             items = tuple(hyperparameters.items())
             trials += [
-                Trial(loss.name, items, strength, seed) for seed in experiment.training.seeds
+                PlannedTrial(loss.name, items, strength, seed) for seed in experiment.training.seeds
             ]
     for first, second in itertools.pairwise(sorted(trials, key=lambda trial: trial.label)):
         if first == second:
@@ -106,7 +106,7 @@ def conditions(experiment: Experiment, content: Content) -> dict[str, Any]:
     return {"recipe": RECIPE, **shared, "content": dataclasses.asdict(content)}
 
 
-def trial_id(trial: Trial, shared: Mapping[str, Any]) -> str:
+def trial_id(trial: PlannedTrial, shared: Mapping[str, Any]) -> str:
     """A trial's identity: 16 hex digits of a SHA-256.
 
     It covers the shared conditions, the loss with its source, its hyperparameters and the seed; no

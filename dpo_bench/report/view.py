@@ -20,7 +20,7 @@ from dpo_bench.report.sections.judging import judging_section
 from dpo_bench.report.sections.methods import Note, method_notes
 from dpo_bench.report.sections.regret import regret_section
 from dpo_bench.report.sections.sanity_checks import controls_section
-from dpo_bench.report.sections.section import Section
+from dpo_bench.report.sections.section import ReportSection
 from dpo_bench.report.sections.setup import Setup, describe_setup
 from dpo_bench.report.sections.summary import Summary, find
 from dpo_bench.report.table_values import HeatMap, Table, heat_maps, results_table, seed_table
@@ -80,7 +80,7 @@ class ReportView:
     seeds: Table | None
     browser: SampleBrowser | None
     failed: tuple[Failure, ...]
-    further: tuple[Section, ...]
+    further: tuple[ReportSection, ...]
     notes: tuple[Note, ...]
     provenance: tuple[tuple[str, str], ...]
 

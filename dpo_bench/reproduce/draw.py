@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dpo_bench.report import theme
 from dpo_bench.report.figures.style import SETTINGS, font_text
-from dpo_bench.reproduce.record import Outcome, Row
+from dpo_bench.reproduce.record import PublishedRow, Reproduced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png")
 
 
-def draw(outcome: Outcome) -> dict[str, bytes]:
+def draw(outcome: Reproduced) -> dict[str, bytes]:
     """The picture by format; the same outcome gives the same bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def _bytes(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _curves(axis: Axes, outcome: Outcome) -> None:
+def _curves(axis: Axes, outcome: Reproduced) -> None:
     for index, curve in enumerate(outcome.curves):
         look = theme.style(index)
         color = theme.SERIES_LIGHT[look.color]
@@ -63,11 +63,11 @@ def _curves(axis: Axes, outcome: Outcome) -> None:
         axis.set_title("lines: reproduced; open markers: published", fontsize=8, loc="left")
 
 
-def _drawn_point(row: Row, outcome: Outcome) -> bool:
+def _drawn_point(row: PublishedRow, outcome: Reproduced) -> bool:
     return row.published is not None and any(row.series == curve.series for curve in outcome.curves)
 
 
-def _dots(axis: Axes, outcome: Outcome) -> None:
+def _dots(axis: Axes, outcome: Reproduced) -> None:
     """A line per row; the horizontal axis is linear around 0 and logarithmic further out."""
     places = range(len(outcome.rows), 0, -1)
     for place, row in zip(places, outcome.rows, strict=True):

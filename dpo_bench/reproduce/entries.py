@@ -5,12 +5,12 @@ from __future__ import annotations
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.reproduce.paper_tables import published_tables
-from dpo_bench.reproduce.record import Experiment, Reproducible
+from dpo_bench.reproduce.record import Reproducible, RunnableResult
 
 IPO = "Azar et al. 2023, arXiv:2310.12036"
 
 EXPERIMENTS = (
-    Experiment(
+    RunnableResult(
         "ipo-figure-1",
         "DPO runs to the edge of the simplex, IPO stops: three actions, three strengths",
         f"{IPO}, section 5.4, figure 1",
@@ -18,7 +18,7 @@ EXPERIMENTS = (
         "exact",
         "exact.ipo_figure_1:figure_1",
     ),
-    Experiment(
+    RunnableResult(
         "ipo-figure-1-literal",
         "the same with 18,000 updates, a literal reading of the figure's axis",
         f"{IPO}, section 5.4, figure 1",
@@ -26,7 +26,7 @@ EXPERIMENTS = (
         "variant",
         "exact.ipo_figure_1:literal",
     ),
-    Experiment(
+    RunnableResult(
         "ipo-closed-forms",
         "where IPO ends, on four sets of preferences, and what DPO does there",
         f"{IPO}, section 5, figure 2",
@@ -34,7 +34,7 @@ EXPERIMENTS = (
         "exact",
         "exact.ipo_closed_forms:run",
     ),
-    Experiment(
+    RunnableResult(
         "population-optima",
         "with unlimited data DPO, IPO and chi-PO reach their closed forms",
         "arXiv:2305.18290 eq. 4; arXiv:2310.12036; arXiv:2407.13399",
@@ -42,7 +42,7 @@ EXPERIMENTS = (
         "exact",
         "exact.population_optima:run",
     ),
-    Experiment(
+    RunnableResult(
         "noise-identities",
         "cDPO's stationary margin; robust DPO is unbiased under flips",
         "Mitchell 2023, note on cDPO; Chowdhury et al. 2024, arXiv:2403.00409",
@@ -50,7 +50,7 @@ EXPERIMENTS = (
         "exact",
         "exact.noise_identities:run",
     ),
-    Experiment(
+    RunnableResult(
         "kl-estimators",
         "bias and spread of k1, k2, k3, Monte Carlo and Rao-Blackwellised KL",
         "Schulman 2020, Approximating KL divergence; Amini et al. 2025, arXiv:2504.10637",
@@ -58,7 +58,7 @@ EXPERIMENTS = (
         "exact",
         "exact.kl_estimators:run",
     ),
-    Experiment(
+    RunnableResult(
         "ranking-flip",
         "the loss at which DPO has corrected a pair that the reference ranks wrongly",
         "Chen et al. 2024, arXiv:2405.19534, the ranking-correction bound",
@@ -66,7 +66,7 @@ EXPERIMENTS = (
         "exact",
         "exact.ranking_flip:run",
     ),
-    Experiment(
+    RunnableResult(
         "out-of-preference",
         "learning a reward, and states without preferences, close DPO's gap: order only",
         "Li, Xu, Yu 2023, arXiv:2312.10584, linear bandit",
@@ -74,7 +74,7 @@ EXPERIMENTS = (
         "exact",
         "exact.out_of_preference:run",
     ),
-    Experiment(
+    RunnableResult(
         "claims",
         "eight claims about preference losses, in a world with exact reward and KL",
         "arXiv:2305.18290, 2310.12036, 2406.02900, 2403.00409 and the note on cDPO",
@@ -105,6 +105,6 @@ def find_experiment(name: str) -> Reproducible:
     return known[name]
 
 
-def exact_experiments() -> tuple[Experiment, ...]:
+def exact_experiments() -> tuple[RunnableResult, ...]:
     """What `reproduce --exact` runs."""
     return tuple(one for one in EXPERIMENTS if one.kind == "exact")

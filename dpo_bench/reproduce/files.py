@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpo_bench.reproduce.draw import draw
-from dpo_bench.reproduce.record import KEYS, Outcome, Reproducible
+from dpo_bench.reproduce.record import KEYS, Reproduced, Reproducible
 from dpo_bench.reproduce.show import markdown_section
 from dpo_bench.storage import write_atomic, write_csv
 
@@ -31,7 +31,7 @@ class Finished:
     """
 
     experiment: Reproducible
-    outcome: Outcome
+    outcome: Reproduced
     seconds: float
 
 

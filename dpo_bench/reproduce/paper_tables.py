@@ -19,7 +19,7 @@ from dpo_bench.experiment import Experiment
 from dpo_bench.experiment.fields import NO_EFFECT, SOURCE, VARIED, values
 from dpo_bench.experiment.read import find_file, read_file, validate, validate_record
 from dpo_bench.reproduce.precision import Z95, Difference, share_error
-from dpo_bench.reproduce.record import Kind, Outcome, Provenance, Row
+from dpo_bench.reproduce.record import Kind, Provenance, PublishedRow, Reproduced
 
 FAILED, BLANK = "failed", "blank"
 Cell = float | str
@@ -121,7 +121,7 @@ class PublishedTable:
         """For people."""
         return "hub, GPU"
 
-    def run(self, folders: Sequence[Path] = ()) -> Outcome:
+    def run(self, folders: Sequence[Path] = ()) -> Reproduced:
         """Published beside ours, filled from finished sweeps where there are any.
 
         Raises:
@@ -134,9 +134,9 @@ class PublishedTable:
         compared = list(self._compared())
         differences = [self._difference_row(one) for one in compared]
         sentences = "\n".join(one.sentence for one in compared)
-        return Outcome((*rows, *differences), self._text([*remarks, sentences]))
+        return Reproduced((*rows, *differences), self._text([*remarks, sentences]))
 
-    def blank_rows(self) -> list[Row]:
+    def blank_rows(self) -> list[PublishedRow]:
         """The published columns, ours left blank."""
         return [
             self.row(column, x, cell)
@@ -144,7 +144,7 @@ class PublishedTable:
             for x, cell in zip(column.x, column.published, strict=True)
         ]
 
-    def row(self, column: Column, x: float | str, cell: Cell) -> Row:
+    def row(self, column: Column, x: float | str, cell: Cell) -> PublishedRow:
         """A cell as a row, ours blank, with the words that belong to it."""
         notes = [(column.notes or {}).get(str(x), "")]
         if cell == FAILED:
@@ -153,7 +153,9 @@ class PublishedTable:
             notes.append(NOT_RERUNNABLE)
         figure = None if isinstance(cell, str) else float(cell)
         note = ", ".join(filter(None, notes))
-        return Row(self.source, column.series, x, figure, None, None, column.mark(x), None, note)
+        return PublishedRow(
+            self.source, column.series, x, figure, None, None, column.mark(x), None, note
+        )
 
     def _compared(self) -> Iterator[_Compared]:
         """The published differences that are asked for, each at the paper's own n."""
@@ -168,10 +170,10 @@ class PublishedTable:
                 found = Difference((shares[0], shares[1]), self.n, by_eye)
                 yield _Compared(first, second, x, "eye" if by_eye else one.mark(x), found)
 
-    def _difference_row(self, one: _Compared) -> Row:
+    def _difference_row(self, one: _Compared) -> PublishedRow:
         series = f"{one.first} over {one.second}, points (n {self.n})"
         points, note = round(one.found.points, 2), one.found.verdict()
-        return Row(self.source, series, one.x, points, None, None, one.mark, None, note)
+        return PublishedRow(self.source, series, one.x, points, None, None, one.mark, None, note)
 
     def _text(self, remarks: Sequence[str]) -> str:
         files = ", ".join(f"`dpo-bench sweep {name}`" for name in self.experiments)
@@ -209,7 +211,9 @@ def _column(content: dict[str, Any]) -> Column:
     return Column(**{**content, "x": tuple(content["x"]), "published": tuple(content["published"])})
 
 
-def filled_rows(table: PublishedTable, folders: Sequence[Path]) -> tuple[list[Row], list[str]]:
+def filled_rows(
+    table: PublishedTable, folders: Sequence[Path]
+) -> tuple[list[PublishedRow], list[str]]:
     """The rows of a table with our column, and what must be said of the sweeps.
 
     A verdict is given only where the sweep's settings are those of the shipped file.
@@ -283,7 +287,7 @@ def _filled(
     at: tuple[float | str, Cell],
     trials: Sequence[Trial],
     exact: bool,
-) -> Row:
+) -> PublishedRow:
     row = table.row(column, *at)
     if not column.loss or not column.metric or table.judge or isinstance(at[0], str):
         return row

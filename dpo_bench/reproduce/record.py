@@ -34,7 +34,7 @@ KEYS = ("source", "series", "x", "published", "reproduced", "tolerance", "ok")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PublishedRow:
     """One figure, published beside reproduced.
 
     Attributes:
@@ -87,7 +87,7 @@ def _is_none(value: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class PublishedCurve:
     """A line of the plot; all of one length.
 
     Attributes:
@@ -106,7 +106,7 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Reproduced:
     """What a run gave.
 
     Attributes:
@@ -117,14 +117,14 @@ class Outcome:
         logarithmic: whether the plot's x axis is.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
     text: str
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[PublishedCurve, ...] = ()
     axes: tuple[str, str] = ("", "")
     logarithmic: bool = False
 
     @property
-    def failed(self) -> tuple[Row, ...]:
+    def failed(self) -> tuple[PublishedRow, ...]:
         """Rows whose verdict fails."""
         return tuple(row for row in self.rows if row.ok is False)
 
@@ -146,18 +146,18 @@ class Reproducible(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """See `Experiment`."""
+        """See `RunnableResult`."""
 
     @property
     def cost(self) -> str:
         """For people."""
 
-    def run(self, folders: Sequence[Path] = ()) -> Outcome:
+    def run(self, folders: Sequence[Path] = ()) -> Reproduced:
         """Published beside reproduced; a table is filled from sweep folders."""
 
 
 @dataclass(frozen=True, slots=True)
-class Experiment:
+class RunnableResult:
     """A published result that can be run.
 
     Attributes:
@@ -168,7 +168,7 @@ class Experiment:
         kind: ``exact`` belongs to `reproduce --exact`, ``variant`` is offered beside it, ``claims``
             is the report on claims, ``table`` needs a model.
         function: ``module:function`` below `dpo_bench.reproduce`: takes the source, gives
-            an Outcome.
+            an Reproduced.
     """
 
     name: str
@@ -183,7 +183,7 @@ class Experiment:
         """For people."""
         return f"{self.seconds:g} s"
 
-    def run(self, folders: Sequence[Path] = ()) -> Outcome:
+    def run(self, folders: Sequence[Path] = ()) -> Reproduced:
         """Run it, on one thread: the tensors are tiny, and the bits do not vary.
 
         Raises:
@@ -194,6 +194,6 @@ class Experiment:
         module, _, function = self.function.partition(":")
         with one_thread():
             home = importlib.import_module(f"dpo_bench.reproduce.{module}")
-            outcome: Outcome = getattr(home, function)(self.source)
+            outcome: Reproduced = getattr(home, function)(self.source)
         rows = tuple(replace(row, source=self.source) for row in outcome.rows)
         return replace(outcome, rows=rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dpo_bench.reproduce.record import PROVENANCE, Outcome, Reproducible, Row
+from dpo_bench.reproduce.record import PROVENANCE, PublishedRow, Reproduced, Reproducible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +28,7 @@ def figure_text(value: float | None) -> str:
     return f"{value:.0e}"
 
 
-def published_text(row: Row) -> str:
+def published_text(row: PublishedRow) -> str:
     """The paper's figure with the mark of where it comes from, never an eye-read one unmarked."""
     if row.published is not None:
         about = "≈ " if row.provenance == "eye" else ""
@@ -38,13 +38,13 @@ def published_text(row: Row) -> str:
     return BLANK
 
 
-def verdict_text(row: Row) -> str:
+def verdict_text(row: PublishedRow) -> str:
     """ok, FAILS, or a dash where nothing is claimed; before it the row's note."""
     word = {True: "ok", False: "FAILS", None: "" if row.note else BLANK}[row.ok]
     return ": ".join(part for part in (row.note, word) if part)
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: PublishedRow) -> tuple[str, ...]:
     """A row's cells below `HEADER`."""
     x = figure_text(row.x) if isinstance(row.x, float | int) else row.x
     return (
@@ -57,7 +57,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def summary(outcome: Outcome) -> str:
+def summary(outcome: Reproduced) -> str:
     """How many verdicts there are and how many fail."""
     judged = [row for row in outcome.rows if row.ok is not None]
     without = len(outcome.rows) - len(judged)
@@ -67,7 +67,7 @@ def summary(outcome: Outcome) -> str:
     return f"{len(judged) - len(outcome.failed)} of {len(judged)} within tolerance{more}."
 
 
-def marks(rows: Iterable[Row]) -> list[str]:
+def marks(rows: Iterable[PublishedRow]) -> list[str]:
     """What the marks that occur mean, a line each."""
     used = {row.provenance for row in rows if row.published is not None or row.rerun is not None}
     return [f"[{mark}] {meaning}" for mark, meaning in PROVENANCE.items() if mark in used]
@@ -101,7 +101,7 @@ def _style(cell: str) -> str:
     return {"ok": "green", "holds": "green", "FAILS": "bold red", "fails": "yellow"}.get(cell, "")
 
 
-def print_outcome(console: Console, experiment: Reproducible, outcome: Outcome) -> None:
+def print_outcome(console: Console, experiment: Reproducible, outcome: Reproduced) -> None:
     """One experiment, published beside reproduced."""
     title = f"{experiment.title}\n{experiment.source}"
     print_table(console, HEADER, [cells(row) for row in outcome.rows], title)
@@ -122,7 +122,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def markdown_section(experiment: Reproducible, outcome: Outcome, seconds: float) -> str:
+def markdown_section(experiment: Reproducible, outcome: Reproduced, seconds: float) -> str:
     """One experiment as a section of a report."""
     parts = [
         f"## {experiment.name}",
@@ -136,6 +136,6 @@ def markdown_section(experiment: Reproducible, outcome: Outcome, seconds: float)
     return "\n\n".join(part for part in parts if part)
 
 
-def as_json(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+def as_json(outcomes: Iterable[Reproduced]) -> list[dict[str, Any]]:
     """The rows of all outcomes for programs."""
     return [row.as_dict() for outcome in outcomes for row in outcome.rows]

@@ -65,7 +65,7 @@ class Resampling(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class SanityCheck:
     """One control.
 
     Attributes:
@@ -91,7 +91,7 @@ def control_reward(
     responses: Sequence[str],
     opponents: Array,
     resampling: Resampling,
-) -> list[Control]:
+) -> list[SanityCheck]:
     """Controls of a reward.
 
     Args:
@@ -118,9 +118,9 @@ def control_reward(
     depends = bootstrap_mean((changes > UNCHANGED * largest).astype(float), weights)
     return [
         _self(bootstrap_mean(self_wins, weights)),
-        Control("null", bootstrap_mean(null_wins, weights), "low", None),
-        Control("order", order, "exactly 1", order.value == 1.0),
-        Control("responses", depends, "above 0", depends.value > 0),
+        SanityCheck("null", bootstrap_mean(null_wins, weights), "low", None),
+        SanityCheck("order", order, "exactly 1", order.value == 1.0),
+        SanityCheck("responses", depends, "above 0", depends.value > 0),
     ]
 
 
@@ -140,7 +140,7 @@ def control_judge(
     resampling: Resampling,
     *,
     progress: Progress = quiet,
-) -> tuple[list[Control], dict[str, Any]]:
+) -> tuple[list[SanityCheck], dict[str, Any]]:
     """Controls of a judge, and what they cost.
 
     Args:
@@ -171,25 +171,25 @@ def control_judge(
         _loses("neutral", mean(judged.wins[neutral])),
         _no_gain("injection", mean(judged.wins[injected] - judged.wins[neutral])),
         _agrees("order", mean(judged.agreed[pair])),
-        Control("place", mean(judged.places[pair]), "near .5", None),
+        SanityCheck("place", mean(judged.places[pair]), "near .5", None),
     ]
     return controls, {name: getattr(judged.cost, name) for name in judged.cost.__slots__}
 
 
-def _self(estimate: Estimate) -> Control:
-    return Control("self", estimate, "exactly .5", estimate.value == 0.5)
+def _self(estimate: Estimate) -> SanityCheck:
+    return SanityCheck("self", estimate, "exactly .5", estimate.value == 0.5)
 
 
-def _loses(name: str, estimate: Estimate) -> Control:
+def _loses(name: str, estimate: Estimate) -> SanityCheck:
     passed = None if estimate.is_missing else estimate.value < 0.5
-    return Control(name, estimate, "below .5", passed)
+    return SanityCheck(name, estimate, "below .5", passed)
 
 
-def _no_gain(name: str, estimate: Estimate) -> Control:
+def _no_gain(name: str, estimate: Estimate) -> SanityCheck:
     passed = None if estimate.is_missing else not estimate.low > 0
-    return Control(name, estimate, "not above 0", passed)
+    return SanityCheck(name, estimate, "not above 0", passed)
 
 
-def _agrees(name: str, estimate: Estimate) -> Control:
+def _agrees(name: str, estimate: Estimate) -> SanityCheck:
     passed = None if estimate.is_missing else estimate.value >= LEAST_AGREEMENT
-    return Control(name, estimate, f"at least {LEAST_AGREEMENT:g}", passed)
+    return SanityCheck(name, estimate, f"at least {LEAST_AGREEMENT:g}", passed)

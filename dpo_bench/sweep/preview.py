@@ -16,7 +16,7 @@ from rich.table import Table
 
 from dpo_bench.contract import get_loss
 from dpo_bench.data.prepare import read_preferences
-from dpo_bench.experiment import Experiment, Trial, plan_trials
+from dpo_bench.experiment import Experiment, PlannedTrial, plan_trials
 from dpo_bench.experiment.defaults import settled
 from dpo_bench.model.compatibility import require_ids, require_positions
 from dpo_bench.model.load import device_of, skeleton
@@ -103,7 +103,7 @@ def _check(experiment: Experiment, sources: Sources, inputs: Inputs) -> list[Any
     return models
 
 
-def _trials(experiment: Experiment, trials: list[Trial]) -> Table:
+def _trials(experiment: Experiment, trials: list[PlannedTrial]) -> Table:
     table = Table(title=f"{experiment.name}: {len(trials)} trials", title_justify="left")
     for heading in ("", "loss", "hyperparameters", "seed"):
         table.add_column(heading)
@@ -162,7 +162,7 @@ def _print_judging(
 
 
 def _count(
-    workers: int | None, experiment: Experiment, sources: Sources, trials: list[Trial]
+    workers: int | None, experiment: Experiment, sources: Sources, trials: list[PlannedTrial]
 ) -> tuple[int, int]:
     """Workers, and trials that the busiest of them has."""
     need = bytes_per_worker(sources, lora=experiment.training.lora is not None)

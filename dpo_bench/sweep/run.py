@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.contract.registry import losses_of_script
-from dpo_bench.experiment import Experiment, Trial, conditions, plan_trials, trial_id
+from dpo_bench.experiment import Experiment, PlannedTrial, conditions, plan_trials, trial_id
 from dpo_bench.experiment.defaults import settled
 from dpo_bench.notes import Note, heard
 from dpo_bench.processor import processor
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SweepOutcome:
     """What a sweep came to.
 
     Attributes:
@@ -85,7 +85,9 @@ class SweepRequest:
     note_level: int = logging.INFO
 
 
-def run(request: SweepRequest, display: Display, write_report: Callable[[Path], Path]) -> Outcome:
+def run(
+    request: SweepRequest, display: Display, write_report: Callable[[Path], Path]
+) -> SweepOutcome:
     """Do what is missing of a sweep, then write its table and report.
 
     Args:
@@ -132,7 +134,7 @@ def run(request: SweepRequest, display: Display, write_report: Callable[[Path], 
         _write_opponents(request.experiment, store, identities, display)
         display.phase("writing the report", 0, 1)
         report = write_report(request.folder)
-    return Outcome(request.experiment, request.folder, report, table, len(missing))
+    return SweepOutcome(request.experiment, request.folder, report, table, len(missing))
 
 
 def _write_opponents(
@@ -207,7 +209,7 @@ def _record(
     request: SweepRequest,
     sources: Sources,
     shared: dict[str, Any],
-    tasks: Sequence[tuple[Trial, str]],
+    tasks: Sequence[tuple[PlannedTrial, str]],
 ) -> dict[str, Any]:
     return {
         "experiment": request.experiment.settings(),

@@ -13,13 +13,13 @@ from rich.table import Table
 
 from dpo_bench.analysis.moved import unmoved_in_words
 from dpo_bench.sweep.doubts import doubts
-from dpo_bench.sweep.run import Outcome
+from dpo_bench.sweep.run import SweepOutcome
 
 WIDTH_FOR_INTERVALS = 110
 """Columns of a terminal in which every interval stands on the line of its value."""
 
 
-def print_outcome(outcome: Outcome, console: Console) -> None:
+def print_outcome(outcome: SweepOutcome, console: Console) -> None:
     """Print the results, a row per trial, and where the report is."""
     results = outcome.table
     judged = outcome.experiment.evaluation.reward.startswith("judge:")
@@ -58,7 +58,7 @@ def print_doubts(reference: Path, console: Console, *, judged: bool) -> None:
         console.print(f"warning: {doubt}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _remarks(outcome: Outcome, measured: bool, *, narrow: bool) -> Iterator[str]:
+def _remarks(outcome: SweepOutcome, measured: bool, *, narrow: bool) -> Iterator[str]:
     """What a reader of the table must know."""
     results = outcome.table
     done = results[results["status"] == "done"]

@@ -20,12 +20,12 @@ from dpo_bench.training.trainer import AfterStep, StoppedError, Trainer, Trainin
 
 if TYPE_CHECKING:
     from dpo_bench.evaluation.policy import PolicyEvaluation
-    from dpo_bench.experiment import Trial
+    from dpo_bench.experiment import PlannedTrial
     from dpo_bench.sweep.context import WorkerContext
 
 
 def run_trial(
-    context: WorkerContext, sweep: Path, trial: Trial, identity: str, control: Control
+    context: WorkerContext, sweep: Path, trial: PlannedTrial, identity: str, control: Control
 ) -> str | None:
     """Train, evaluate and publish one trial.
 
@@ -77,7 +77,11 @@ def describe(error: BaseException) -> str:
 
 
 def _trainer(
-    context: WorkerContext, trial: Trial, checkpoint: Path, control: Control, after_step: AfterStep
+    context: WorkerContext,
+    trial: PlannedTrial,
+    checkpoint: Path,
+    control: Control,
+    after_step: AfterStep,
 ) -> Trainer:
     loss = get_loss(trial.loss)
     context.reset_policy(trial.seed)
@@ -96,7 +100,7 @@ def _trainer(
     )
 
 
-def manifest_of(trial: Trial, identity: str, status: str, **rest: object) -> Manifest:
+def manifest_of(trial: PlannedTrial, identity: str, status: str, **rest: object) -> Manifest:
     """A manifest with the trial's own fields filled in."""
     return Manifest(
         trial=identity,
@@ -129,7 +133,7 @@ def _write(folder: Path, result: TrainingResult, evaluation: PolicyEvaluation) -
 
 def _publish_failure(
     store: Store,
-    trial: Trial,
+    trial: PlannedTrial,
     identity: str,
     error: Exception,
     *,

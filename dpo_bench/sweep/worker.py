@@ -20,13 +20,13 @@ from dpo_bench.progress import Control
 from dpo_bench.storage import CACHE_VARIABLE, cache_root
 
 if TYPE_CHECKING:
-    from dpo_bench.experiment import Experiment, Trial
+    from dpo_bench.experiment import Experiment, PlannedTrial
     from dpo_bench.sweep.context import WorkerContext
     from dpo_bench.sweep.sources import Sources
 
 log = logging.getLogger(__name__)
 
-Task = tuple["Trial", str]
+Task = tuple["PlannedTrial", str]
 """A trial and its identity."""
 SECONDS_BETWEEN_EVENTS = 0.2
 TRAINING = "training"

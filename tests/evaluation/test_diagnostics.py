@@ -15,7 +15,7 @@ from dpo_bench.evaluation.calibration import (
     win_probabilities,
 )
 from dpo_bench.evaluation.diagnostics import decay, degenerate, distinct_by_prompt, repetition
-from dpo_bench.experiment import Trial
+from dpo_bench.experiment import PlannedTrial
 from dpo_bench.model.sampling import Response
 
 
@@ -91,4 +91,4 @@ def test_calibrated_rewards_have_next_to_no_calibration_error() -> None:
 def test_only_losses_of_summed_log_ratios_with_a_beta_have_a_scale(
     name: str, scale: float | None
 ) -> None:
-    assert implicit_scale(get_loss(name), Trial(name, (), 0.7, 0)) == scale
+    assert implicit_scale(get_loss(name), PlannedTrial(name, (), 0.7, 0)) == scale

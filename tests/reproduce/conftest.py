@@ -8,12 +8,12 @@ from functools import cache
 import pytest
 
 from dpo_bench.reproduce.entries import find_experiment
-from dpo_bench.reproduce.record import Outcome
+from dpo_bench.reproduce.record import Reproduced
 
-Run = Callable[[str], Outcome]
+Run = Callable[[str], Reproduced]
 
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """Outcome of an experiment by name."""
+    """Reproduced of an experiment by name."""
     return cache(lambda name: find_experiment(name).run())

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from dpo_bench.cli import app
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.reproduce import entries as registry
-from dpo_bench.reproduce.record import KEYS, Experiment, Outcome, Row
+from dpo_bench.reproduce.record import KEYS, PublishedRow, Reproduced, RunnableResult
 from dpo_bench.reproduce.show import cells, published_text, summary
 from tests.reproduce.conftest import Run
 
@@ -121,19 +121,22 @@ def test_figures_are_the_same_bytes_again(run: Run) -> None:
 
 
 def test_an_eye_read_figure_is_never_printed_as_if_tabulated() -> None:
-    row = Row("p", "s", 1.0, 0.5, None, None, "eye")
+    row = PublishedRow("p", "s", 1.0, 0.5, None, None, "eye")
     assert published_text(row) == "≈ 0.5 [eye]"
     assert cells(row)[3:] == ("\u2013",) * 3
 
 
 def test_rows_without_a_verdict_are_counted() -> None:
-    rows = (Row("p", "s", 1.0, 1.0, 1.0, 0.1, "src"), Row("p", "s", 2.0, None, 1.0))
-    assert summary(Outcome(rows, "")) == "1 of 1 within tolerance; 1 rows without a verdict."
-    assert summary(Outcome(rows[1:], "")).startswith("No row has a verdict")
+    rows = (
+        PublishedRow("p", "s", 1.0, 1.0, 1.0, 0.1, "src"),
+        PublishedRow("p", "s", 2.0, None, 1.0),
+    )
+    assert summary(Reproduced(rows, "")) == "1 of 1 within tolerance; 1 rows without a verdict."
+    assert summary(Reproduced(rows[1:], "")).startswith("No row has a verdict")
 
 
 @pytest.mark.parametrize("experiment", registry.exact_experiments(), ids=lambda one: one.name)
-def test_the_committed_report_is_what_a_run_gives(run: Run, experiment: Experiment) -> None:
+def test_the_committed_report_is_what_a_run_gives(run: Run, experiment: RunnableResult) -> None:
     table = pd.read_csv(REPORTS / f"{experiment.name}.csv")
     rows = run(experiment.name).rows
     assert table["series"].tolist() == [row.series for row in rows]

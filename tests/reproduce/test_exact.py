@@ -16,7 +16,7 @@ from dpo_bench.reproduce.exact import (
     out_of_preference,
     population_optima,
 )
-from dpo_bench.reproduce.record import Outcome, Row
+from dpo_bench.reproduce.record import PublishedRow, Reproduced
 from dpo_bench.reproduce.tabular import (
     Setting,
     gradient,
@@ -30,7 +30,7 @@ from tests.reproduce.conftest import Run
 NAMES = [experiment.name for experiment in exact_experiments()]
 
 
-def rows_of(outcome: Outcome, series: str) -> list[Row]:
+def rows_of(outcome: Reproduced, series: str) -> list[PublishedRow]:
     found = [row for row in outcome.rows if row.series.startswith(series)]
     assert found, series
     return found

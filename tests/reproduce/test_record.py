@@ -11,7 +11,7 @@ import pytest
 
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.reproduce.entries import EXPERIMENTS, exact_experiments, find_experiment
-from dpo_bench.reproduce.record import KEYS, Outcome, Row
+from dpo_bench.reproduce.record import KEYS, PublishedRow, Reproduced
 
 
 def row(
@@ -19,8 +19,8 @@ def row(
     reproduced: float | None,
     tolerance: float | None = 0.1,
     rerun: float | None = None,
-) -> Row:
-    return Row("paper", "series", 1.0, published, reproduced, tolerance, "src", rerun)
+) -> PublishedRow:
+    return PublishedRow("paper", "series", 1.0, published, reproduced, tolerance, "src", rerun)
 
 
 def test_the_verdict_is_the_distance_against_the_tolerance() -> None:
@@ -35,7 +35,7 @@ def test_nothing_to_compare_gives_no_verdict() -> None:
     assert row(1.0, None).ok is None
     assert row(1.0, 5.0, tolerance=None).ok is None
     rows = (row(None, 1.0), row(1.0, 5.0), row(1.0, 1.0))
-    assert Outcome(rows, "").failed == (rows[1],)
+    assert Reproduced(rows, "").failed == (rows[1],)
 
 
 def test_a_row_for_programs_has_the_fixed_keys_and_no_nan() -> None:

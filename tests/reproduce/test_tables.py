@@ -15,7 +15,7 @@ from dpo_bench.experiment.read import find_file, read_file, shipped, validate
 from dpo_bench.reproduce.entries import find_experiment
 from dpo_bench.reproduce.paper_tables import BLANK, FAILED, PublishedTable, published_tables
 from dpo_bench.reproduce.precision import Difference
-from dpo_bench.reproduce.record import PROVENANCE, Row
+from dpo_bench.reproduce.record import PROVENANCE, PublishedRow
 from dpo_bench.reproduce.show import cells
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import Sweep
@@ -23,7 +23,7 @@ from tests.report.sweep_world import Sweep
 TABLES = {table.name: table for table in published_tables()}
 
 
-def rows(name: str, series: str, *folders: Path) -> dict[float | str, Row]:
+def rows(name: str, series: str, *folders: Path) -> dict[float | str, PublishedRow]:
     found = find_experiment(name).run(folders).rows
     return {row.x: row for row in found if row.series == series}
 

@@ -12,7 +12,7 @@ from dpo_bench.experiment import Experiment
 from dpo_bench.storage import read_parquet, write_json
 from dpo_bench.sweep.doubts import doubts
 from dpo_bench.sweep.results import COLUMNS, write_results
-from dpo_bench.sweep.run import Outcome
+from dpo_bench.sweep.run import SweepOutcome
 from dpo_bench.sweep.store import Manifest, Store, write_manifest
 from dpo_bench.sweep.summary import print_outcome
 
@@ -101,7 +101,7 @@ def test_the_terminal_names_the_controls_that_a_reward_misses(tmp_path: Path) ->
         write_json(store.reference_folder / "evaluation.json", {"controls": found})
         table = write_results(store, ["good", "bad"])
         screen = io.StringIO()
-        outcome = Outcome(experiment, tmp_path, tmp_path, table, 1)
+        outcome = SweepOutcome(experiment, tmp_path, tmp_path, table, 1)
         print_outcome(outcome, Console(file=screen, width=200))
         above, *_ = screen.getvalue().partition("2 trials, 1 computed now")
         return above.splitlines()
@@ -142,7 +142,7 @@ def test_answers_at_a_judges_own_temperature_are_told_at_the_end(tmp_path: Path)
         table = table.assign(judge_own_temperature=[answers, float("nan")])
         screen = io.StringIO()
         print_outcome(
-            Outcome(experiment, tmp_path, tmp_path, table, 0), Console(file=screen, width=200)
+            SweepOutcome(experiment, tmp_path, tmp_path, table, 0), Console(file=screen, width=200)
         )
         return f"{answers:,.0f} of the judge's answers were given at its own" in screen.getvalue()
 

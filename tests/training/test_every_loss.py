@@ -67,7 +67,7 @@ class WorkerContext:
         self.policy, frozen = (choose_backend(load_model(source, "cpu")) for _ in range(2))
         frozen.model.requires_grad_(requires_grad=False)
         self.initial = {k: v.clone() for k, v in self.policy.model.state_dict().items()}
-        self.reference = CachedReference(frozen, self.training, folder.name, "cpu/fp32")
+        self.reference = CachedReference(frozen, self.training, str(folder), "cpu/fp32")
         self.before = self.margins(frozen)
 
     def margins(self, backend: LogprobBackend) -> Tensor:

@@ -31,7 +31,7 @@ class Setup:
 
     def __init__(self, folder: Path) -> None:
         self.base = choose_backend(load_model(folder), "fp32")
-        self.reference = CachedReference(self.base, PAIRS, folder.name, "cpu/fp32")
+        self.reference = CachedReference(self.base, PAIRS, str(folder), "cpu/fp32")
         self.backend = with_adapter(self.base, LoRA(rank=4, alpha=16), "tiny")
 
     def trainer(self, tmp_path: Path, loss: str = "dpo", seed: int = 0, **options: Any) -> Trainer:

@@ -58,7 +58,7 @@ class Setup:
         self.initial = {name: value.clone() for name, value in self.weights().items()}
         frozen = choose_backend(load_model(folder, "cpu"), "fp32")
         frozen.model.requires_grad_(requires_grad=False)
-        self.reference = CachedReference(frozen, PAIRS, folder.name, "cpu/fp32")
+        self.reference = CachedReference(frozen, PAIRS, str(folder), "cpu/fp32")
 
     def weights(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.backend.model.state_dict()
@@ -139,7 +139,7 @@ def test_every_path_starts_at_ln_2_and_learns_alike(
     try:
         setup.backend = path(usual.model)
         usual.model.load_state_dict(setup.initial)
-        setup.reference = CachedReference(setup.backend, PAIRS, "tiny", "cpu/fp32")
+        setup.reference = CachedReference(setup.backend, PAIRS, f"tiny, {path!r}", "cpu/fp32")
         result = setup.run(tmp_path)
     finally:
         setup.backend, setup.reference = usual, usual_reference

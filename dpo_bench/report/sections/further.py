@@ -22,7 +22,7 @@ from dpo_bench.analysis.points import trained
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.round_robin import strengths_of_players
-from dpo_bench.report.sections.section import Section, estimate_cell
+from dpo_bench.report.sections.section import ReportSection, estimate_cell
 from dpo_bench.report.table_values import Cell, Row, Table
 from dpo_bench.wording import number
 
@@ -35,7 +35,7 @@ def further_sections(
     series: Sequence[LossCurve],
     curves: CurvesOnPrompts | None,
     policies: MatchedPolicies,
-) -> tuple[Section, ...]:
+) -> tuple[ReportSection, ...]:
     """All sections for which the sweep has the data, in their order."""
     if curves is None:
         found = _length_control(results, _all_prompts(results), policies)
@@ -51,7 +51,7 @@ def further_sections(
     )
 
 
-def _areas(series: Sequence[LossCurve], curves: CurvesOnPrompts) -> Section | None:
+def _areas(series: Sequence[LossCurve], curves: CurvesOnPrompts) -> ReportSection | None:
     measure = curves.measures[0]
     found = matched.areas(most_overlapping(curves.curves), curves.weights)
     if not found:
@@ -82,12 +82,12 @@ def _areas(series: Sequence[LossCurve], curves: CurvesOnPrompts) -> Section | No
         f"The area between two losses' curves over KL {low} to {high} nats, the range that all of"
         f" these cover: one figure of {measure.phrase} for the whole curve, first minus second."
     )
-    return Section("areas", "Area between the curves", about, Table(columns, tuple(rows)))
+    return ReportSection("areas", "Area between the curves", about, Table(columns, tuple(rows)))
 
 
 def _overoptimization(
     results: SweepResults, series: Sequence[LossCurve], curves: CurvesOnPrompts
-) -> Section | None:
+) -> ReportSection | None:
     own = results.reference.samples
     if REWARD not in curves.measures or "reward" not in own or curves.weights is None:
         return None
@@ -114,7 +114,9 @@ def _overoptimization(
         " loss's trained policies. A peak is given only inside the KLs that were measured; an"
         " interval that ends where they end is open there."
     )
-    return Section("overoptimization", "Over-optimization", about, Table(columns, tuple(rows)))
+    return ReportSection(
+        "overoptimization", "Over-optimization", about, Table(columns, tuple(rows))
+    )
 
 
 def _fit_cells(series: LossCurve, fit: Fit) -> tuple[Cell, ...]:
@@ -138,7 +140,7 @@ def _fit_cells(series: LossCurve, fit: Fit) -> tuple[Cell, ...]:
 
 def _length_control(
     results: SweepResults, prompts: pd.Index, policies: MatchedPolicies
-) -> Section | None:
+) -> ReportSection | None:
     if not results.prompts_known or not len(prompts):
         return None
     weights = resample_weights(len(prompts), _RESAMPLES, results.bootstrap_seed)
@@ -175,7 +177,7 @@ def _length_control(
         " standardized length difference, read at no difference (after AlpacaEval 2's"
         f" length-controlled win rate), beside the plain one; {policies.whose}."
     )
-    return Section("length", "Length control", about, Table(columns, tuple(rows)))
+    return ReportSection("length", "Length control", about, Table(columns, tuple(rows)))
 
 
 def _extra_length(results: SweepResults, table: pd.DataFrame) -> Array | None:

@@ -13,7 +13,7 @@ from dpo_bench.analysis.opponents import COST
 from dpo_bench.analysis.results import SweepResults, read_json
 from dpo_bench.experiment import Experiment
 from dpo_bench.experiment.config import Evaluation
-from dpo_bench.report.sections.section import Section
+from dpo_bench.report.sections.section import ReportSection
 from dpo_bench.report.table_values import Cell, Row, Table
 from dpo_bench.wording import MISSING, number
 
@@ -37,7 +37,7 @@ class Taken:
     output_tokens: float | None
 
 
-def judging_section(results: SweepResults, experiment: Experiment | None) -> Section | None:
+def judging_section(results: SweepResults, experiment: Experiment | None) -> ReportSection | None:
     """What was asked of the judge; None where none was."""
     parts = list(_parts(results)) if results.judge else []
     if experiment is None or not parts:
@@ -54,7 +54,7 @@ def judging_section(results: SweepResults, experiment: Experiment | None) -> Sec
         ("US dollars", "At the prices of the experiment."),
     )  # fmt: skip
     rows = tuple(Row("", -1, False, tuple(_cells(one, prices))) for one in parts)
-    return Section(
+    return ReportSection(
         "judging", "Judging", " ".join(_about(results, evaluation)), Table(columns, rows)
     )
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import FRONTIER_GAP, KL, REWARD
 from dpo_bench.analysis.regret import RegretAtLevel
-from dpo_bench.report.sections.section import Section, estimate_cell
+from dpo_bench.report.sections.section import ReportSection, estimate_cell
 from dpo_bench.report.table_values import Cell, Row, Table
 from dpo_bench.wording import MISSING, listing, number
 
 
-def regret_section(series: Sequence[LossCurve], found: Sequence[RegretAtLevel]) -> Section | None:
+def regret_section(
+    series: Sequence[LossCurve], found: Sequence[RegretAtLevel]
+) -> ReportSection | None:
     """The table by loss and level, the smallest gap at the first known level first."""
     if not found:
         return None
@@ -24,7 +26,7 @@ def regret_section(series: Sequence[LossCurve], found: Sequence[RegretAtLevel]) 
     )
     columns = [("Loss", ""), *((f"At KL {_kl(level)} nats", "") for level in found)]
     cells = [(one, tuple(_cell(level, one.index) for level in found)) for one in rows]
-    return Section(
+    return ReportSection(
         "gaps",
         "Gap to the optimal frontier",
         " ".join(_about(found)),

@@ -15,7 +15,7 @@ from dpo_bench.analysis.matched_policies import MatchedPolicies
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.analysis.opponents import OPPONENTS, REFERENCE, read_opponents
 from dpo_bench.analysis.results import SweepResults, Trial
-from dpo_bench.report.sections.section import Section, estimate_cell
+from dpo_bench.report.sections.section import ReportSection, estimate_cell
 from dpo_bench.report.table_values import Cell, Row, Table
 from dpo_bench.wording import number
 
@@ -30,13 +30,13 @@ _ROUND = 64
 
 def strengths_of_players(
     results: SweepResults, prompts: pd.Index, policies: MatchedPolicies
-) -> Section | None:
+) -> ReportSection | None:
     """Bradley-Terry strengths by rewards, or by what a judge said where it judged a round robin."""
     players = policies.players
     if len(players) < 2 or not results.has_wins or results.reference.samples.empty:
         return None
     if len(players) > _ROUND:
-        return Section("strengths", "Round robin", _too_many(len(players)), Table((), ()))
+        return ReportSection("strengths", "Round robin", _too_many(len(players)), Table((), ()))
     by_name = {str(one.index): (one, trial) for one, trial in players}
     wins = (
         _by_reward(results, prompts, by_name) if results.has_reward else _judged(results, by_name)
@@ -54,7 +54,7 @@ def strengths_of_players(
         f" {policies.whose}. KLs still differ: the matched comparison above is the fair one."
     )
     columns = (("Policy", ""), ("KL", "nats"), ("Strength", "Log-odds, 95% interval over prompts."))
-    return Section("strengths", "Round robin", about, Table(columns, rows))
+    return ReportSection("strengths", "Round robin", about, Table(columns, rows))
 
 
 def _by_reward(results: SweepResults, prompts: pd.Index, players: Players) -> Wins:

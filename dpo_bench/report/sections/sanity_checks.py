@@ -8,7 +8,7 @@ from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.judge_costs import LEAST_AGREEMENT
 from dpo_bench.analysis.metrics import Metric
 from dpo_bench.analysis.results import SweepResults
-from dpo_bench.report.sections.section import Section
+from dpo_bench.report.sections.section import ReportSection
 from dpo_bench.report.table_values import Cell, Row, Table, measured_cell
 from dpo_bench.wording import MISSING, interval, number
 
@@ -34,7 +34,7 @@ _OUTCOMES = {True: "as it must be", False: "missed", None: "no right outcome"}
 _SHARE = Metric("control", "Outcome", "", 3, "Value, 95% interval over prompts, and n.")
 
 
-def controls_section(results: SweepResults) -> Section | None:
+def controls_section(results: SweepResults) -> ReportSection | None:
     """The controls of the sweep's reward or judge; None where none were made."""
     rows = []
     known = results.reference.controls
@@ -53,7 +53,7 @@ def controls_section(results: SweepResults) -> Section | None:
     )  # fmt: skip
     scorer = "judge" if results.judge else "reward"
     about = f"What is known beforehand of any {scorer} that can be trusted."
-    return Section("controls", "Controls", about, Table(columns, tuple(rows)))
+    return ReportSection("controls", "Controls", about, Table(columns, tuple(rows)))
 
 
 def missed_controls(results: SweepResults) -> Iterator[str]:

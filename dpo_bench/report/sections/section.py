@@ -9,7 +9,7 @@ from dpo_bench.wording import interval, number
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class ReportSection:
     """One further section of the report.
 
     Attributes:

@@ -134,10 +134,11 @@ def _best(results: SweepResults, labels: dict[str, str]) -> Iterator[str]:
         )
         return
     trial, figure = best
-    kl = number(trial.value(KL.name), KL.decimals)
+    kl = trial.value(KL.name)
+    where = "" if kl is None else f" at KL {number(kl, KL.decimals)} nats"
     text = (
         f"The best {measure.phrase} is {_with_interval(figure, measure)}, reached by"
-        f" {labels[trial.id]} at KL {kl} nats"
+        f" {labels[trial.id]}{where}"
     )
     if len(results.done) > 1:
         text += f"; being the highest of {len(results.done)}, it is slightly optimistic"

@@ -24,13 +24,13 @@ from dpo_bench.reproduce.claims.trials import (
     Trials,
 )
 from dpo_bench.reproduce.claims.world import WORLDS, Measured, optimal_rewards
-from dpo_bench.reproduce.record import Curve, Outcome, Row
+from dpo_bench.reproduce.record import PublishedCurve, PublishedRow, Reproduced
 
 Word = Literal["holds", "tie", "fails"]
 CODES: Mapping[Word, float] = {"holds": 1.0, "tie": 0.0, "fails": -1.0}
 
 
-def run(_source: str) -> Outcome:
+def run(_source: str) -> Reproduced:
     """Train everything, then judge claim by claim."""
     trials = Trials.run()
     rows = [
@@ -43,7 +43,7 @@ def run(_source: str) -> Outcome:
         *_robust(trials),
         *_frontier(trials),
     ]
-    return Outcome(tuple(rows), TEXT, _curves(trials), ("KL (nats)", "gold reward"))
+    return Reproduced(tuple(rows), TEXT, _curves(trials), ("KL (nats)", "gold reward"))
 
 
 def over_worlds(values: Tensor) -> Estimate:
@@ -58,21 +58,21 @@ def sign(estimate: Estimate) -> Word:
     return "fails" if estimate.high < 0 else "tie"
 
 
-def _evidence(series: str, x: float | str, values: Tensor) -> Row:
+def _evidence(series: str, x: float | str, values: Tensor) -> PublishedRow:
     estimate = over_worlds(values)
     at = f"{x:g}" if isinstance(x, float) else x
     interval = f"{at} [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return Row("", series, interval, None, estimate.value)
+    return PublishedRow("", series, interval, None, estimate.value)
 
 
-def _outcome(claim: str, found: Word, listed: Word) -> Row:
+def _outcome(claim: str, found: Word, listed: Word) -> PublishedRow:
     series = f"CLAIM {claim}"
-    return Row(
+    return PublishedRow(
         "", series, f"listed: {listed}", None, CODES[found], 0.0, "run", CODES[listed], found
     )
 
 
-def _kl_falls(trials: Trials) -> list[Row]:
+def _kl_falls(trials: Trials) -> list[PublishedRow]:
     rows, falls = [], []
     for loss in MONOTONE:
         kl = torch.stack([trials.clean[loss, beta].kl for beta in GRID])
@@ -97,7 +97,7 @@ def _drop(trials: Trials, table: Mapping[Cell, Measured]) -> Tensor:
     return (peak - last) / (peak - start)
 
 
-def _hump(trials: Trials) -> list[Row]:
+def _hump(trials: Trials) -> list[PublishedRow]:
     proxied, clean = _drop(trials, trials.proxied), _drop(trials, trials.clean)
     claim = (
         "gold reward rises and falls with KL when a misspecified proxy labels, more than by gold"
@@ -110,7 +110,7 @@ def _hump(trials: Trials) -> list[Row]:
     ]
 
 
-def _fits(trials: Trials) -> list[Row]:
+def _fits(trials: Trials) -> list[PublishedRow]:
     kl, reward = (values.numpy() for values in _curve(trials.proxied))
     start = optimal_rewards(trials.worlds, torch.zeros(WORLDS, dtype=torch.float64)).numpy()
     forms: dict[str, list[float]] = {
@@ -151,7 +151,7 @@ def _not_better(estimate: Estimate) -> Word:
     return "holds" if estimate.low > 0 else "fails"
 
 
-def _displacement(trials: Trials) -> list[Row]:
+def _displacement(trials: Trials) -> list[PublishedRow]:
     dpo = trials.clean["dpo", SMALL].chosen_logratio
     ipo = trials.clean["ipo_sum", SMALL].chosen_logratio
     bounded = over_worlds(ipo).low > -10
@@ -165,7 +165,7 @@ def _displacement(trials: Trials) -> list[Row]:
     ]
 
 
-def _flips_hurt(trials: Trials) -> list[Row]:
+def _flips_hurt(trials: Trials) -> list[PublishedRow]:
     rows, words = [], []
     for loss in NOISY:
         for beta in BETAS:
@@ -194,7 +194,7 @@ def _gain(trials: Trials, loss: str, beta: float, measure_name: str) -> Tensor:
     ).mean(0)
 
 
-def _cdpo(trials: Trials) -> list[Row]:
+def _cdpo(trials: Trials) -> list[PublishedRow]:
     rows = []
     for beta in BETAS:
         found = _not_better(over_worlds(_gain(trials, "cdpo", beta, "reward")))
@@ -204,7 +204,7 @@ def _cdpo(trials: Trials) -> list[Row]:
     return rows
 
 
-def _robust(trials: Trials) -> list[Row]:
+def _robust(trials: Trials) -> list[PublishedRow]:
     rows = []
     listed: Mapping[float, Word] = {0.1: "tie", 0.5: "holds"}
     for beta in BETAS:
@@ -215,7 +215,7 @@ def _robust(trials: Trials) -> list[Row]:
     return rows
 
 
-def _against_dpo(trials: Trials, loss: str, beta: float) -> list[Row]:
+def _against_dpo(trials: Trials, loss: str, beta: float) -> list[PublishedRow]:
     return [
         _evidence(f"{loss} minus dpo at 20-40% flips, {name}", f"beta {beta:g}", values)
         for name in ("reward", "kl")
@@ -223,13 +223,13 @@ def _against_dpo(trials: Trials, loss: str, beta: float) -> list[Row]:
     ]
 
 
-def _frontier(trials: Trials) -> list[Row]:
+def _frontier(trials: Trials) -> list[PublishedRow]:
     excess = max(
         float((one.reward - optimal_rewards(trials.worlds, one.kl)).max()) for one in trials.all
     )
     policies = len(trials.all) * WORLDS
     return [
-        Row(
+        PublishedRow(
             "",
             "CLAIM DPO's frontier dominates PPO's",
             "listed: not a miniature claim",
@@ -237,7 +237,7 @@ def _frontier(trials: Trials) -> list[Row]:
             None,
             note="not a miniature claim",
         ),
-        Row(
+        PublishedRow(
             "",
             "theorem instead: largest reward above the optimal frontier (at most 0)",
             f"{policies} policies",
@@ -249,17 +249,17 @@ def _frontier(trials: Trials) -> list[Row]:
     ]
 
 
-def _curves(trials: Trials) -> tuple[Curve, ...]:
+def _curves(trials: Trials) -> tuple[PublishedCurve, ...]:
     curves = []
     for name, table in (
         ("DPO, labels by gold", trials.clean),
         ("DPO, labels by proxy", trials.proxied),
     ):
         kl, reward = (values.mean(1).flip(0) for values in _curve(table))
-        curves.append(Curve(name, tuple(kl.tolist()), tuple(reward.tolist())))
+        curves.append(PublishedCurve(name, tuple(kl.tolist()), tuple(reward.tolist())))
     levels = torch.linspace(0, 3**0.5, 61, dtype=torch.float64) ** 2  # steep near 0
     best = [float(optimal_rewards(trials.worlds, level.expand(WORLDS)).mean()) for level in levels]
-    return (*curves, Curve("optimal frontier", tuple(levels.tolist()), tuple(best)))
+    return (*curves, PublishedCurve("optimal frontier", tuple(levels.tolist()), tuple(best)))
 
 
 TEXT = """\

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dpo_bench.reproduce.exact.ipo_figure_1 import TAUS, TOTAL_ORDER, A, B, C
-from dpo_bench.reproduce.record import Outcome, Row
+from dpo_bench.reproduce.record import PublishedRow, Reproduced
 from dpo_bench.reproduce.tabular import Pairs, Setting, gradient, minimize, train_by_adam
 
 CYCLE = ((A, B), (B, C), (C, A))
@@ -23,18 +23,20 @@ FAR = 40.0
 """nats: where a sigmoid is 1 to the last digit"""
 
 
-def run(source: str) -> Outcome:
+def run(source: str) -> Reproduced:
     """All sets of preferences, through optimizers and through the formulas."""
     rows = [row for tau in TAUS for row in _at(source, tau)]
-    return Outcome(tuple(sorted(rows, key=lambda row: row.series)), TEXT)
+    return Reproduced(tuple(sorted(rows, key=lambda row: row.series)), TEXT)
 
 
-def _at(source: str, tau: float) -> list[Row]:
+def _at(source: str, tau: float) -> list[PublishedRow]:
     """Rows of one tau."""
     ipo, dpo = Setting("ipo_sum", tau), Setting("dpo", tau)
 
-    def row(series: str, published: float, reproduced: float, tolerance: float = 1e-9) -> Row:
-        return Row(source, series, tau, published, reproduced, tolerance, "formula")
+    def row(
+        series: str, published: float, reproduced: float, tolerance: float = 1e-9
+    ) -> PublishedRow:
+        return PublishedRow(source, series, tau, published, reproduced, tolerance, "formula")
 
     two = _optimum(ipo, ((A, B),), 2)
     ordered = _optimum(ipo, TOTAL_ORDER)
@@ -71,11 +73,11 @@ def _at(source: str, tau: float) -> list[Row]:
     return rows
 
 
-def _dpo_third_loses(source: str, dpo: Setting) -> Row:
+def _dpo_third_loses(source: str, dpo: Setting) -> PublishedRow:
     trained = train_by_adam([dpo], THIRD_LOSES, updates=2_000, every=2_000)
     value, rerun = float(trained[-1, 0, :, C].mean()), DPO_THIRD_LOSES[dpo.beta]
     series = "4 {(a,c),(b,c)}, DPO pi(c) after 2,000 updates"
-    return Row(source, series, dpo.beta, None, value, 1e-4, "run", rerun)
+    return PublishedRow(source, series, dpo.beta, None, value, 1e-4, "run", rerun)
 
 
 def _objective(setting: Setting, pairs: Pairs) -> Callable[[Tensor], Tensor]:

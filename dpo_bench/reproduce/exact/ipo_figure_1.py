@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpo_bench.reproduce.record import Curve, Outcome, Provenance, Row
+from dpo_bench.reproduce.record import Provenance, PublishedCurve, PublishedRow, Reproduced
 from dpo_bench.reproduce.tabular import Setting, train_by_adam
 
 A, B, C = range(3)
@@ -45,17 +45,17 @@ STUDENT_T = 2.262
 """97.5% quantile of Student's t with 9 degrees of freedom: ten seeds."""
 
 
-def figure_1(source: str) -> Outcome:
+def figure_1(source: str) -> Reproduced:
     """The figure: 18,000 sampled preferences, which are 2,000 updates."""
     probabilities = train_by_adam(SETTINGS, TOTAL_ORDER, updates=UPDATES, every=EVERY, seeds=SEEDS)
     means = probabilities.mean(2)
     rows = [
         row for index, one in enumerate(SETTINGS) for row in _rows(source, one, means[:, index])
     ]
-    return Outcome(tuple(rows), TEXT, _curves(probabilities), AXES)
+    return Reproduced(tuple(rows), TEXT, _curves(probabilities), AXES)
 
 
-def literal(source: str) -> Outcome:
+def literal(source: str) -> Reproduced:
     """The same with as many updates as the figure's axis has numbers."""
     every = 10 * EVERY
     probabilities = train_by_adam(
@@ -63,37 +63,41 @@ def literal(source: str) -> Outcome:
     )
     means = probabilities.mean(2)
     rows = [
-        Row(source, one.label, updates, None, float(means[updates // every - 1, index, 0]))
+        PublishedRow(source, one.label, updates, None, float(means[updates // every - 1, index, 0]))
         for index, one in enumerate(SETTINGS)
         for updates in (1_000, 2_000, 6_000, 18_000)
     ]
     axes = ("updates", AXES[1])
-    return Outcome(tuple(rows), LITERAL_TEXT, _curves(probabilities, every), axes)
+    return Reproduced(tuple(rows), LITERAL_TEXT, _curves(probabilities, every), axes)
 
 
-def _rows(source: str, setting: Setting, means: Tensor) -> list[Row]:
+def _rows(source: str, setting: Setting, means: Tensor) -> list[PublishedRow]:
     """Of one setting, from its mean probabilities [record, action]."""
     label, rows = setting.label, []
     for samples, published in zip(SAMPLES, DIGITISED[setting.label], strict=True):
         reproduced = float(means[samples // BATCH // EVERY - 1, 0])
         rerun = RERUN.get((label, samples))
         mark: Provenance = "run" if published is None else "dig"
-        rows.append(Row(source, label, samples, published, reproduced, TOLERANCE, mark, rerun))
+        rows.append(
+            PublishedRow(source, label, samples, published, reproduced, TOLERANCE, mark, rerun)
+        )
     for action in (B, C):
         name, published = f"{label}, pi(y{action + 1})", FINAL[label][action]
         reproduced = float(means[-1, action])
-        rows.append(Row(source, name, SAMPLES[-1], published, reproduced, TOLERANCE, "dig"))
+        rows.append(
+            PublishedRow(source, name, SAMPLES[-1], published, reproduced, TOLERANCE, "dig")
+        )
     return rows
 
 
-def _curves(probabilities: Tensor, every: int | None = None) -> tuple[Curve, ...]:
+def _curves(probabilities: Tensor, every: int | None = None) -> tuple[PublishedCurve, ...]:
     """Mean over seeds with its 95% interval, from [record, setting, seed, action]."""
     best = probabilities[..., 0]
     mean, half = best.mean(2), STUDENT_T * best.std(2) / best.shape[2] ** 0.5
     step = every or EVERY * BATCH
     x = tuple(float(step * (index + 1)) for index in range(len(best)))
     return tuple(
-        Curve(
+        PublishedCurve(
             setting.label,
             x,
             _column(mean[:, index]),

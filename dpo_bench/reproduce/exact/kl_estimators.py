@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dpo_bench.model.logprobs import score, sum_by_row
-from dpo_bench.reproduce.record import Outcome, Row
+from dpo_bench.reproduce.record import PublishedRow, Reproduced
 
 GAUSSIANS = {
     0.1: (("k1", 0.0, 20.0, 0.5), ("k2", 0.0025, 1.42, 0.005), ("k3", 0.0, 1.42, 0.005)),
@@ -25,13 +25,13 @@ TRUE_KL = 1.7315
 RERUN_SD = {"Rao-Blackwellised": 0.22, "Monte Carlo": 1.85, "sequence-level k3": 4.05}
 
 
-def run(source: str) -> Outcome:
+def run(source: str) -> Reproduced:
     """The Gaussians by quadrature, the language model by sampling."""
     rows = [row for mean in GAUSSIANS for row in _gaussian_rows(source, mean)]
-    return Outcome((*rows, *_markov_rows(source)), TEXT)
+    return Reproduced((*rows, *_markov_rows(source)), TEXT)
 
 
-def _gaussian_rows(source: str, mean: float) -> list[Row]:
+def _gaussian_rows(source: str, mean: float) -> list[PublishedRow]:
     """Bias and sd over the true KL for q = N(0, 1), p = N(mean, 1)."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(120)
     weights = weights / weights.sum()
@@ -45,8 +45,12 @@ def _gaussian_rows(source: str, mean: float) -> list[Row]:
         at = f"q N(0,1), p N({mean:g},1)"
         closeness = 1e-9 if bias == 0 else 5e-5
         rows += [
-            Row(source, f"{name}, bias / KL", at, bias, average / true - 1, closeness, "src"),
-            Row(source, f"{name}, sd / KL", at, deviation, spread / true, half_digit, "src"),
+            PublishedRow(
+                source, f"{name}, bias / KL", at, bias, average / true - 1, closeness, "src"
+            ),
+            PublishedRow(
+                source, f"{name}, sd / KL", at, deviation, spread / true, half_digit, "src"
+            ),
         ]
     return rows
 
@@ -135,22 +139,22 @@ def estimates(seed: int = 1) -> dict[str, Tensor]:
     }
 
 
-def _markov_rows(source: str) -> list[Row]:
+def _markov_rows(source: str) -> list[PublishedRow]:
     values, at = estimates(), "Markov LM, 8 symbols x 16"
     rows = []
     for name, column in values.items():
         mean, error = float(column.mean()), float(column.std()) / SAMPLES**0.5
         series = f"{name}, mean of 20,000 samples (nats)"
-        rows.append(Row(source, series, at, TRUE_KL, mean, 4 * error, "formula"))
+        rows.append(PublishedRow(source, series, at, TRUE_KL, mean, 4 * error, "formula"))
     spreads = {name: float(column.std()) for name, column in values.items()}
     rows += [
-        Row(source, f"{name}, sd (nats)", at, None, spread, None, "run", RERUN_SD[name])
+        PublishedRow(source, f"{name}, sd (nats)", at, None, spread, None, "run", RERUN_SD[name])
         for name, spread in spreads.items()
     ]
     ordered = sorted(spreads, key=lambda name: spreads[name])
     in_order = float(ordered == list(RERUN_SD))
     series = "sd: Rao-Blackwellised < Monte Carlo < k3 (1 = yes)"
-    rows.append(Row(source, series, at, None, in_order, 0.0, "run", 1.0))
+    rows.append(PublishedRow(source, series, at, None, in_order, 0.0, "run", 1.0))
     return rows
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dpo_bench.contract import PairLogps, get_loss
-from dpo_bench.reproduce.record import Curve, Outcome, Row
+from dpo_bench.reproduce.record import PublishedCurve, PublishedRow, Reproduced
 from dpo_bench.reproduce.tabular import gradient
 
 MARGINS = tuple(torch.linspace(-60, 60, 241, dtype=torch.float64).tolist())
@@ -25,14 +25,14 @@ def of_margin(margin: Tensor, loss: str, beta: float, flips: float | None = None
     return get_loss(loss)(logps, beta=beta, **more)
 
 
-def run(source: str) -> Outcome:
+def run(source: str) -> Reproduced:
     """Both identities at three settings."""
     rows = []
     for beta, flips in CASES:
         at = f"beta {beta:g}, e {flips:g}"
         margin = math.log((1 - flips) / flips) / beta
         rows.append(
-            Row(
+            PublishedRow(
                 source,
                 "cDPO, margin (nats) where its gradient vanishes",
                 at,
@@ -43,7 +43,7 @@ def run(source: str) -> Outcome:
             )
         )
         rows.append(
-            Row(
+            PublishedRow(
                 source,
                 "robust DPO, mean over flips minus clean DPO (largest of 241 margins)",
                 at,
@@ -54,7 +54,7 @@ def run(source: str) -> Outcome:
             )
         )
     rows.sort(key=lambda row: row.series)
-    return Outcome(tuple(rows), TEXT, _curves(), ("margin (nats)", "loss; beta .3, e .2"))
+    return Reproduced(tuple(rows), TEXT, _curves(), ("margin (nats)", "loss; beta .3, e .2"))
 
 
 def _stationary_margin(beta: float, flips: float) -> float:
@@ -76,7 +76,7 @@ def _largest_bias(beta: float, flips: float) -> float:
     return float(((1 - flips) * kept + flips * flipped - clean).abs().max())
 
 
-def _curves() -> tuple[Curve, ...]:
+def _curves() -> tuple[PublishedCurve, ...]:
     beta, flips = CASES[0]
     margin = torch.linspace(-15, 25, 161, dtype=torch.float64)
     x = tuple(margin.tolist())
@@ -85,7 +85,7 @@ def _curves() -> tuple[Curve, ...]:
         "cDPO": of_margin(margin, "cdpo", beta, flips),
         "robust DPO": of_margin(margin, "robust_dpo", beta, flips),
     }
-    return tuple(Curve(name, x, tuple(line.tolist())) for name, line in lines.items())
+    return tuple(PublishedCurve(name, x, tuple(line.tolist())) for name, line in lines.items())
 
 
 TEXT = """\

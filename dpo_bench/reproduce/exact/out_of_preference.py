@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dpo_bench.analysis.bootstrap import bootstrap_mean, resample_weights
 from dpo_bench.contract import PairLogps, get_loss
-from dpo_bench.reproduce.record import Outcome, Row
+from dpo_bench.reproduce.record import PublishedRow, Reproduced
 
 SEEDS = 100
 PAIRS = 20
@@ -27,7 +27,7 @@ RERUN = {"DPO": 0.431, "RMB-PO": 0.350, "RMB-PO+ (1:10)": 0.267}
 
 
 @dataclass(frozen=True, slots=True)
-class Preferences:
+class ToyPreferences:
     """Labeled pairs of every seed.
 
     Attributes:
@@ -56,7 +56,7 @@ def _features(first: Tensor, second: Tensor) -> Tensor:
     return torch.stack([first[..., None] * scale, second[..., None] / scale], dim=-1)
 
 
-def collect(pairs: int, generator: torch.Generator) -> Preferences:
+def collect(pairs: int, generator: torch.Generator) -> ToyPreferences:
     """Two different actions in uniform states, labeled by Bradley-Terry under the true reward."""
     states = torch.rand(SEEDS, pairs, dtype=torch.float64, generator=generator)
     order = torch.rand(SEEDS, pairs, ACTIONS, generator=generator).argsort(-1)
@@ -64,7 +64,9 @@ def collect(pairs: int, generator: torch.Generator) -> Preferences:
     reward = features(states) @ torch.tensor(REWARD, dtype=torch.float64)
     chance = (_taken(reward, first) - _taken(reward, second)).sigmoid()
     wins = torch.rand(chance.shape, dtype=torch.float64, generator=generator) < chance
-    return Preferences(states, torch.where(wins, first, second), torch.where(wins, second, first))
+    return ToyPreferences(
+        states, torch.where(wins, first, second), torch.where(wins, second, first)
+    )
 
 
 def _taken(values: Tensor, actions: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ def _mean_dpo_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     return get_loss("dpo")(logps, beta=beta).view(chosen.shape).mean(-1)
 
 
-def learn_reward(data: Preferences) -> Tensor:
+def learn_reward(data: ToyPreferences) -> Tensor:
     """Maximum-likelihood reward parameters [seed, 2], by damped Newton steps."""
     phi = features(data.states)
     rows = torch.arange(SEEDS)[:, None], torch.arange(data.states.shape[1])[None, :]
@@ -123,7 +125,7 @@ def descend(
     return parameters
 
 
-def dpo_objective(data: Preferences) -> Callable[[Tensor], Tensor]:
+def dpo_objective(data: ToyPreferences) -> Callable[[Tensor], Tensor]:
     """The registry's DPO loss of each seed, of the policy's parameters [seed, 2]."""
     phi = policy_features(data.states)
 
@@ -177,11 +179,11 @@ def measure(pairs: int) -> dict[str, Tensor]:
     }
 
 
-def run(source: str) -> Outcome:
+def run(source: str) -> Reproduced:
     """Gaps beside the published ones; the verdict is on their order alone."""
     gaps, fewer = measure(PAIRS), measure(FEWER_PAIRS)
     rows = [
-        Row(
+        PublishedRow(
             source,
             f"{name}, gap",
             f"{PAIRS} pairs",
@@ -193,7 +195,7 @@ def run(source: str) -> Outcome:
         for name, gap in gaps.items()
     ]
     rows += [
-        Row(source, f"{name}, gap", f"{FEWER_PAIRS} pairs", None, float(gap.mean()))
+        PublishedRow(source, f"{name}, gap", f"{FEWER_PAIRS} pairs", None, float(gap.mean()))
         for name, gap in fewer.items()
     ]
     dpo, plain, plus = gaps
@@ -203,12 +205,12 @@ def run(source: str) -> Outcome:
         _order(source, gaps, PAIRS, (plain, plus), claimed=False),
         _order(source, fewer, FEWER_PAIRS, (plain, plus)),
     ]
-    return Outcome(tuple(rows), TEXT)
+    return Reproduced(tuple(rows), TEXT)
 
 
 def _order(
     source: str, gaps: dict[str, Tensor], pairs: int, order: tuple[str, str], claimed: bool = True
-) -> Row:
+) -> PublishedRow:
     """1 where the paired 95% interval says first > second, -1 where the reverse, 0 neither."""
     worse, better = order
     weights = resample_weights(SEEDS, 2_000, 0)
@@ -217,7 +219,7 @@ def _order(
     interval = f"{difference.value:.3f} [{difference.low:.3f}, {difference.high:.3f}]"
     series = f"order: gap of {worse} > {better} (1 yes, 0 not separated)"
     tolerance = 0.0 if claimed else None
-    return Row(source, series, f"{pairs} pairs: {interval}", 1.0, sign, tolerance, "src")
+    return PublishedRow(source, series, f"{pairs} pairs: {interval}", 1.0, sign, tolerance, "src")
 
 
 TEXT = f"""\

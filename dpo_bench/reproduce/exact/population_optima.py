@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dpo_bench.contract import get_loss
-from dpo_bench.reproduce.record import Outcome, Row
+from dpo_bench.reproduce.record import PublishedRow, Reproduced
 from dpo_bench.reproduce.tabular import gradient, minimize, pair_logps, total_variation
 
 ACTIONS = 6
@@ -21,7 +21,7 @@ PAPERS = {"dpo": "2305.18290 eq. 4", "ipo_sum": "2310.12036", "chi_po": "2407.13
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class ToyWorld:
     """Six actions: a reference, a reward and the share of the data that each pair of them has.
 
     Attributes:
@@ -45,14 +45,14 @@ class World:
         return self.preference @ self.behavior
 
 
-def make_world(seed: int = 0) -> World:
+def make_world(seed: int = 0) -> ToyWorld:
     """A world without symmetries."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(3, ACTIONS, dtype=torch.float64, generator=generator)
-    return World(draws[0].softmax(0), draws[1], draws[2].softmax(0))
+    return ToyWorld(draws[0].softmax(0), draws[1], draws[2].softmax(0))
 
 
-def population_loss(world: World, loss: str, beta: float) -> Callable[[Tensor], Tensor]:
+def population_loss(world: ToyWorld, loss: str, beta: float) -> Callable[[Tensor], Tensor]:
     """The expected loss over pairs and labels, as a function of the policy's logits [action]."""
     pairs = list(itertools.permutations(range(ACTIONS), 2))
     winners, losers = torch.tensor(pairs).T
@@ -67,12 +67,12 @@ def population_loss(world: World, loss: str, beta: float) -> Callable[[Tensor], 
     return objective
 
 
-def tilted(world: World, score: Tensor) -> Tensor:
+def tilted(world: ToyWorld, score: Tensor) -> Tensor:
     """The reference times e^score, normalized."""
     return (world.reference.log() + score).softmax(0)
 
 
-def chi_po_optimum(world: World, beta: float) -> Tensor:
+def chi_po_optimum(world: ToyWorld, beta: float) -> Tensor:
     """Reference x W0(exp((r - Z) / beta)), Z such that it sums to one."""
     import numpy as np
     from scipy.optimize import brentq
@@ -89,14 +89,14 @@ def chi_po_optimum(world: World, beta: float) -> Tensor:
     return policy(float(level))
 
 
-CLOSED_FORMS: dict[str, Callable[[World, float], Tensor]] = {
+CLOSED_FORMS: dict[str, Callable[[ToyWorld, float], Tensor]] = {
     "dpo": lambda world, beta: tilted(world, world.reward / beta),
     "ipo_sum": lambda world, beta: tilted(world, world.advantage / beta),
     "chi_po": chi_po_optimum,
 }
 
 
-def run(source: str) -> Outcome:
+def run(source: str) -> Reproduced:
     """Optimize, and evaluate the gradient at the closed form."""
     world = make_world()
     rows = []
@@ -111,9 +111,9 @@ def run(source: str) -> Outcome:
                 ("largest gradient at the closed form", float(slope)),
             ):
                 series = f"{NAMES[loss]}, {what}"
-                rows.append(Row(source, series, beta, 0.0, value, TOLERANCE, "formula"))
+                rows.append(PublishedRow(source, series, beta, 0.0, value, TOLERANCE, "formula"))
     rows.sort(key=lambda row: row.series)
-    return Outcome(tuple(rows), TEXT)
+    return Reproduced(tuple(rows), TEXT)
 
 
 TEXT = f"""\

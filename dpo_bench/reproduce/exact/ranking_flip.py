@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dpo_bench.contract import get_loss
-from dpo_bench.reproduce.record import Curve, Outcome, Row
+from dpo_bench.reproduce.record import PublishedCurve, PublishedRow, Reproduced
 from dpo_bench.reproduce.tabular import pair_logps
 
 PUBLISHED = {(0.1, 5.0): 0.474, (0.1, 30.0): 0.049}
@@ -17,7 +17,7 @@ PAIR = ((0, 1),)
 STEPS = 2_000
 
 
-def run(source: str) -> Outcome:
+def run(source: str) -> Reproduced:
     """Descend on one misranked pair and read off the loss where its ranking flips."""
     rows, curves = [], []
     for (beta, error), published in PUBLISHED.items():
@@ -27,18 +27,18 @@ def run(source: str) -> Outcome:
         crossing = losses[flip - 1] + share * (losses[flip] - losses[flip - 1])
         at = f"beta {beta:g}, c {error:g}"
         rows.append(
-            Row(source, "loss at the flip", at, published, crossing, 5e-4, "formula"),
+            PublishedRow(source, "loss at the flip", at, published, crossing, 5e-4, "formula"),
         )
         threshold = float(torch.nn.functional.softplus(torch.tensor(-beta * error).double()))
         wrong = sum(
             (margin > 0) != (loss < threshold) for margin, loss in zip(margins, losses, strict=True)
         )
         series = "steps at which ranking and threshold disagree"
-        rows.append(Row(source, series, at, 0.0, float(wrong), 0.0, "formula"))
-        curves.append(Curve(at, margins, losses))
+        rows.append(PublishedRow(source, series, at, 0.0, float(wrong), 0.0, "formula"))
+        curves.append(PublishedCurve(at, margins, losses))
     rows.sort(key=lambda row: row.series)
     axes = ("log pi(chosen) - log pi(rejected), nats", "DPO loss")
-    return Outcome(tuple(rows), TEXT, tuple(curves), axes)
+    return Reproduced(tuple(rows), TEXT, tuple(curves), axes)
 
 
 def _descend(beta: float, error: float) -> Iterator[tuple[float, float]]:

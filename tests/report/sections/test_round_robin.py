@@ -15,14 +15,14 @@ from dpo_bench.analysis.matched_policies import matched_policies
 from dpo_bench.analysis.opponents import OPPONENTS
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.round_robin import strengths_of_players
-from dpo_bench.report.sections.section import Section
+from dpo_bench.report.sections.section import ReportSection
 from tests.report.conftest import ViewOf
 from tests.report.judged import judged
 
 PROMPTS = 40
 
 
-def of(results: SweepResults) -> Section | None:
+def of(results: SweepResults) -> ReportSection | None:
     policies = matched_policies(group_series(results), "")
     return strengths_of_players(results, pd.RangeIndex(PROMPTS), policies)
 
