@@ -48,7 +48,8 @@ def test_answers_at_the_judges_own_temperature_are_counted(view_of: ViewOf) -> N
     reference = dataclasses.replace(results.reference, controls_cost=cost)
     row = {**results.done[0].row, "judge_own_temperature": 34.0}
     trials = (dataclasses.replace(results.done[0], row=row), *results.done[1:])
-    found = judging_section(dataclasses.replace(results, reference=reference, trials=trials))
+    results = dataclasses.replace(results, reference=reference, trials=trials)
+    found = judging_section(results, read_experiment(results))
     assert found is not None
     assert "1,234 answers were given at the judge's own temperature" in found.about
 

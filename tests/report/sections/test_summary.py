@@ -78,7 +78,7 @@ def test_a_judge_that_follows_the_place_crowns_nobody(view_of: ViewOf) -> None:
         controls = {"order": order | {"passed": passed}}
         reference = dataclasses.replace(results.reference, controls=controls)
         changed = dataclasses.replace(results, reference=reference)
-        found = find(changed, view.series, view.comparison)
+        found = find(changed, view.experiment, view.series, view.comparison)
         return " ".join(found.sentences), {tile.title: tile.figure for tile in found.tiles}
 
     text, tiles = told(passed=False)
