@@ -36,6 +36,11 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
+WORLD = "world:"
+"""What the name of an embedded world begins with, as a model or as data."""
+JUDGE, CLASSIFIERS = "judge", ("model", "sentiment")
+"""What stands before the colon of ``evaluation.reward`` where it names a judge or a classifier."""
+
 
 def _rate(value: Any) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -355,9 +360,9 @@ class Experiment(Section):
         """Whether it has what the keys marked ``Only(kind)`` matter with."""
         if kind == "world":
             sources = (self.policy, self.reference, self.preferences)
-            return any(source.startswith("world:") for source in sources if source is not None)
+            return any(source.startswith(WORLD) for source in sources if source is not None)
         scorer, colon, _ = self.evaluation.reward.partition(":")
-        named = ("judge",) if kind == "judge" else ("model", "sentiment")
+        named = (JUDGE,) if kind == "judge" else CLASSIFIERS
         return bool(colon) and scorer in named
 
     def settings(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dpo_bench.contract import get_loss
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.experiment.config import Experiment
+from dpo_bench.experiment.config import WORLD, Experiment
 from dpo_bench.experiment.read import (
     Tree,
     apply_setting,
@@ -56,7 +56,7 @@ def resolve(file: str | None, flags: Overrides) -> Experiment:
         path = find_file(file)
         tree, origin = read_file(path), str(path)
         tree.setdefault("name", path.stem)
-    elif any(value and not value.startswith("world:") for value in own):
+    elif any(value and not value.startswith(WORLD) for value in own):
         tree, origin = _own_base(flags), "the command line"
     else:
         path = find_file(QUICKSTART)
@@ -74,7 +74,7 @@ def resolve_evaluation(file: str | None, policy: str, flags: Overrides) -> Exper
         ConfigurationError: as for `resolve`; or only one of the two is given.
     """
     own = {"reference": flags.reference, "preferences": flags.preferences}
-    if file is None and any(value and not value.startswith("world:") for value in own.values()):
+    if file is None and any(value and not value.startswith(WORLD) for value in own.values()):
         for name, value in own.items():
             if not value:
                 what = {"reference": "what the policy is compared with", "preferences": "pairs"}

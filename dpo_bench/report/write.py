@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata, resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from dpo_bench.analysis.merge import read_sweeps
@@ -44,7 +45,7 @@ _REFERENCE_FILES = (
     "frontier.parquet",
     "best_of_n.parquet",
 )
-_SOURCES = ("dpo_bench.report", "dpo_bench.evaluation", "dpo_bench.losses")
+_SOURCES = ("dpo_bench.report", "dpo_bench.analysis", "dpo_bench.experiment", "dpo_bench.losses")
 """packages whose code decides what a report says"""
 _LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "scipy")
 _HEAD = 4096
@@ -212,12 +213,18 @@ def _input_files(folder: Path) -> Iterator[Path]:
 def _source_digest() -> str:
     hasher = hashlib.sha256()
     for package in _SOURCES:
-        root = resources.files(package)
-        for place in (root, root / "templates", root / "templates" / "scripts", root / "vendor"):
-            for file in sorted(place.iterdir(), key=lambda one: one.name) if place.is_dir() else ():
-                if file.is_file() and file.name.endswith((".py", ".html", ".css", ".js")):
-                    hasher.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+        for file in _source_files(resources.files(package)):
+            hasher.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return hasher.hexdigest()
+
+
+def _source_files(folder: Traversable) -> Iterator[Traversable]:
+    """All code, templates and scripts below a folder, in an order that is always the same."""
+    for one in sorted(folder.iterdir(), key=lambda one: one.name):
+        if one.is_dir():
+            yield from _source_files(one)
+        elif one.name.endswith((".py", ".html", ".css", ".js")):
+            yield one
 
 
 def _is_current(page: Path, inputs: str) -> bool:

@@ -9,15 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dpo_bench.errors import ConfigurationError
+from dpo_bench.experiment.config import CLASSIFIERS, JUDGE
 from dpo_bench.rewards.base import Prompt, Reward
 from dpo_bench.rewards.functions import find_function
 
 if TYPE_CHECKING:
     from dpo_bench.experiment.config import Evaluation
     from dpo_bench.rewards.judge import Judge
-
-CLASSIFIERS = ("model", "sentiment")
-JUDGE = "judge"
 
 
 def find_reward(options: Evaluation, device: str = "cpu") -> Reward | Judge | None:

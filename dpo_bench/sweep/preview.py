@@ -149,7 +149,7 @@ def _print_judging(
     experiment: Experiment, trials: int, size: Size | None, console: Console
 ) -> None:
     options = experiment.evaluation
-    if options.reward.partition(":")[0] != "judge":
+    if not experiment.has("judge"):
         return
     times = evaluations(experiment, size.pairs if size else None)
     if times is None:

@@ -36,7 +36,7 @@ def evaluate_policy(experiment: Experiment, policy: str, display: Display) -> Po
     with display, heard(lambda note: display.note(note.text, warning=note.is_warning)):
         context = WorkerContext(measured, find_sources(measured, display.phase), display.phase)
         found = context.evaluator.evaluate(context.policy, display.phase)
-        judged = measured.evaluation.reward.startswith("judge:")
+        judged = measured.has("judge")
         for doubt in doubts(context.reference_folder, judged=judged):
             display.note(doubt, warning=True)
     return found

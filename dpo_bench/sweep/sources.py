@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dpo_bench.experiment import Content, Experiment
+from dpo_bench.experiment.config import WORLD
 from dpo_bench.model.files import ModelFolder, model_files, weight_count
-from dpo_bench.model.source import WORLD, resolve_model
+from dpo_bench.model.source import resolve_model
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.find import find_reward
 

@@ -22,7 +22,7 @@ WIDTH_FOR_INTERVALS = 110
 def print_outcome(outcome: SweepOutcome, console: Console) -> None:
     """Print the results, a row per trial, and where the report is."""
     results = outcome.table
-    judged = outcome.experiment.evaluation.reward.startswith("judge:")
+    judged = outcome.experiment.has("judge")
     print_doubts(outcome.folder / "reference", console, judged=judged)
     measured = {
         heading: name

@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.report import write_report
+from dpo_bench.report import write, write_report
 from dpo_bench.report.write import inputs_digest
 from tests.report.conftest import ByName
 from tests.report.sweep_folder import build
@@ -132,3 +133,19 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"holds no experiment\.json"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("dpo_bench.report", "view.py"),
+        ("dpo_bench.report", "setup.py"),
+        ("dpo_bench.report", "draw.py"),
+        ("dpo_bench.report", "report.html"),
+        ("dpo_bench.analysis", "compare.py"),
+        ("dpo_bench.experiment", "config.py"),
+    ],
+)
+def test_a_report_is_written_anew_when_what_it_is_made_by_changes(package: str, name: str) -> None:
+    assert package in write._SOURCES
+    assert name in {file.name for file in write._source_files(resources.files(package))}
