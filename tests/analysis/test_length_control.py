@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import optimize, special
 
 from dpo_bench.analysis.bootstrap import Array, bootstrap_mean, resample_weights
-from dpo_bench.analysis.length_control import LABEL, length_controlled
+from dpo_bench.analysis.length_control import (
+    LABEL,
+    length_controlled,
+    length_controlled_leaderboard,
+)
 
 PROMPTS = 80
 WEIGHTS = resample_weights(PROMPTS, 500, seed=0)
@@ -116,3 +121,49 @@ def test_is_named_for_what_it_is() -> None:
 def test_impossible_input_is_refused(won: Array, longer: Array, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         length_controlled(won, longer, WEIGHTS)
+
+
+PUBLIC = np.load(Path(__file__).parent / "data" / "alpaca_eval.npz")
+
+
+def test_published_figures_of_alpaca_eval_are_met() -> None:
+    """Mean and worst difference on 15 models of the public leaderboard, percentage points."""
+    found = length_controlled_leaderboard(PUBLIC["preference"], PUBLIC["length_difference"])
+    published = PUBLIC["published"]
+    apart = np.abs(found - published)[~np.isnan(published)]
+    assert len(apart) == 15
+    assert apart.mean() < 1.0
+    assert apart.max() < 2.0
+    assert found[list(PUBLIC["names"]).index("gpt4_1106_preview")] == 50.0
+
+
+def test_a_leaderboard_takes_out_what_length_put_in() -> None:
+    """Models of known strength on instructions of known difficulty, some of which write more."""
+    random = np.random.default_rng(0)
+    strength = np.linspace(-1.5, 1.5, 12)
+    difficulty = random.normal(size=400)
+    extra = random.normal(np.where(np.arange(12) % 2, 300.0, 0.0)[:, None], 200.0, (12, 400))
+    deviation = extra.std(axis=1, ddof=1, keepdims=True)
+    logit = strength[:, None] + 0.8 * np.tanh(extra / deviation) + difficulty
+    found = length_controlled_leaderboard(1 / (1 + np.exp(-logit)), extra)
+    truth = 100 / (1 + np.exp(-(strength[:, None] + difficulty)))
+    # The ridge leaves an eighth of what length puts in, and nothing where it puts in nothing.
+    np.testing.assert_allclose(found[::2], truth.mean(axis=1)[::2], atol=0.2)
+    np.testing.assert_allclose(found, truth.mean(axis=1), atol=1.5)
+    raw = 100 / (1 + np.exp(-logit))
+    assert np.abs(raw.mean(axis=1) - truth.mean(axis=1)).max() > 10
+
+
+def test_missing_preferences_are_left_out_and_wrong_ones_refused() -> None:
+    random = np.random.default_rng(1)
+    preference, longer = random.uniform(size=(4, 60)), random.normal(size=(4, 60))
+    holes = preference.copy()
+    holes[:, ::7] = np.nan
+    assert np.isfinite(length_controlled_leaderboard(holes, longer)).all()
+    for wrong, message in (
+        (preference[:, :5], "must both be"),
+        (preference + 1, "outside 0 to 1"),
+        (np.full_like(preference, np.nan), "no preference at all"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            length_controlled_leaderboard(wrong, longer)
