@@ -113,12 +113,12 @@ class PublishedTable:
 
     @property
     def kind(self) -> Kind:
-        """Always a table."""
+        """``table``: it needs a model."""
         return "table"
 
     @property
     def cost(self) -> str:
-        """For people."""
+        """What running it takes, in words."""
         return "hub, GPU"
 
     def run(self, folders: Sequence[Path] = ()) -> Reproduced:

@@ -150,7 +150,7 @@ class Reproducible(Protocol):
 
     @property
     def cost(self) -> str:
-        """For people."""
+        """Its measured cost in words."""
 
     def run(self, folders: Sequence[Path] = ()) -> Reproduced:
         """Published beside reproduced; a table is filled from sweep folders."""
@@ -168,7 +168,7 @@ class RunnableResult:
         kind: ``exact`` belongs to `reproduce --exact`, ``variant`` is offered beside it, ``claims``
             is the report on claims, ``table`` needs a model.
         function: ``module:function`` below `dpo_bench.reproduce`: takes the source, gives
-            an Reproduced.
+            what was reproduced.
     """
 
     name: str
@@ -180,7 +180,7 @@ class RunnableResult:
 
     @property
     def cost(self) -> str:
-        """For people."""
+        """Its measured cost in words."""
         return f"{self.seconds:g} s"
 
     def run(self, folders: Sequence[Path] = ()) -> Reproduced:

@@ -124,7 +124,7 @@ class Pool:
             worker.channel.send(worker.task)
 
     def _died(self, worker: _Worker, reason: WorkerDiedError) -> None:
-        """A worker is gone without a word: its trial fails, and another worker takes its place.
+        """A worker has died: its trial fails, and another worker takes its place.
 
         One that died before its first trial is not replaced: the next would die of the same.
         """

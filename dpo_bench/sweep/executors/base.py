@@ -18,7 +18,7 @@ class WorkerDiedError(TrialError):
 
 
 Message = Event | Ready | Note | Exception
-"""What is heard of a worker; after a `WorkerDiedError` nothing more comes from it."""
+"""What a worker sends; after a `WorkerDiedError` nothing more comes from it."""
 
 
 class Channel(Protocol):
@@ -38,13 +38,13 @@ class Channel(Protocol):
 
 
 class Executor(Protocol):
-    """Makes workers and hears them."""
+    """Starts workers and passes on what they send."""
 
     def machines(self) -> list[Machine]:
-        """What there is to work on."""
+        """The machines that workers can run on."""
 
     def spawn(self, job: Job) -> Channel:
         """Start a worker; it says `Ready`, or what is wrong, when it has prepared itself."""
 
     def listen(self, seconds: float) -> Sequence[tuple[Channel, Message]]:
-        """What the workers have said; waits for the first word at most so long."""
+        """What the workers have sent since the last call; waits for the first message so long."""

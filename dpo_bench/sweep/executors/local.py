@@ -44,7 +44,7 @@ def _safe_path() -> Iterator[None]:
     """While this is open, Python does not look for modules in the working directory when started.
 
     It would look there first, so that a file could stand in for a library. Workers have the path of
-    the process that hires them.
+    the process that starts them.
     """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -91,7 +91,7 @@ class LocalChannel:
     """The line to a worker process: one pipe.
 
     Attributes:
-        is_over: nothing more will be heard from it.
+        is_over: nothing more comes from it.
     """
 
     def __init__(self, process: BaseProcess, pipe: Connection) -> None:
@@ -129,7 +129,7 @@ class LocalChannel:
 
 
 class LocalExecutor:
-    """Makes worker processes and hears them. Nothing is shared between them."""
+    """Starts worker processes and passes on their messages. Nothing is shared between them."""
 
     def __init__(self, context: BaseContext) -> None:
         self.context = context

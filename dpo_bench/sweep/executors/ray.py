@@ -46,7 +46,7 @@ class RayChannel:
         place: what it takes of the cluster, for people.
         heard: the reference of the call that brings its next messages.
         has_begun: it has found a place in the cluster.
-        is_over: nothing more will be heard from it.
+        is_over: nothing more comes from it.
     """
 
     def __init__(
