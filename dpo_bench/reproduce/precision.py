@@ -74,7 +74,7 @@ class Difference:
         return f"{first} {self.points:.1f} ± {self.error:.1f} points over {second}: {word}"
 
     def verdict(self) -> str:
-        """For people, e.g. ``± 4.3 (standard error): not separated``."""
+        """In words, e.g. ``± 4.3 (standard error): not separated``."""
         if self.separated:
             return f"± {self.error:.1f} (standard error): separated"
         more = f"; {self.prompts_needed:,} prompts an arm would" if self.prompts_needed else ""

@@ -181,11 +181,11 @@ class MeanLogratio(Provider):
         return {"mean_logratio": mean.expand_as(whole.policy_chosen)}
 
     def state(self) -> dict[str, Tensor]:
-        """Sum and count."""
+        """The moving mean's sum and count, for a checkpoint."""
         return {"total": self.total.cpu(), "responses": torch.tensor(self.responses)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Sum and count."""
+        """Take up a checkpoint's sum and count."""
         self.total = state["total"].to(self.total.device)
         self.responses = int(state["responses"])
 

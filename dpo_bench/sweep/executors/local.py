@@ -101,7 +101,7 @@ class LocalChannel:
 
     def send(self, task: Task | None) -> None:
         """Give the worker a task, or None: no more of them."""
-        with contextlib.suppress(OSError):  # dead; the pool hears of it next
+        with contextlib.suppress(OSError):  # dead; the pool is told next
             self.pipe.send(task)
 
     def stop(self) -> None:

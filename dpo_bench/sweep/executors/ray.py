@@ -36,7 +36,7 @@ SECONDS_TO_CONNECT = 10.0
 SHOWN_CHARACTERS = 240
 """Of Ray's messages, which go on with advice."""
 CALLS_AT_ONCE = 4
-"""Of one actor: it works, is heard, and is told something or asked to stop."""
+"""Of one actor: it works, gives its messages, and is sent a task or asked to stop."""
 
 
 class RayChannel:
@@ -97,7 +97,7 @@ class RayChannel:
 
 
 class RayExecutor:
-    """Makes actors and hears them.
+    """Starts actors and passes on their messages.
 
     Args:
         ray: Ray, connected.
