@@ -1,4 +1,4 @@
-.PHONY: check format lint types test test-slow test-peers test-ray bench
+.PHONY: check format lint types test test-slow test-peers test-ray bench mutants
 
 check: format lint types test
 
@@ -25,3 +25,6 @@ test-ray:
 
 bench:
 	python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+mutants:
+	python -m benchmarks.mutation
