@@ -14,10 +14,10 @@ from queue import SimpleQueue
 
 from benchmarks.mutation.modules import (
     ROOT,
+    files_with_tests,
     imported_as,
     matching,
     package_of,
-    test_files,
 )
 from benchmarks.mutation.mutants import applied, sample
 from benchmarks.mutation.report import Found, load, write
@@ -77,7 +77,7 @@ def _unchanged(copy: Path, packages: Iterable[str]) -> dict[str, dict[str, Ended
     unchanged: dict[str, dict[str, Ended]] = {}
     for package in sorted(packages):
         unchanged[package] = {}
-        for file in test_files(package, copy):
+        for file in files_with_tests(package, copy):
             ended = run_tests(copy, [file], timeout=600, keep_bytecode=True)
             if ended.outcome != "survived":
                 raise SystemExit(f"{file} fails, or takes too long, without any change")

@@ -43,7 +43,7 @@ def package_of(module: str) -> str:
     return next(package for package in PACKAGES if module.startswith(f"{package}/"))
 
 
-def test_files(package: str, root: Path) -> list[str]:
+def files_with_tests(package: str, root: Path) -> list[str]:
     """The files with a package's tests below the root of a repository."""
     files: list[str] = []
     for name in PACKAGES[package]:
