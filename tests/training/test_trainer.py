@@ -25,6 +25,7 @@ from dpo_bench.model.load import load_model
 from dpo_bench.model.logprob_backends import FullPath, HiddenPath
 from dpo_bench.model.logprobs import LogprobBackend, choose_backend
 from dpo_bench.progress import Control
+from dpo_bench.training.checkpoint import Checkpoint
 from dpo_bench.training.input_builders import PROVIDERS
 from dpo_bench.training.inputs import present
 from dpo_bench.training.reference_model import CachedReference
@@ -475,6 +476,62 @@ def test_how_often_metrics_are_read_changes_nothing(setup: Setup, tmp_path: Path
     rare = setup.run(tmp_path, settings={"log_every": 100})
     often = setup.run(tmp_path, settings={"log_every": 1})
     pd.testing.assert_frame_equal(rare.metrics, often.metrics, check_exact=True)
+
+
+def test_time_before_an_interruption_counts(setup: Setup, tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        setup.run(tmp_path, control=stop_after(2))
+    file = tmp_path / "checkpoint.pt"
+    saved = Checkpoint.load(file)
+    assert saved is not None
+    assert 0 < saved.seconds < 100
+    replace(saved, seconds=1000.0).save(file)
+    assert 1000 < setup.run(tmp_path).seconds < 1100
+
+
+def test_steps_are_told_as_they_are_made(setup: Setup, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    setup.run(tmp_path, control=Control(progress=lambda *word: told.append(word)))
+    assert told == [("training", done, 6) for done in range(1, 7)]
+
+
+def test_metrics_are_looked_at_every_so_many_steps(setup: Setup, tmp_path: Path) -> None:
+    """A loss that is nowhere finite is seen when they are read for the first time."""
+    for log_every, steps in ((1, 1), (2, 2), (4, 4), (100, 6)):
+        told: list[int] = []
+        control = Control(progress=lambda _phase, done, _total, told=told: told.append(done))
+        with pytest.raises(DivergedError, match="at step 0"):
+            setup.run(
+                tmp_path / str(log_every),
+                lambda logps: logps.margin * math.nan,
+                settings={"log_every": log_every},
+                control=control,
+            )
+        assert told == list(range(1, steps + 1))
+
+
+def test_each_step_is_made_at_the_rate_of_its_schedule(setup: Setup, tmp_path: Path) -> None:
+    settings = {"steps": 4, "warmup_fraction": 0.5, "schedule": "linear"}
+    used: list[float] = []
+    trainer = setup.trainer(
+        tmp_path,
+        settings=settings,
+        after_step=lambda _done, _total: used.append(trainer.optimizer.param_groups[0]["lr"]),
+    )
+    metrics = trainer.run().metrics
+    assert used == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
+    assert metrics["learning_rate"].tolist() == used
+
+
+def test_gradient_is_clipped_after_its_norm_is_taken(setup: Setup, tmp_path: Path) -> None:
+    """Adam's steps do not depend on the gradient's length until it is below its epsilon, 1e-8."""
+    free = setup.run(tmp_path, settings={"steps": 1})
+    moved = (setup.snapshot() - torch.cat([v.flatten() for v in setup.initial.values()])).abs()
+    clipped = setup.run(tmp_path, settings={"steps": 1, "max_gradient_norm": 1e-13})
+    hardly = (setup.snapshot() - torch.cat([v.flatten() for v in setup.initial.values()])).abs()
+    assert moved.max() > 1e-4
+    assert hardly.max() < 1e-6
+    assert clipped.metrics["gradient_norm"][0] == free.metrics["gradient_norm"][0] > 1e-3
 
 
 def seen_pairs(setup: Setup, tmp_path: Path, loss: Callable[..., Tensor], seed: int) -> list[Any]:
