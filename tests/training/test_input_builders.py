@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ from dpo_bench.model.token_statistics import TokenValues
 from dpo_bench.training.input_builders import (
     Confidence,
     MeanLogratio,
+    MismatchedLogratio,
     PreferenceMargin,
     SequentialKL,
     SharedSums,
     Supplies,
     require_margins,
 )
+from dpo_bench.training.reference_model import CachedReference
 
 ONE = Ragged.of([np.ones(1, np.int32)] * 4)
 MARGINS = np.array([0.5, -1.0, 2.0, 0.0])
@@ -88,6 +91,38 @@ def test_what_was_not_asked_of_the_forward_pass_is_no_zero(supplies: Supplies) -
 def test_a_need_of_the_reference_without_one_names_the_loss(supplies: Supplies) -> None:
     with pytest.raises(ValueError, match="mine needs a reference and was given none"):
         SharedSums(supplies).of_pairs([0], None)  # type: ignore[arg-type]
+
+
+def log_prob(path: LogprobBackend, prompt: Any, response: Any) -> float:
+    """Of a response, from the model's full logits in double precision."""
+    ids = torch.tensor([[*map(int, prompt), *map(int, response)]])
+    with torch.no_grad():
+        logits = path.model(input_ids=ids).logits[0].double()
+    positions = range(len(prompt) - 1, ids.shape[1] - 1)
+    chances = logits.log_softmax(-1)
+    return sum(float(chances[at, ids[0, at + 1]]) for at in positions)
+
+
+def test_mismatched_log_ratio_is_of_the_next_prompts_response(llama_folder: Path) -> None:
+    """Pair i takes one of pair i + 1: the chosen one where i is even, else the rejected."""
+    generator = np.random.default_rng(2)
+    prompt, chosen, rejected = (
+        [generator.integers(3, 200, n).astype(np.int32) for n in lengths]
+        for lengths in ((2, 4, 3), (3, 1, 5), (2, 6, 4))
+    )
+    data = TokenizedPairs(Ragged.of(prompt), Ragged.of(chosen), Ragged.of(rejected))
+    policy, frozen = (choose_backend(load_model(llama_folder, "cpu"), "fp32") for _ in range(2))
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(1.5)
+    reference = CachedReference(frozen, data, "mismatched", "cpu/fp32")
+    provider = MismatchedLogratio(Supplies(policy, data, reference, "kto"))
+    found = provider.of_pairs([2, 0, 1], policy.batch(data, [2, 0, 1]))["mismatched_logratio"]
+    taken = [(prompt[2], chosen[0]), (prompt[0], chosen[1]), (prompt[1], rejected[2])]
+    expected = [log_prob(policy, *texts) - log_prob(frozen, *texts) for texts in taken]
+    assert found.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert min(map(abs, expected)) > 0.01, "policy and reference differ"
+    assert not found.requires_grad
 
 
 def step(chosen: list[float], rejected: list[float]) -> PairLogps:

@@ -499,13 +499,16 @@ def test_metrics_are_looked_at_every_so_many_steps(setup: Setup, tmp_path: Path)
     """A loss that is nowhere finite is seen when they are read for the first time."""
     for log_every, steps in ((1, 1), (2, 2), (4, 4), (100, 6)):
         told: list[int] = []
-        control = Control(progress=lambda _phase, done, _total, told=told: told.append(done))
+
+        def tell(_phase: str, done: int, _total: int, told: list[int] = told) -> None:
+            told.append(done)
+
         with pytest.raises(DivergedError, match="at step 0"):
             setup.run(
                 tmp_path / str(log_every),
                 lambda logps: logps.margin * math.nan,
                 settings={"log_every": log_every},
-                control=control,
+                control=Control(progress=tell),
             )
         assert told == list(range(1, steps + 1))
 
@@ -513,11 +516,11 @@ def test_metrics_are_looked_at_every_so_many_steps(setup: Setup, tmp_path: Path)
 def test_each_step_is_made_at_the_rate_of_its_schedule(setup: Setup, tmp_path: Path) -> None:
     settings = {"steps": 4, "warmup_fraction": 0.5, "schedule": "linear"}
     used: list[float] = []
-    trainer = setup.trainer(
-        tmp_path,
-        settings=settings,
-        after_step=lambda _done, _total: used.append(trainer.optimizer.param_groups[0]["lr"]),
-    )
+
+    def after_step(_done: int, _total: int) -> None:
+        used.append(trainer.optimizer.param_groups[0]["lr"])
+
+    trainer = setup.trainer(tmp_path, settings=settings, after_step=after_step)
     metrics = trainer.run().metrics
     assert used == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
     assert metrics["learning_rate"].tolist() == used
