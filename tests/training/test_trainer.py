@@ -372,6 +372,13 @@ def test_synced_reference_takes_over_the_policy(any_setup: Setup, tmp_path: Path
     assert all(torch.equal(value, before[name]) for name, value in frozen.items())
 
 
+def test_synced_reference_follows_every_so_many_steps(setup: Setup, tmp_path: Path) -> None:
+    """Every third step, at rate 1: steps 0, 3 and 6 begin at the reference, the others do not."""
+    settings = {"reference_sync_steps": 3, "reference_sync_rate": 1.0, "steps": 8}
+    ratios = setup.run(tmp_path, settings=settings).metrics["chosen_logratio"].abs()
+    assert (ratios < 1e-4).tolist() == [step % 3 == 0 for step in range(8)]
+
+
 @pytest.mark.parametrize("rate", [0.6, 0.05])
 def test_synced_reference_is_the_weighted_mean(
     any_setup: Setup, tmp_path: Path, rate: float
