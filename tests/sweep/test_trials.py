@@ -113,7 +113,7 @@ def test_a_trial_repeats_bit_by_bit(context: WorkerContext, tmp_path: Path) -> N
         torch.manual_seed(len(name))  # what was drawn before does not matter
         store, _ = run(context, tmp_path / name)
         tables.append(read_parquet(store.trial_folder("t") / "samples.parquet"))
-    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
 
 
 def test_a_crash_is_a_failed_trial_with_its_trace_and_the_steps_before(
