@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.training.distributed import Ranks, join_from_environment
+from dpo_bench.training.distributed import Ranks
 
 LOSSES = ["dpo", "aot", "bco", "wpo(tdpo1)"]
 SETTINGS: dict[str, Any] = {"steps": 3, "pairs_per_step": 7, "pairs_per_pass": 2}
@@ -88,59 +87,3 @@ def test_alone_nothing_is_exchanged() -> None:
     assert ranks.total(values) is values
     assert ranks.gather(values, 3) is values
     assert ranks.any(flag=True)
-
-
-def exchange(rank: int, port: int, file: Path) -> None:
-    """One of two processes, each with numbers of its own; writes what it came to know."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = join_from_environment()
-    mine = torch.tensor([1.0, 10.0]) * (rank + 1)
-    total = ranks.total(mine)
-    known = torch.nn.Parameter(torch.zeros(2, 2))
-    known.grad = torch.full((2, 2), 1.0 + rank)
-    half = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    half.grad = torch.arange(3.0, dtype=torch.float64)
-    on_one_only = torch.nn.Parameter(torch.zeros(2))
-    if rank == 1:
-        on_one_only.grad = torch.tensor([5.0, 7.0])
-    frozen = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
-    parameters = [known, half, on_one_only, frozen]
-    ranks.sum_gradients(parameters)
-    said = {
-        "ranks": [ranks.rank, ranks.size, ranks.leads],
-        "total": total.tolist(),
-        "mine": mine.tolist(),
-        "gathered": ranks.gather(torch.arange(3.0 - rank) + 10 * rank, 5).tolist(),
-        "gradients": [None if one.grad is None else one.grad.tolist() for one in parameters],
-        "any": [ranks.any(flag) for flag in (False, rank == 0, rank == 1, True)],
-    }
-    file.write_text(json.dumps(said))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_exchange_sums_shares_and_flags(tmp_path: Path) -> None:
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["torch"])
-    port, files = free_port(), [tmp_path / str(rank) for rank in range(2)]
-    both = [server.Process(target=exchange, args=(rank, port, files[rank])) for rank in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(60)
-    for rank, file in enumerate(files):
-        said = json.loads(file.read_text())
-        assert said["ranks"] == [rank, 2, rank == 0]
-        assert said["total"] == [3.0, 30.0]
-        assert said["mine"] == [1.0 * (rank + 1), 10.0 * (rank + 1)], "left as it was"
-        assert said["gathered"] == [0.0, 1.0, 2.0, 10.0, 11.0]
-        assert said["gradients"] == [[[3.0, 3.0], [3.0, 3.0]], [0.0, 2.0, 4.0], [5.0, 7.0], None]
-        assert said["any"] == [False, True, True, True]
-
-
-def test_alone_no_group_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    for size in (None, "1"):
-        if size is not None:
-            monkeypatch.setenv("WORLD_SIZE", size)
-        assert join_from_environment() == Ranks(0, 1)
-        assert not torch.distributed.is_initialized()
