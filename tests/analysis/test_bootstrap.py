@@ -50,6 +50,10 @@ class TestEstimate:
             "n": 1,
         }
 
+    def test_number_of_clusters_is_not_known_where_nobody_says_it(self) -> None:
+        assert (Estimate(0.5).n, Estimate.missing().n) == (0, 0)
+        assert not Estimate(0.5).has_interval
+
     def test_a_single_cluster_has_no_interval(self) -> None:
         assert not Estimate(5.0, math.nan, math.nan, 1).has_interval
         assert Estimate(5.0, 4.0, 6.0, 2).has_interval
