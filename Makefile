@@ -17,6 +17,9 @@ test:
 test-slow:
 	python -m pytest -m slow
 
+mutants:
+	python -m benchmarks.mutation
+
 test-peers:
 	python -m pytest -m peers tests/peers
 
@@ -25,6 +28,3 @@ test-ray:
 
 bench:
 	python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
-
-mutants:
-	python -m benchmarks.mutation
