@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
@@ -17,13 +17,13 @@ _OPENING = """# Do the tests notice when the code changes?
 Written by `python -m benchmarks.mutation` ({sample} places of each module, seed {seed}). Each line
 of `mutants.csv` is a small change of one place (another operator or number, a condition turned
 round, a loop that does not run) and what the quick tests of that module's room said: *killed* when
-one failed, *survived* when all passed, *timed out* when they did not end. *Equal* are survivors
-that were looked at and do the same as the code, or differ only in wording or speed; the score
-leaves them out: it is the share of the others that did not survive. Code that only the command
-line's own tests reach (`tests/cli`, too slow to ask about every change) scores low here without
-being untested.
+one failed, *survived* when all passed, *timed out* when they did not end. *Set aside* are survivors
+that were looked at and need no test there: they do the same as the code, or differ in wording,
+layout or speed alone; reasons are below. The score leaves them out: it is the share of the others
+that did not survive. Code that only the command line's own tests reach (`tests/cli`, too slow to
+ask about every change) scores low here without being untested.
 
-| module | mutants | killed | timed out | survived | equal | score |
+| module | mutants | killed | timed out | survived | set aside | score |
 |---|---:|---:|---:|---:|---:|---:|"""
 
 
@@ -71,7 +71,7 @@ def write(folder: Path, found: Iterable[Found], sample: int, seed: int) -> None:
 
 
 def _page(rows: list[Found], sample: int, seed: int) -> str:
-    why = _judged()
+    why = _reasons(rows)
     by_room = groupby(rows, key=lambda one: str(Path(one.module).parent))
     lines = [_OPENING.format(sample=sample, seed=seed)]
     for room, group in by_room:
@@ -81,21 +81,21 @@ def _page(rows: list[Found], sample: int, seed: int) -> str:
         lines.append(_line(f"**{room}/**", members, why))
     lines += [_line("**all**", rows, why), "", "## Survivors", ""]
     alive = [one for one in rows if one.outcome == "survived"]
-    lines += [_survivor(one) for one in alive if _key(one) not in why]
-    lines += ["", "## Survivors that are equal", ""]
-    lines += [f"{_survivor(one)}: {why[_key(one)]}" for one in alive if _key(one) in why]
+    lines += [_survivor(one) for one in alive if one not in why]
+    lines += ["", "## Survivors that were set aside", ""]
+    lines += [f"{_survivor(one)}: {why[one]}" for one in alive if one in why]
     return "\n".join(lines) + "\n"
 
 
-def _line(name: str, rows: list[Found], why: dict[tuple[str, str, str], str]) -> str:
+def _line(name: str, rows: list[Found], why: Mapping[Found, str]) -> str:
     count = Counter(one.outcome for one in rows)
-    equal = sum(one.outcome == "survived" and _key(one) in why for one in rows)
-    counted = len(rows) - equal
-    caught = counted - (count["survived"] - equal)
+    aside = sum(one in why for one in rows)
+    counted = len(rows) - aside
+    caught = counted - (count["survived"] - aside)
     score = f"{100 * caught / counted:.0f}%" if counted else ""
     return (
         f"| {name} | {len(rows)} | {count['killed']} | {count['timed out']} |"
-        f" {count['survived'] - equal} | {equal} | {score} |"
+        f" {count['survived'] - equal} | {aside} | {score} |"
     )
 
 
@@ -103,13 +103,21 @@ def _survivor(one: Found) -> str:
     return f"- {one.module}:{one.line}: `{one.before}` -> `{one.after}`"
 
 
-def _key(one: Found) -> tuple[str, str, str]:
-    return one.module, one.before, one.after
+def _reasons(rows: Iterable[Found]) -> dict[Found, str]:
+    """Of the survivors that were looked at, why each needs no test."""
+    judged = tomllib.loads(JUDGED.read_text(encoding="utf-8"))["aside"]
+    return {
+        row: entry["why"]
+        for row in rows
+        for entry in judged
+        if row.outcome == "survived" and _is_meant(row, entry)
+    }
 
 
-def _judged() -> dict[tuple[str, str, str], str]:
-    """Why each of the survivors that were looked at needs no test."""
-    if not JUDGED.exists():
-        return {}
-    entries = tomllib.loads(JUDGED.read_text(encoding="utf-8")).get("equal", [])
-    return {(one["module"], one["before"], one["after"]): one["why"] for one in entries}
+def _is_meant(row: Found, entry: Mapping[str, str]) -> bool:
+    if "module" in entry:
+        return (row.module, row.before, row.after) == tuple(
+            entry[name] for name in ("module", "before", "after")
+        )
+    before, after = entry["before"], entry["after"]
+    return before in row.before and row.before.replace(before, after) == row.after
