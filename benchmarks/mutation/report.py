@@ -95,7 +95,7 @@ def _line(name: str, rows: list[Found], why: Mapping[Found, str]) -> str:
     score = f"{100 * caught / counted:.0f}%" if counted else ""
     return (
         f"| {name} | {len(rows)} | {count['killed']} | {count['timed out']} |"
-        f" {count['survived'] - equal} | {aside} | {score} |"
+        f" {count['survived'] - aside} | {aside} | {score} |"
     )
 
 
