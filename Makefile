@@ -1,4 +1,4 @@
-.PHONY: check format lint types test test-slow test-peers test-ray bench
+.PHONY: check format lint types test test-slow test-peers test-ray bench mutants
 
 check: format lint types test
 
@@ -16,6 +16,9 @@ test:
 
 test-slow:
 	python -m pytest -m slow
+
+mutants:
+	python -m benchmarks.mutation
 
 test-peers:
 	python -m pytest -m peers tests/peers

@@ -20,7 +20,6 @@ class _Worker:
     index: int
     channel: Channel
     task: Task | None = None
-    is_ready: bool = False
 
 
 class Pool:
@@ -56,6 +55,7 @@ class Pool:
         self.on_death = on_death
         self.workers: list[_Worker] = []
         self.waiting: deque[Task] = deque()
+        self.has_begun = False
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Do all tasks.
@@ -109,9 +109,8 @@ class Pool:
             self.display.phase(event.text, event.done, event.total)
 
     def _ready(self, worker: _Worker, message: Ready) -> None:
-        first = not any(other.is_ready for other in self.workers)
-        worker.is_ready = True
-        if first:
+        if not self.has_begun:  # once, also when the first worker dies and is replaced
+            self.has_begun = True
             self.on_ready(message)
             self.display.start(len(self.waiting))
             for index in range(1, min(self.size, len(self.waiting))):

@@ -93,7 +93,7 @@ class Trainer:
         backend: the policy with its kernel path; its weights are changed in place.
         loss: what is minimized: a loss at its defaults, an `Objective`, or a plain function of a
             record that needs nothing beyond it.
-        pairs: the training pairs; the processes of a distributed run have the same ones.
+        pairs: the training pairs.
         reference: the reference, for the same pairs. None, for a loss that does not read it, saves
             its forward passes; the metrics that are relative to it are then left out.
         settings: the trainer's settings.

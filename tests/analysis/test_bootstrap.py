@@ -16,6 +16,7 @@ from dpo_bench.analysis.bootstrap import (
     bootstrap,
     bootstrap_each,
     bootstrap_mean,
+    bootstrap_weighted,
     cluster_means,
     resample_weights,
     win_fraction,
@@ -48,6 +49,10 @@ class TestEstimate:
             "high": None,
             "n": 1,
         }
+
+    def test_number_of_clusters_is_not_known_where_nobody_says_it(self) -> None:
+        assert (Estimate(0.5).n, Estimate.missing().n) == (0, 0)
+        assert not Estimate(0.5).has_interval
 
     def test_a_single_cluster_has_no_interval(self) -> None:
         assert not Estimate(5.0, math.nan, math.nan, 1).has_interval
@@ -201,6 +206,26 @@ class TestStatisticOfMeans:
         with np.errstate(divide="ignore"), pytest.raises(ValueError, match=r"in \d+ of 200 resa"):
             bootstrap(lambda means: 1 / means[:, 0], values, resample_weights(4, 200, seed=0))
 
+    def test_resamples_without_a_figure_are_counted_once_whatever_is_missing(self) -> None:
+        weights = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
+        with np.errstate(divide="ignore"), pytest.raises(ValueError, match="in 2 of 4 resamples"):
+            bootstrap_each(lambda m: np.hstack([1 / m, 2 / m]), [[0.0], [1.0]], weights)
+
+
+class TestWeighted:
+    def test_mean_by_its_weights_is_the_mean_with_its_interval(self) -> None:
+        values, weights = np.random.default_rng(0).lognormal(size=25), resample_weights(25, 400, 0)
+        (found,) = bootstrap_weighted(lambda rows: rows @ values[:, None], weights)
+        plain = bootstrap_mean(values, weights)
+        assert [found.value, found.low, found.high] == pytest.approx(
+            [plain.value, plain.low, plain.high]
+        )
+        assert found.n == 25
+
+    def test_single_cluster_has_a_value_and_no_interval(self) -> None:
+        (found,) = bootstrap_weighted(lambda rows: 2.5 * rows, resample_weights(1, 10, 0))
+        assert (found.value, found.n, found.has_interval) == (2.5, 1, False)
+
 
 class TestClusterMeans:
     def test_rows_of_a_prompt_are_averaged_in_order_of_the_names(self) -> None:
@@ -238,6 +263,15 @@ class TestWinFraction:
     def test_other_prompts_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"\[1, 1\] and \[2, 1\]"):
             win_fraction([[1.0]], [[1.0], [2.0]])
+
+    @pytest.mark.parametrize(
+        ("policy", "opponent"), [([[1.0]], [1.0]), ([1.0], [[1.0]]), ([[1.0]], [[[1.0]]])]
+    )
+    def test_rewards_that_are_no_table_are_refused(
+        self, policy: ArrayLike, opponent: ArrayLike
+    ) -> None:
+        with pytest.raises(ValueError, match=r"must be \[prompts, m\] and \[prompts, k\]"):
+            win_fraction(policy, opponent)
 
     def test_no_opponent_is_refused(self) -> None:
         with pytest.raises(ValueError, match="no opponent"):

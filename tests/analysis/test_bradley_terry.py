@@ -121,6 +121,9 @@ def test_same_inputs_give_the_same_bytes() -> None:
         ({("a", "a"): np.ones(PROMPTS)}, "of one policy"),
         ({("a", "b"): np.ones(PROMPTS), ("b", "a"): np.ones(PROMPTS)}, "given twice"),
         ({("a", "b"): np.full(PROMPTS, np.nan)}, "between 0 and 1"),
+        ({("a", "b"): np.r_[np.ones(PROMPTS - 1), 1.01]}, "between 0 and 1"),
+        ({("a", "b"): np.r_[np.ones(PROMPTS - 1), -0.01]}, "between 0 and 1"),
+        ({("a", "b"): np.ones((PROMPTS, 1))}, r"must be \[prompts\]"),
     ],
 )
 def test_impossible_games_are_refused(wins: dict[tuple[str, str], Array], message: str) -> None:

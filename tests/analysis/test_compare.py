@@ -116,6 +116,18 @@ def test_one_loss_far_away_does_not_keep_the_others_from_being_compared() -> Non
     assert most_overlapping({}) == {}
 
 
+def test_of_as_many_losses_those_with_the_widest_range_are_compared() -> None:
+    """On the scale of sqrt(KL): from 0 to 1 it is as far as from 4 to 9."""
+
+    def curve(low: float, high: float) -> list[matched.Point]:
+        return [matched.Point(np.full((1, 4), kl), np.full((1, 4), kl), [0]) for kl in (low, high)]
+
+    near, far = curve(0.0, 1.0), curve(4.0, 8.9)
+    assert list(most_overlapping({"a": near, "b": near, "c": far, "d": far})) == ["a", "b"]
+    far = curve(4.0, 9.1)
+    assert list(most_overlapping({"a": near, "b": near, "c": far, "d": far})) == ["c", "d"]
+
+
 def test_what_is_left_out_of_the_common_range_is_counted(view_of: ViewOf) -> None:
     comparison = view_of("clean").comparison
     assert isinstance(comparison, MatchedComparison)

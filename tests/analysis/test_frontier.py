@@ -34,6 +34,12 @@ class TestCurve:
         found = [first["reward"], first["reward_low"], first["reward_high"]]
         assert found == pytest.approx([mean.value, mean.low, mean.high], abs=1e-12)
 
+    def test_kl_that_rounding_took_below_zero_is_the_references(self) -> None:
+        frontier = Frontier(_rewards(0))
+        assert frontier.reward_at(-1e-10) == frontier.reward_at(0.0)
+        assert frontier.reward_at(0.0) == pytest.approx(_rewards(0).mean(), abs=1e-12)
+        assert math.isnan(frontier.reward_at(-0.1))
+
     def test_ends_at_the_largest_kl_that_the_samples_can_show(self) -> None:
         world = EnumerableWorld.of("saturating", prompts=64)
         frontier = Frontier(world.sample(256, seed=0))

@@ -27,3 +27,12 @@ def test_the_range_of_a_typical_sweep_reads_well() -> None:
 def test_position_is_the_root_and_clips_negative_estimates() -> None:
     assert position(4.0) == 2.0
     assert position(-0.2) == 0.0
+
+
+def test_labels_reach_as_far_as_policies_do() -> None:
+    assert {1_000.0, 10_000.0, 40_000.0} <= set(ticks(40_000.0))
+
+
+def test_labels_may_be_just_so_far_apart() -> None:
+    assert ticks(1.0, spacing=1.0) == [0.0, 1.0]
+    assert ticks(4.0, spacing=0.5) == [0.0, 1.0, 4.0]

@@ -326,6 +326,8 @@ class TestSteps:
         points = [_flat(0.1, 0, 1), _flat(0.2, 0, 1), _flat(1.0, 0, 2), _flat(4.0, 0, 2)]
         assert common_range({"a": points}) == (1.0, 4.0)
         assert common_range({"a": [*points, _flat(1.5, 0, 1)]}) == (0.1, 4.0)
+        within = [_flat(3.0, 0, 3), _flat(3.5, 0, 3)]
+        assert common_range({"a": [*points, *within]}) == (1.0, 4.0)
 
 
 class TestSeeds:

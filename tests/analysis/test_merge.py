@@ -15,6 +15,7 @@ from dpo_bench.analysis.results import read_sweep
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.report import report_sweeps
 from dpo_bench.report.view import build_view
+from dpo_bench.sweep.store import Store
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import Sweep
 
@@ -29,11 +30,13 @@ CONDITIONS: dict[str, Any] = {
 def make(folder: Path, losses: tuple[str, ...], **changes: Any) -> Path:
     small = Sweep(losses=losses, strengths=2, failed=(), prompts=32, reference_samples=8)
     build(folder, small)
-    record = json.loads((folder / "experiment.json").read_text())
-    record["conditions"] = json.loads(json.dumps(CONDITIONS))
-    for section, values in changes.items():
-        record["conditions"][section] |= values
-    (folder / "experiment.json").write_text(json.dumps(record))
+    return under(folder, CONDITIONS, changes)
+
+
+def under(folder: Path, conditions: dict[str, Any], changes: dict[str, Any]) -> Path:
+    """The sweep with some of its conditions changed."""
+    changed = {name: conditions[name] | values for name, values in changes.items()}
+    Store(folder).add_to_record({"conditions": conditions | changed})
     return folder
 
 
@@ -69,10 +72,7 @@ def test_what_does_not_compare_is_refused_by_name(
     pair: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     other = Path(shutil.copytree(pair[1], tmp_path / "other"))
-    record = json.loads((other / "experiment.json").read_text())
-    for section, values in changes.items():
-        record["conditions"][section] |= values
-    (other / "experiment.json").write_text(json.dumps(record))
+    under(other, CONDITIONS, changes)
     with pytest.raises(ConfigurationError) as error:
         merge_sweeps([read_sweep(pair[0]), read_sweep(other)])
     assert words in str(error.value)
@@ -88,8 +88,7 @@ def test_machines_may_differ_and_that_is_said(pair: tuple[Path, Path], tmp_path:
 
 def changed(folder: Path, table: dict[str, float], **record: Any) -> Path:
     """The sweep as another machine would have it: the same trials, other last digits."""
-    path = folder / "experiment.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | record))
+    Store(folder).add_to_record(record)
     results = pd.read_parquet(folder / "results.parquet")
     for column, shift in table.items():
         results[column] += shift

@@ -60,7 +60,14 @@ def test_residuals_of_the_quadratics_are_those_of_least_squares() -> None:
 
 @pytest.mark.parametrize(
     ("alpha", "beta", "reason"),
-    [(0.6, 0.0, "rises up to KL 20"), (0.9, 0.1, "rises"), (-0.5, 0.2, "falls from KL 0.1")],
+    [
+        (0.6, 0.0, "rises up to KL 20"),
+        (0.9, 0.1, "rises"),
+        (-0.5, 0.2, "falls from KL 0.1"),
+        # beta below 0, a curve that bends upwards: at its ends -.34 and 1.11, or -.23 and -.90
+        (-0.5, -0.5, "rises up to KL 20"),
+        (-0.5, -0.2, "falls from KL 0.1"),
+    ],
 )
 def test_without_a_peak_inside_the_range_it_says_so(alpha: float, beta: float, reason: str) -> None:
     found = fit_overoptimization(_exact(alpha, beta), REFERENCE, WEIGHTS)

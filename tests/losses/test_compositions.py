@@ -174,6 +174,14 @@ def test_nll_adds_imitation() -> None:
     torch.testing.assert_close(get_loss("nll(dpo)")(pairs, nll_weight=0), get_loss("dpo")(pairs))
 
 
+def test_by_default_imitation_counts_once_and_the_divergence_is_half_way_between_its_ends() -> None:
+    pairs = supplied(ordinary_pairs())
+    imitation = -pairs.policy_chosen / pairs.chosen_tokens
+    torch.testing.assert_close(get_loss("nll(dpo)")(pairs), get_loss("dpo")(pairs) + imitation)
+    alpha = get_loss("alpha(dpo)")
+    torch.testing.assert_close(alpha(pairs), alpha(pairs, divergence_alpha=0.5))
+
+
 def test_mixture_is_the_weighted_sum_and_shares_its_hyperparameters() -> None:
     mixed = get_loss("0.8*dpo + 0.2*bco_pair + 1.0*sft")
     assert mixed.name == "0.8*dpo + 0.2*bco + sft"

@@ -89,6 +89,25 @@ def test_the_end_of_its_own_grid_takes_gpo_exp_there_on_ordinary_margins() -> No
     assert (loss(pairs, beta=beta) < 0.999 * printed).tolist() == [False, False, False, True]
 
 
+def test_chi_po_is_continued_only_where_the_printed_argument_is_out_of_reach() -> None:
+    """At beta .05 and clip 20, with e^25 = 7.2e10: what differs by d nats has .05 e^25 d."""
+    chosen = torch.tensor([25.0, 25.0, 25.0, 25.0, 0.0, 10.0, 19.0], dtype=torch.float64)
+    rejected = torch.tensor(
+        [25.0, 25.0 - 1e-12, 25.0 - 1e-7, 25.0 - 1e-5, 25.0, 0.0, 19.0 - 1e-9], dtype=torch.float64
+    )
+    zero = torch.zeros_like(chosen)
+    pairs = supplied(PairLogps(chosen, rejected, zero, zero, zero + 9, zero + 9))
+    loss = get_loss("chi_po")
+    # alike: ln 2 exactly; nearly alike: smaller than printed; further apart: clipped either way
+    expected = [False, True, True, False, False, False, False]
+    assert zone_of(loss, pairs, {"beta": 0.05, "clip": 20.0}) == expected
+    found = loss(pairs, beta=0.05, clip=20.0).tolist()
+    for value, pair, inside in zip(found, pairs_of(pairs), expected, strict=True):
+        argument = mp.mpf("0.05") * (mp.exp(pair.a) + pair.a - mp.exp(pair.b) - pair.b)
+        printed = -log_sigmoid(max(min(argument, mp.mpf(20)), mp.mpf(-20)))
+        assert (value == pytest.approx(float(printed), rel=1e-6)) == (not inside), pair
+
+
 def test_equal_and_flipped_scores_are_odpos_zone_only_under_the_logarithm() -> None:
     loss, pairs = get_loss("odpo"), supplied(scattered())
     assert pairs.preference_margin is not None

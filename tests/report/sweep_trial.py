@@ -1,22 +1,22 @@
-"""One trial of a synthetic sweep: its measured tables, its manifest and its row of the results."""
+"""One trial of a synthetic sweep: its measured tables and its manifest."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from dpo_bench.storage import write_json
+from dpo_bench.sweep.store import Manifest, write_manifest
 from tests.report.sweep_world import (
     CURVES,
     FRONTIER_KL,
     FRONTIER_REWARD,
     HOSTILE,
     World,
-    write_json,
     write_table,
 )
 
@@ -24,7 +24,7 @@ LAST_STEP = 120
 
 
 class Trial:
-    """One trial: its measured tables, its manifest and its row of the results."""
+    """One trial: its measured tables and its manifest."""
 
     def __init__(
         self, world: World, loss: str, index: int, seed: int, smoothing: float | None
@@ -38,53 +38,51 @@ class Trial:
         self.random = np.random.default_rng([seed, index, len(loss), int(1000 * (smoothing or 0))])
         self.drift = self.random.normal(0, 0.01) if seed else 0.0
 
-    def write(self, folder: Path) -> dict[str, Any]:
-        metrics: dict[str, Any] = {}
+    def write(self, folder: Path) -> None:
+        """Fill the trial's folder, the manifest last."""
         if self.world.sweep.training_rows or not self.failed:
             write_table(folder / "training.parquet", self._training())
         if not self.failed:
             samples, pairs = self._samples(), self._heldout()
             write_table(folder / "samples.parquet", samples)
             write_table(folder / "heldout.parquet", pairs)
-            metrics = self._metrics(samples, pairs)
             if self.world.sweep.along:
                 self._write_checkpoints(folder, samples)
             write_json(
                 folder / "evaluation.json",
                 {
-                    "metrics": metrics,
+                    "metrics": self._metrics(samples, pairs),
                     "initial_loss": 0.693147,
                     "initial_loss_expected": 0.693147,
+                    "steps": LAST_STEP,
                 },
             )
-        manifest = self._manifest()
-        write_json(folder / "manifest.json", manifest)
-        return self._row(manifest, metrics)
+        write_manifest(folder, self._manifest())
 
     def _hyperparameters(self) -> dict[str, float]:
         extra = {} if self.smoothing is None else {"label_smoothing": self.smoothing}
         return {"beta": self.beta} | extra
 
-    def _manifest(self) -> dict[str, Any]:
+    def _manifest(self) -> Manifest:
         error = trace = None
         if self.failed:
             payload = HOSTILE[0] + " | " + HOSTILE[4] if self.world.sweep.hostile else ""
             error = f"the loss is not finite at step 70 (nan){payload}"
             place = 'Traceback (most recent call last):\n  File "training.py", line 7, in step'
             trace = f"{place}\n{error}\n```\n{payload}"
-        return {
-            "trial": self.id,
-            "status": "failed" if self.failed else "done",
-            "error": error,
-            "traceback": trace,
-            "loss": self.name,
-            "beta": self.beta,
-            "strength": "beta",
-            "hyperparameters": self._hyperparameters(),
-            "seed": self.seed,
-            "seconds": {"training": 2.1, "evaluation": None if self.failed else 1.4},
-            "artefacts": {},
-        }
+        return Manifest(
+            self.id,
+            "failed" if self.failed else "done",
+            self.name,
+            "beta",
+            self.beta,
+            self._hyperparameters(),
+            self.seed,
+            {"training": 2.1} if self.failed else {"training": 2.1, "evaluation": 1.4},
+            error=error,
+            cause="DivergedError" if self.failed else None,
+            traceback=trace,
+        )
 
     def _training(self) -> pd.DataFrame:
         rows = self.world.sweep.training_rows
@@ -198,39 +196,3 @@ class Trial:
                 "n": own["n"],
             }
         return metrics
-
-    def _row(self, manifest: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-        seconds = manifest["seconds"]
-        row = {
-            "trial": self.id,
-            "loss": self.name,
-            "beta": self.beta,
-            "hyperparameters": json.dumps(self._hyperparameters()),
-            "seed": self.seed,
-            "status": manifest["status"],
-            "steps": 70 if self.failed else LAST_STEP,
-            "train_seconds": seconds["training"],
-            "evaluation_seconds": seconds["evaluation"],
-            "initial_loss": np.nan if self.failed else 0.693147,
-            "initial_loss_expected": np.nan if self.failed else 0.693147,
-            "prompts": self.world.sweep.prompts,
-            "error": manifest["error"],
-        }
-        for name in (
-            "reward",
-            "win_rate",
-            "kl",
-            "preference_accuracy",
-            "margin",
-            "chosen_logratio",
-            "rejected_logratio",
-            "response_tokens",
-            "frontier_gap",
-            "win_rate_chosen",
-            "kl_monte_carlo",
-        ):
-            found = metrics.get(name, {})
-            row[name] = found.get("value", np.nan)
-            row[f"{name}_low"] = found.get("low", np.nan)
-            row[f"{name}_high"] = found.get("high", np.nan)
-        return row

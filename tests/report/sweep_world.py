@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dpo_bench.experiment import Experiment
+from dpo_bench.storage import write_json
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -81,11 +81,6 @@ class Sweep:
 
     def name(self, loss: str) -> str:
         return HOSTILE_LOSS if self.hostile and loss == "ipo" else loss
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False))
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -266,6 +261,7 @@ class World:
         }
         return {
             "experiment": Experiment.model_validate(settings).settings(),
+            "conditions": {name: settings[name] for name in ("training", "evaluation")},
             "command": "python -m dpo_bench sweep"
             + (f" --policy '{HOSTILE[0]}'" if sweep.hostile else ""),
             "versions": {

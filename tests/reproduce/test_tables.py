@@ -17,6 +17,7 @@ from dpo_bench.reproduce.paper_tables import BLANK, FAILED, PublishedTable, publ
 from dpo_bench.reproduce.precision import Difference
 from dpo_bench.reproduce.record import PROVENANCE, PublishedRow
 from dpo_bench.reproduce.show import cells
+from dpo_bench.sweep.store import Store
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import Sweep
 
@@ -102,9 +103,7 @@ def claim_settings(folder: Path, **evaluation: int) -> Path:
     name = "paper-discopop-imdb"
     settings = validate(read_file(find_file(name)), name).settings()
     settings["evaluation"] |= evaluation
-    file = folder / "experiment.json"
-    record = json.loads(file.read_text(encoding="utf-8")) | {"experiment": settings}
-    file.write_text(json.dumps(record), encoding="utf-8")
+    Store(folder).add_to_record({"experiment": settings})
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem, LockedError
-from dpo_bench.sweep.store import Manifest, Store, damaged_files, write_manifest
+from dpo_bench.sweep.store import Manifest, Store, damaged_files, link_files, write_manifest
 
 RECORD: dict[str, Any] = {
     "conditions": {"training": {"steps": 5, "learning_rate": 0.1}, "content": {"policy": "p"}},
@@ -86,6 +86,90 @@ def test_a_damaged_or_failed_neighbor_is_left_alone(tmp_path: Path) -> None:
     (first.trial_folder("t") / "data.txt").write_text("damaged")
     finish(Store(tmp_path / "second"), status="failed", cause="DivergedError")
     assert not Store(tmp_path / "third").reuse("t")
+
+
+def test_a_trial_that_is_there_is_not_taken_over(tmp_path: Path) -> None:
+    finish(Store(tmp_path / "first"))
+    second = Store(tmp_path / "second")
+    finish(second, status="failed", cause="DivergedError")
+    assert not second.reuse("t")
+    found = second.manifest("t")
+    assert found is not None
+    assert found.status == "failed"
+
+
+def test_the_reference_comes_along_with_what_is_true_of_it(tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "first"), Store(tmp_path / "second")
+    for store in (first, second):
+        with store.locked():
+            store.open({**RECORD, "command": store.folder.name})
+    (first.reference_folder / "deep").mkdir(parents=True)
+    (first.reference_folder / "deep" / "samples.txt").write_text("theirs")
+    first.add_to_record({"data": {"training_pairs": 3}, "notes": ["n"], "computing": {"b": "c"}})
+    finish(first)
+    assert second.reuse("t")
+    assert (second.reference_folder / "deep" / "samples.txt").read_text() == "theirs"
+    assert second.read_experiment() == {
+        **RECORD,
+        "command": "second",
+        "data": {"training_pairs": 3},
+        "notes": ["n"],
+        "computing": {"b": "c"},
+    }
+
+
+def test_a_reference_that_is_there_stays(tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "first"), Store(tmp_path / "second")
+    for store, text in ((first, "theirs"), (second, "ours")):
+        store.reference_folder.mkdir(parents=True)
+        (store.reference_folder / "samples.txt").write_text(text)
+    finish(first)
+    assert second.reuse("t")
+    assert (second.reference_folder / "samples.txt").read_text() == "ours"
+
+
+def test_files_are_shared_and_copied_where_they_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "file").write_text("text")
+    link_files(source, tmp_path / "linked")
+    assert (tmp_path / "linked" / "deep" / "file").samefile(source / "deep" / "file")
+
+    def no_links(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", no_links)
+    link_files(source, tmp_path / "copied")
+    copied = tmp_path / "copied" / "deep" / "file"
+    assert copied.read_text() == "text"
+    assert not copied.samefile(source / "deep" / "file")
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(EnvironmentProblem, match=r"experiment\.json cannot be read"):
+        Store(tmp_path).read_experiment()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, "b is 2 there and 3 here"),
+        ({"a": {"x": {"y": 1}}}, {"a": {"x": {"y": 2}}}, r"a\.x\.y is 1 there and 2 here"),
+        ({"a": 1}, {"a": 1, "b": 3}, "b is None there and 3 here"),
+        ({"b": {"x": 1}, "a": 1}, {"b": {"x": 2}, "a": 2}, "a is 1 there and 2 here"),
+        ({"a": {"x": 1}}, {"a": None}, r"a is \{'x': 1\} there and None here"),
+    ],
+)
+def test_the_first_condition_that_differs_is_named(
+    tmp_path: Path, old: dict[str, Any], new: dict[str, Any], said: str
+) -> None:
+    store = Store(tmp_path)
+    store.open({"conditions": old})
+    with pytest.raises(ConfigurationError, match=f"another experiment: {said}; give another"):
+        store.open({"conditions": new})
 
 
 def test_the_same_experiment_may_grow(tmp_path: Path) -> None:

@@ -1,0 +1,240 @@
+"""Trials shared out among workers, some of which die. The workers here are a script, not processes.
+
+Real ones are in `tests/cli/test_interruptions.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from dpo_bench.errors import DataError
+from dpo_bench.experiment import PlannedTrial
+from dpo_bench.notes import Note
+from dpo_bench.sweep.display import PlainDisplay
+from dpo_bench.sweep.executors.base import Channel, Message, WorkerDiedError
+from dpo_bench.sweep.executors.machines import Machine
+from dpo_bench.sweep.pool import Pool
+from dpo_bench.sweep.worker import Event, Job, Ready, Task
+
+READY = Ready({"training_pairs": 3}, Path("reference"), {"backend": "hidden"})
+JOB = cast("Job", None)
+"""Handed through to the workers, which are a script."""
+CTRL_C = KeyboardInterrupt()
+Word = Message | KeyboardInterrupt
+
+
+def tasks(*names: str) -> list[Task]:
+    return [(PlannedTrial(name, (), None, 0), name) for name in names]
+
+
+class Line:
+    """The line to one worker: it says what its script makes of each task."""
+
+    def __init__(self, number: int, script: Script) -> None:
+        self.number, self.script = number, script
+        self.given: list[str] = []
+        self.ended: list[str] = []
+        self.say(script.first(number))
+
+    def say(self, words: Sequence[Word]) -> None:
+        self.script.said += [(self, word) for word in words]
+
+    def send(self, task: Task) -> None:
+        self.given.append(task[1])
+        self.say(self.script.answer(self.number, task[1]))
+
+    def stop(self) -> None:
+        self.ended.append("stop")
+
+    def join(self, seconds: float) -> None:
+        assert 0 <= seconds <= 60
+        self.ended.append("join")
+
+    def kill(self) -> None:
+        self.ended.append("kill")
+
+
+class Script:
+    """Workers that answer as they are told to, and a display that is kept."""
+
+    def __init__(
+        self,
+        answer: Callable[[int, str], Sequence[Word]],
+        first: Callable[[int], Sequence[Word]] = lambda number: [READY],
+    ) -> None:
+        self.answer, self.first = answer, first
+        self.lines: list[Line] = []
+        self.said: deque[tuple[Line, Word]] = deque()
+        self.shown: list[str] = []
+        self.ready: list[Ready] = []
+        self.notes: list[Note] = []
+        self.dead: list[tuple[str, str]] = []
+
+    def machines(self) -> list[Machine]:
+        return []
+
+    def spawn(self, job: Job) -> Channel:
+        self.lines.append(Line(len(self.lines), self))
+        return self.lines[-1]
+
+    def listen(self, seconds: float) -> Sequence[tuple[Channel, Message]]:
+        assert self.said, "nobody will ever speak again"
+        line, word = self.said.popleft()
+        if isinstance(word, KeyboardInterrupt):
+            raise word
+        return [(line, word)]
+
+    def run(self, *names: str, workers: int = 2) -> Script:
+        def on_death(task: Task, reason: WorkerDiedError) -> None:
+            self.dead.append((task[1], str(reason)))
+
+        display = PlainDisplay(self.shown.append, clock=lambda: 0.0)
+        pool = Pool(
+            self,
+            JOB,
+            workers,
+            display,
+            on_ready=self.ready.append,
+            on_note=self.notes.append,
+            on_death=on_death,
+        )
+        pool.run(tasks(*names))
+        return self
+
+    def given(self) -> list[list[str]]:
+        return [line.given for line in self.lines]
+
+
+def well(_worker: int, _name: str) -> list[Word]:
+    return [Event("ended")]
+
+
+def test_every_task_is_done_once_and_the_workers_take_turns() -> None:
+    script = Script(well).run("a", "b", "c", "d", "e")
+    given = script.given()
+    assert sorted(name for own in given for name in own) == ["a", "b", "c", "d", "e"]
+    assert len(given) == 2
+    assert all(own for own in given)
+    assert script.shown[-1].startswith("[5/5]")
+
+
+def test_first_worker_alone_prepares_and_what_it_found_is_told_once() -> None:
+    seen: list[int] = []
+
+    def first(number: int) -> list[Word]:
+        seen.append(number)
+        return [Event("progress", "reference", 1, 2), READY]
+
+    script = Script(well, first)
+    script.run("a", "b", "c", workers=3)
+    assert seen == [0, 1, 2]
+    assert script.ready == [READY]
+    assert [line for line in script.shown if line.startswith("reference")] == ["reference: 1/2"]
+
+
+def test_no_more_workers_are_made_than_there_are_tasks() -> None:
+    assert len(Script(well).run("a", "b", workers=8).lines) == 2
+    assert len(Script(well).run("a", workers=8).lines) == 1
+
+
+def test_workers_are_asked_to_end_and_none_is_left() -> None:
+    for line in Script(well).run("a", "b", "c").lines:
+        assert line.ended == ["stop", "join", "kill"]
+
+
+def test_failed_trial_is_shown_with_its_error_and_the_next_one_follows() -> None:
+    def answer(_worker: int, name: str) -> list[Word]:
+        return [Event("ended", "out of luck" if name == "a" else "")]
+
+    script = Script(answer).run("a", "b", workers=1)
+    assert script.given() == [["a", "b"]]
+    outcomes = [line.split(": ", 1)[1].split(" (")[0] for line in script.shown]
+    assert outcomes == ["failed: out of luck", "done"]
+
+
+def test_notes_are_passed_on() -> None:
+    note = Note("INFO", "padded")
+    assert Script(well, lambda number: [note, READY]).run("a").notes == [note]
+
+
+def test_trial_of_a_dead_worker_fails_and_another_worker_takes_its_place() -> None:
+    def answer(worker: int, name: str) -> list[Word]:
+        return [WorkerDiedError("killed")] if name == "b" else [Event("ended")]
+
+    script = Script(answer).run("a", "b", "c", "d", workers=1)
+    assert script.dead == [("b", "killed")]
+    assert script.given() == [["a", "b"], ["c", "d"]]
+    assert script.lines[0].ended == ["kill"]
+    assert script.ready == [READY], "its place is taken; the sweep does not begin anew"
+    assert script.shown[-1].startswith("[4/4]")
+
+
+def test_first_worker_that_dies_while_the_others_prepare_makes_no_more_of_them() -> None:
+    """Memory was reckoned for so many workers, not for more."""
+
+    def first(number: int) -> list[Word]:
+        return [] if number in {1, 2} else [READY]
+
+    def answer(worker: int, _name: str) -> list[Word]:
+        return [WorkerDiedError("killed")] if worker == 0 else [Event("ended")]
+
+    script = Script(answer, first)
+    spawn = script.spawn
+
+    def spawn_late(job: Job) -> Channel:
+        line = spawn(job)
+        if len(script.lines) == 4:  # the one in the place of the dead: now the others are ready too
+            script.said.extendleft((other, READY) for other in script.lines[2:0:-1])
+        return line
+
+    script.spawn = spawn_late  # type: ignore[method-assign]
+    script.run(*"abcdefgh", workers=3)
+    assert script.dead == [("a", "killed")]
+    assert len(script.lines) == 4
+    assert script.ready == [READY]
+
+
+def test_worker_that_died_at_the_last_trial_is_not_replaced() -> None:
+    script = Script(lambda worker, name: [WorkerDiedError("killed")]).run("a", workers=1)
+    assert len(script.lines) == 1
+    assert script.dead == [("a", "killed")]
+
+
+def test_worker_that_died_before_its_first_trial_is_not_replaced() -> None:
+    """The next would die of the same: the others go on."""
+
+    def first(number: int) -> list[Word]:
+        return [WorkerDiedError("no room.")] if number == 1 else [READY]
+
+    script = Script(well, first).run("a", "b", "c")
+    assert script.given() == [["a", "b", "c"], []]
+    assert script.dead == []
+    assert "no room. The others go on." in script.shown
+
+
+def test_without_any_worker_left_the_sweep_ends() -> None:
+    script = Script(well, lambda number: [WorkerDiedError("no room")])
+    with pytest.raises(WorkerDiedError, match="no room"):
+        script.run("a", "b")
+    assert len(script.lines) == 1
+
+
+def test_what_is_wrong_with_the_data_ends_the_sweep() -> None:
+    script = Script(well, lambda number: [DataError("no pairs")])
+    with pytest.raises(DataError, match="no pairs"):
+        script.run("a")
+    assert script.lines[0].ended == ["stop", "join", "kill"]
+    assert script.shown == [], "nothing was running that had to be saved"
+
+
+def test_ctrl_c_says_that_running_trials_are_saved_and_asks_the_workers_to() -> None:
+    script = Script(lambda worker, name: [Event("progress", "training", 3, 10), CTRL_C])
+    with pytest.raises(KeyboardInterrupt):
+        script.run("a", "b", workers=1)
+    assert script.shown[-1] == "stopping: saving the running trials (Ctrl-C again: at once)"
+    assert script.lines[0].ended == ["stop", "join", "kill"]
