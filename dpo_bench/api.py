@@ -195,9 +195,9 @@ def run_sweep(
     reference: str | None = None,
     preferences: str | None = None,
     reward: str | None = None,
-    losses: Sequence[str | Section] = (),
-    beta: Sequence[float | str] | float = (),
-    seeds: Sequence[int | str] | int = (),
+    losses: Sequence[str | Section] | str = (),
+    beta: Sequence[float | str] | float | str = (),
+    seeds: Sequence[int | str] | int | str = (),
     training: Section | None = None,
     evaluation: Section | None = None,
     data: Section | None = None,
@@ -258,7 +258,7 @@ def run_sweep(
             reference=reference,
             preferences=preferences,
             reward=reward,
-            losses=tuple(losses),
+            losses=(losses,) if isinstance(losses, str) else tuple(losses),
             beta=_texts(beta),
             seeds=_texts(seeds),
             settings=tuple(settings),
@@ -426,9 +426,9 @@ def _resolved(experiment: PathLike | Experiment | None, flags: Overrides) -> Exp
     return experiment
 
 
-def _texts(values: Sequence[float | str] | float) -> tuple[str, ...]:
+def _texts(values: Sequence[float | str] | float | str) -> tuple[str, ...]:
     """Numbers as the command line has them, which gives texts."""
-    listed = [values] if isinstance(values, int | float) else values
+    listed = [values] if isinstance(values, int | float | str) else values
     return tuple(value if isinstance(value, str) else repr(value) for value in listed)
 
 

@@ -51,9 +51,9 @@ def test_what_was_asked_for_was_run(sweep: db.Sweep) -> None:
 def test_the_same_call_resumes(sweep: db.Sweep) -> None:
     again = db.run_sweep(
         "quickstart",
-        losses=["dpo"],
-        beta=[0.1],
-        seeds=[0],
+        losses="dpo",
+        beta="0.1",
+        seeds=0,
         training=TINY_TRAINING,
         evaluation=TINY_EVALUATION,
         out=sweep.folder,

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -259,7 +260,8 @@ def source_digest(loss: Loss) -> str:
     """SHA-256 (hex) of a loss's source: its file and the sibling files that it imports.
 
     Of a composed loss: the sources of its parts and of the modifiers. Of a loss that a script or a
-    notebook's cell defines: its function alone.
+    notebook's cell defines: its function, and what that uses of the same script: functions, classes
+    and plain values.
 
     Raises:
         ConfigurationError: the loss was typed into an interpreter, so that no file tells two
@@ -268,7 +270,7 @@ def source_digest(loss: Loss) -> str:
     if loss.parts:
         return _composed_digest(loss)
     if is_of_script(loss):
-        return hashlib.sha256(_source_of_function(loss).encode()).hexdigest()
+        return hashlib.sha256("\0".join(_sources_of_script(loss)).encode()).hexdigest()
     files = sorted(_source_closure(loss.source_file), key=lambda file: file.name)
     if not files:
         raise ConfigurationError(f"{loss.name} has no source file: put it into one.")
@@ -278,10 +280,38 @@ def source_digest(loss: Loss) -> str:
     return hasher.hexdigest()
 
 
-def _source_of_function(loss: Loss) -> str:
+def _sources_of_script(loss: Loss) -> list[str]:
+    """The source of a script's loss and of all that it uses of the script, by name, each once."""
+    found: dict[str, str] = {}
+    waiting: list[tuple[str, object]] = [(loss.name, inspect.unwrap(loss.function))]
+    while waiting:
+        name, used = waiting.pop()
+        if name in found:
+            continue
+        if isinstance(used, bool | int | float | str | tuple):
+            found[name] = f"{name} = {used!r}"
+        elif getattr(used, "__module__", None) == SCRIPT and callable(used):
+            found[name] = _source_of(used, loss)
+            waiting += _globals_used(used)
+    return [found[name] for name in sorted(found)]
+
+
+def _globals_used(used: object) -> Iterator[tuple[str, object]]:
+    """The global names that a function's code mentions, in what is defined inside it too."""
+    codes = [used.__code__] if inspect.isfunction(used) else []
+    if inspect.isclass(used):
+        codes = [one.__code__ for one in vars(used).values() if inspect.isfunction(one)]
+    namespace = sys.modules[SCRIPT].__dict__
+    while codes:
+        code = codes.pop()
+        codes += [one for one in code.co_consts if inspect.iscode(one)]
+        yield from ((name, namespace[name]) for name in code.co_names if name in namespace)
+
+
+def _source_of(used: Callable[..., object], loss: Loss) -> str:
     try:
-        return inspect.getsource(loss.function)
-    except OSError:
+        return inspect.getsource(used)
+    except (OSError, TypeError):
         raise ConfigurationError(
             f"{loss.name} was typed into an interpreter that keeps no source, so that two versions"
             " of it could not be told apart: define it in a file or a notebook."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -297,3 +298,39 @@ def test_restoring_the_registry_forgets_plugins(tmp_path: Path) -> None:
         load_plugins(tmp_path)
     assert list_losses() == before
     assert not [name for name in sys.modules if name.startswith("dpo_bench_plugins_")]
+
+
+SCRIPT = """
+from torch import Tensor
+from dpo_bench import PairLogps, get_loss, register
+from dpo_bench.contract import source_digest
+
+TARGET = {target}
+UNUSED = {unused}
+
+def squared(distance: Tensor) -> Tensor:
+    return {body}
+
+@register("of_script", paper="none", normalization="sum", grid=(0.1,))
+def of_script(logps: PairLogps, beta: float = 0.1) -> Tensor:
+    "Squared distance of the margin from a target."
+    return squared(beta * logps.margin - TARGET)
+
+print(source_digest(get_loss("of_script")))
+"""
+
+
+def test_the_digest_of_a_script_s_loss_holds_what_it_uses_of_the_script(tmp_path: Path) -> None:
+    """A helper or a constant that changes makes new trials; what the loss does not use does not."""
+
+    def digest(**changes: str) -> str:
+        settings = {"target": "1.0", "unused": "0", "body": "distance**2", **changes}
+        (tmp_path / "study.py").write_text(SCRIPT.format(**settings), encoding="utf-8")
+        command = [sys.executable, str(tmp_path / "study.py")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    usual = digest()
+    assert len(usual) == 64
+    assert digest(unused="1") == usual
+    assert digest(target="2.0") != usual
+    assert digest(body="distance.square()") != usual
