@@ -67,6 +67,7 @@ def test_curves_are_ordered_by_kl(folder_of: ByName) -> None:
     for curve in (reference.frontier, reference.best_of_n):
         assert [point.kl for point in curve] == sorted(point.kl for point in curve)
     assert [point.n for point in reference.best_of_n] == [1, 2, 4, 8, 16, 32, 64]
+    assert {point.n for point in reference.frontier} == {0}, "it has no number of samples"
 
 
 @pytest.mark.parametrize("name", ["results.parquet", "experiment.json"])
@@ -96,6 +97,23 @@ def test_damaged_samples_are_named(copy: Path) -> None:
     samples.write_bytes(samples.read_bytes()[: samples.stat().st_size // 2])
     with pytest.raises(EnvironmentProblem, match=r"samples\.parquet"):
         _ = read_sweep(copy).done[0].samples
+
+
+@pytest.mark.parametrize("name", ["samples", "training"])
+def test_a_finished_trial_without_its_tables_is_damaged(copy: Path, name: str) -> None:
+    trial = read_sweep(copy).done[0]
+    (copy / "trials" / trial.id / f"{name}.parquet").unlink()
+    with pytest.raises(EnvironmentProblem, match=rf"{name}\.parquet"):
+        getattr(read_sweep(copy).done[0], name)
+
+
+def test_a_failed_trial_need_not_have_tables(copy: Path) -> None:
+    (failed,) = read_sweep(copy).failed
+    for file in (copy / "trials" / failed.id).glob("*.parquet"):
+        file.unlink()
+    (failed,) = read_sweep(copy).failed
+    assert failed.samples.empty
+    assert failed.training.empty
 
 
 def test_missing_parts_of_the_record_are_empty(copy: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from dpo_bench.analysis.bootstrap import Array, resample_weights
 from dpo_bench.analysis.estimate import Estimate
@@ -146,6 +147,31 @@ class TestPromptsToSeparate:
     def test_without_a_difference_is_none(self, pair: Comparison) -> None:
         assert prompts_to_separate(pair) is None
         assert seeds_to_separate(pair) is None
+
+    def test_without_an_interval_is_none(self) -> None:
+        """A single prompt has none, whatever is known of its seeds."""
+        single = Estimate(0.5, math.nan, math.nan, 1)
+        spread = Spread(0.1, 0.1, 0.1, 0.1, 0.1, 3)
+        assert prompts_to_separate(Comparison("a", "b", 1.0, single, spread)) is None
+
+    @pytest.mark.parametrize("unit", [1.0, 2.0, 1e-3])
+    def test_unit_of_the_reward_does_not_matter(self, unit: float) -> None:
+        """A difference of 1 with a standard error of .8, 100 prompts: (.8 x 1.984)^2 as many."""
+        spread = Spread(0.8 * unit, math.nan, math.nan, math.nan, 0.8 * unit, 1)
+        pair = Comparison("a", "b", 1.0, Estimate(unit, -unit, 3 * unit, 100), spread, 0.2)
+        assert prompts_to_separate(pair) == math.ceil(100 * (0.8 * stats.t.isf(0.025, 99)) ** 2)
+
+    @pytest.mark.parametrize(("times", "is_named"), [(0.8e6, True), (1.3e6, False)])
+    def test_more_than_a_million_times_as_many_are_not_named(
+        self, times: float, is_named: bool
+    ) -> None:
+        distance = stats.t.isf(0.025, 999) / math.sqrt(times)
+        spread = Spread(1.0, math.nan, math.nan, math.nan, 1.0, 1)
+        needed = prompts_to_separate(
+            Comparison("a", "b", 1.0, Estimate(distance, -2, 2, 1000), spread, 0.9)
+        )
+        assert (needed is not None) == is_named
+        assert needed is None or needed == pytest.approx(1000 * times, rel=1e-3)
 
 
 class TestSeedsToSeparate:

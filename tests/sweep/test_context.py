@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dpo_bench.experiment.read import validate
 from dpo_bench.model.load import load_model
@@ -113,3 +116,35 @@ def test_lora_over_a_policy_that_is_not_the_reference(
     policy, own = context.policy.model.state_dict(), load_model(llama_folder).state_dict()
     plain = {name.replace(".base_layer", ""): value for name, value in policy.items()}
     assert all(torch.equal(plain[name], value) for name, value in own.items())
+
+
+def test_a_policy_is_saved_as_others_expect_it_and_goes_on_training(
+    llama_folder: Path, pairs_file: Path, tmp_path: Path
+) -> None:
+    """With its cache of keys on, its tokenizer, and the processor that came with it."""
+    source = Path(shutil.copytree(llama_folder, tmp_path / "source"))
+    (source / "preprocessor_config.json").write_text('{"size": 7}')
+    context, _ = open_bench(source, pairs_file)
+    with torch.no_grad():
+        for parameter in context.policy.model.parameters():
+            parameter.mul_(1.5)
+    context.save_policy(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["use_cache"] is True
+    assert context.policy.model.config.use_cache is False
+    assert (tmp_path / "saved" / "preprocessor_config.json").read_text() == '{"size": 7}'
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").state_dict()
+    for name, value in context.policy.model.state_dict().items():
+        assert torch.equal(saved[name], value), name
+    text = "Question 1: is tea good?"
+    expected = AutoTokenizer.from_pretrained(source)(text)["input_ids"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")(text)["input_ids"] == expected
+
+
+def test_what_the_trials_are_given_is_said(
+    llama_folder: Path, pairs_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="dpo_bench"):
+        open_bench(llama_folder, pairs_file)
+    said = [record.message for record in caplog.records]
+    assert any(line.startswith("Training pairs: ") for line in said)
+    assert any(line.startswith("Evaluation: 3 held-out prompts") for line in said)
