@@ -9,7 +9,7 @@ from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import FRONTIER_GAP, KL, REWARD, WIN_RATE, present
 from dpo_bench.report.matched_table import MatchedTables
-from dpo_bench.report.sections.appendix import appendix
+from dpo_bench.report.sections.methods import appendix
 from dpo_bench.report.view import ReportView
 from dpo_bench.wording import number, one_line, plain_number
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.report.matched_table import MatchedTables
-from dpo_bench.report.sections.uncertainty import FAMILY
 from dpo_bench.report.table_values import Cell, HeatMap, Table
 from dpo_bench.report.view import ReportView
 from dpo_bench.wording import MISSING, markdown_fence, markdown_text, number
 
+FAMILY = "Holm's correction over all pairs at all compared KLs"
 _SAMPLE_PROMPTS = 3
 """prompts whose responses are printed; the page has more"""
 

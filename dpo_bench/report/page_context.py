@@ -10,7 +10,7 @@ from dpo_bench.analysis.metrics import CHOSEN, KL, REWARD, WIN_RATE, Metric, exp
 from dpo_bench.report.families import loss_cards
 from dpo_bench.report.page_samples import embedded_samples
 from dpo_bench.report.samples import BEST
-from dpo_bench.report.sections.appendix import appendix, citation
+from dpo_bench.report.sections.methods import appendix, citation
 from dpo_bench.report.view import ReportView
 from dpo_bench.wording import number
 

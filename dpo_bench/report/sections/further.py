@@ -24,6 +24,7 @@ from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.round_robin import strengths_of_players
 from dpo_bench.report.sections.section import ReportSection, estimate_cell
 from dpo_bench.report.table_values import Cell, Row, Table
+from dpo_bench.report.templating import Words
 from dpo_bench.wording import number
 
 _RESAMPLES = 500
@@ -72,16 +73,12 @@ def _areas(series: Sequence[LossCurve], curves: CurvesOnPrompts) -> ReportSectio
         )
         for one in sorted(found, key=lambda area: area.adjusted)
     ]
-    low, high = (number(end, KL.decimals) for end in (found[0].low, found[0].high))
     columns = (
         ("Pair", ""), ("Mean difference", f"In {measure.phrase}, over the range."),
         ("Area", "Mean difference times the width of the range, in nats."),
         ("p, corrected", "Holm's correction over the areas of all pairs."), ("Verdict", ""),
     )  # fmt: skip
-    about = (
-        f"The area between two losses' curves over KL {low} to {high} nats, the range that all of"
-        f" these cover: one figure of {measure.phrase} for the whole curve, first minus second."
-    )
+    about = Words("sections").paragraph("areas", found[0].low, found[0].high, measure)
     return ReportSection("areas", "Area between the curves", about, Table(columns, tuple(rows)))
 
 
@@ -108,12 +105,7 @@ def _overoptimization(
         ("Residual", "Root mean square, in reward."),
         ("Quadratic in KL", "Residual of the quadratic in KL, for comparison."),
     )  # fmt: skip
-    about = (
-        "Where more KL stops paying: R(d) = d (alpha \u2212 beta ln d) with d the root of the KL"
-        " (Gao et al. 2022, arXiv:2210.10760), fitted to the gain over the reference of each"
-        " loss's trained policies. A peak is given only inside the KLs that were measured; an"
-        " interval that ends where they end is open there."
-    )
+    about = Words("sections").paragraph("overoptimization")
     return ReportSection(
         "overoptimization", "Over-optimization", about, Table(columns, tuple(rows))
     )
@@ -172,11 +164,7 @@ def _length_control(
         ("At equal length", "Length-controlled: the length term of a logistic fit set to 0."),
         ("Extra length", "Tokens more than the reference's responses."),
     )  # fmt: skip
-    about = (
-        "How much of a win rate is length: a logistic fit on the hyperbolic tangent of the"
-        " standardized length difference, read at no difference (after AlpacaEval 2's"
-        f" length-controlled win rate), beside the plain one; {policies.whose}."
-    )
+    about = Words("sections").paragraph("length_control", policies.whose)
     return ReportSection("length", "Length control", about, Table(columns, tuple(rows)))
 
 

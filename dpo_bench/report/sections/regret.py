@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import FRONTIER_GAP, KL, REWARD
 from dpo_bench.analysis.regret import RegretAtLevel
 from dpo_bench.report.sections.section import ReportSection, estimate_cell
 from dpo_bench.report.table_values import Cell, Row, Table
-from dpo_bench.wording import MISSING, listing, number
+from dpo_bench.report.templating import Words
+from dpo_bench.wording import MISSING, number
 
 
 def regret_section(
@@ -29,7 +30,7 @@ def regret_section(
     return ReportSection(
         "gaps",
         "Gap to the optimal frontier",
-        " ".join(_about(found)),
+        _about(found),
         Table(
             tuple(columns),
             tuple(Row("", one.index, False, (Cell(one.label), *c)) for one, c in cells),
@@ -37,20 +38,14 @@ def regret_section(
     )
 
 
-def _about(found: Sequence[RegretAtLevel]) -> Iterator[str]:
-    yield (
-        "The mean reward of the best policy of the same KL minus the loss's, read off its curve,"
-        " with 95% intervals; frontier and losses are estimated anew in every resample, over the"
-        " same prompts."
-    )
-    best = [
+def _about(found: Sequence[RegretAtLevel]) -> str:
+    optima = [
         f"{number(level.optimum, REWARD.decimals)} at KL {_kl(level)}"
         for level in found
         if level.optimum is not None
     ]
-    yield f"The optimum is {listing(best)} nats."
-    if beyond := [_kl(level) for level in found if level.optimum is None]:
-        yield f"At KL {listing(beyond)} nats the reference's samples do not show it."
+    beyond = [_kl(level) for level in found if level.optimum is None]
+    return Words("sections").paragraph("gaps", optima, beyond)
 
 
 def _cell(level: RegretAtLevel, index: int) -> Cell:
