@@ -14,13 +14,17 @@ import zlib
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from dpo_bench.report import theme
 from dpo_bench.report.page_context import page_context
 from dpo_bench.report.page_data import page_data
-from dpo_bench.report.templating import page_templates
+from dpo_bench.report.templating import new_environment
 from dpo_bench.report.view import ReportView
-from dpo_bench.wording import script_json
+from dpo_bench.wording import script_json, visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SCRIPTS = (
     "core",
@@ -38,6 +42,14 @@ SCRIPTS = (
     "main",
 )
 """parts of the page's script, each using what stands before it"""
+
+
+@cache
+def page_templates() -> Environment:
+    """The page's templates: HTML."""
+    from markupsafe import escape
+
+    return new_environment(lambda text: escape(visible(text)), trim_blocks=True, lstrip_blocks=True)
 
 
 def render_page(

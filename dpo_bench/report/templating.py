@@ -19,11 +19,9 @@ from dpo_bench.wording import (
     interval,
     listing,
     markdown_fence,
-    markdown_text,
     number,
     one_line,
     plain_number,
-    visible,
 )
 
 if TYPE_CHECKING:
@@ -73,22 +71,6 @@ def new_environment(escape: Callable[[str], str], **syntax: Any) -> Environment:
         "fenced": lambda text: Markup(markdown_fence(text)),  # noqa: S704 - a fence holds any text
     }
     return environment
-
-
-@cache
-def page_templates() -> Environment:
-    """The page's templates: HTML."""
-    from markupsafe import escape
-
-    return new_environment(lambda text: escape(visible(text)), trim_blocks=True, lstrip_blocks=True)
-
-
-@cache
-def markdown_templates() -> Environment:
-    """Templates of Markdown."""
-    return new_environment(
-        markdown_text, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
 
 
 @cache

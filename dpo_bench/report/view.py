@@ -90,9 +90,9 @@ class ReportView:
         return () if self.matched is None else (self.matched, *self.also_matched)
 
     @property
-    def text_columns(self) -> int:
-        """How many of the results table's first columns say which trial it is."""
-        return 3 + (len(self.results.seeds) > 1) + bool(self.results.sources)
+    def settings_file(self) -> str:
+        """The file beside the report that holds every setting."""
+        return "sources.json" if self.results.sources else "experiment.json"
 
     @property
     def no_reward(self) -> str:

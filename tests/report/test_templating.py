@@ -8,7 +8,9 @@ from importlib import resources
 import pytest
 from jinja2 import Environment, UndefinedError
 
-from dpo_bench.report.templating import Words, markdown_templates, page_templates
+from dpo_bench.report.markdown import markdown_templates
+from dpo_bench.report.page import page_templates
+from dpo_bench.report.templating import Words
 from tests.report.sweep_world import HOSTILE
 
 WORDS = [one.name for one in (resources.files("dpo_bench.report") / "templates/words").iterdir()]

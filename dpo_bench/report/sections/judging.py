@@ -54,7 +54,7 @@ def judging_section(results: SweepResults, experiment: Experiment | None) -> Rep
         ("Tokens read", "As the endpoint counted."), ("Tokens written", "Likewise."),
         ("US dollars", "At the prices of the experiment."),
     )  # fmt: skip
-    rows = tuple(Row("", -1, False, tuple(_cells(one, prices))) for one in parts)
+    rows = tuple(Row(tuple(_cells(one, prices))) for one in parts)
     return ReportSection("judging", "Judging", _about(results, evaluation), Table(columns, rows))
 
 
@@ -117,6 +117,6 @@ def _cells(taken: Taken, prices: tuple[float | None, float | None]) -> Iterator[
         share = ""
         if name == "failures" and count and taken.requests:
             share = f"{100 * count / taken.requests:.1f}%"
-        yield Cell(MISSING if count is None else f"{count:,.0f}", share, count)
+        yield Cell(MISSING if count is None else f"{count:,.0f}", notes=(share,), value=count)
     cost = dollars(taken.input_tokens, taken.output_tokens, prices)
     yield Cell(number(cost, 4 if cost is not None and cost < 1 else 2), value=cost)

@@ -15,8 +15,8 @@ from dpo_bench.analysis.matched_policies import MatchedPolicies
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.analysis.opponents import OPPONENTS, REFERENCE, read_opponents
 from dpo_bench.analysis.results import SweepResults, Trial
-from dpo_bench.report.sections.section import ReportSection, estimate_cell
-from dpo_bench.report.table_values import Cell, Row, Table
+from dpo_bench.report.sections.section import ReportSection
+from dpo_bench.report.table_values import Cell, Row, Table, estimate_cell
 from dpo_bench.report.templating import Words
 from dpo_bench.wording import number
 
@@ -89,12 +89,12 @@ def _strength_rows(
     for one in found:
         strength = estimate_cell(one.strength)
         if one.name not in players:
-            yield Row("", -1, False, (Cell(REFERENCE), Cell(number(0.0, KL.decimals)), strength))
+            yield Row((Cell(REFERENCE), Cell(number(0.0, KL.decimals)), strength))
             continue
         series, trial = players[one.name]
         kl = Cell(number(trial.value(KL.name), KL.decimals))
         label = Cell(trial_label(series, trial, results.seeds))
-        yield Row("", series.index, False, (label, kl, strength))
+        yield Row((label, kl, strength), series.index)
 
 
 def _rewards(samples: pd.DataFrame, prompts: pd.Index) -> list[Array]:

@@ -46,7 +46,7 @@ def controls_section(results: SweepResults) -> ReportSection | None:
         verdict = _OUTCOMES.get(passed if isinstance(passed, bool) else None, MISSING)
         outcome = measured_cell(Estimate.read(found), _SHARE)
         expected = Cell(str(found.get("expected") or MISSING))
-        rows.append(Row("", -1, False, (Cell(title, about), outcome, expected, Cell(verdict))))
+        rows.append(Row((Cell(title, notes=(about,)), outcome, expected, Cell(verdict))))
     if not rows:
         return None
     columns = (
