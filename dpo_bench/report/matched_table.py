@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import KL, Metric
-from dpo_bench.report.table_values import Cell
+from dpo_bench.report.table_values import Cell, Row, Table, estimate_cell
 from dpo_bench.wording import MISSING, interval, listing, number
 
 
 @dataclass(frozen=True, slots=True)
-class DifferenceCell:
-    """One pair at one level.
+class DifferenceCell(Cell):
+    """One pair at one level, strong where the two are separated.
+
+    That is corrected for all pairs at all levels; the interval is the pair's own and may exclude 0
+    where they are not separated. The notes are the verdict, what would separate the pair, and the
+    standard errors from prompts and from seeds.
 
     Attributes:
-        cell: the difference and its interval.
-        separated: whether the two differ, corrected for all pairs at all levels; the interval is
-            the pair's own and may exclude 0 where they are not separated.
-        verdict: in words.
-        needed: what would separate the pair; empty when separated.
-        spread: the standard errors from prompts and from seeds; empty with one seed.
         strip: low, value and high as shares (0 to 1) of an axis with 0 in its middle, the same
             for all cells; None when the pair was not compared.
     """
 
-    cell: Cell
-    separated: bool
-    verdict: str
-    needed: str
-    spread: str
-    strip: tuple[float, float, float] | None
+    strip: tuple[float, float, float] | None = None
 
-
-DifferenceRow = tuple[str, tuple[DifferenceCell, ...]]
-"""A pair's label and its cells, one per level."""
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NAMES = 24
@@ -53,8 +45,8 @@ class MatchedTables:
     Attributes:
         comparison: what is laid out.
         levels: heading of each level.
-        values: a row per series, a cell per level.
-        differences: a row per pair (label, cells) that is compared at any level, a cell per level.
+        values: a row per series, a cell per level, marked with the letters of its groups.
+        differences: a row per pair that is compared at any level, a `DifferenceCell` per level.
         shown: those of them that a picture or a page has room for: all, or where there are very
             many the ones with the loss that is best at the middle level.
         groups: for each level the sets that are not separated, best first, as text.
@@ -65,9 +57,9 @@ class MatchedTables:
 
     comparison: MatchedComparison
     levels: tuple[str, ...]
-    values: tuple[tuple[LossCurve, tuple[Cell, ...]], ...]
-    differences: tuple[DifferenceRow, ...]
-    shown: tuple[DifferenceRow, ...]
+    values: Table
+    differences: Table
+    shown: Table
     groups: tuple[tuple[str, ...], ...]
     letters: tuple[dict[int, str], ...]
     few: bool
@@ -78,54 +70,68 @@ class MatchedTables:
         """What was compared."""
         return self.comparison.measure
 
+    @property
+    def best_first(self) -> Table:
+        """The values ordered by the figure at the middle level; losses without one last."""
+        middle = len(self.levels) // 2 + 1
+
+        def place(row: Row) -> float:
+            value = row.cells[middle].value
+            return -value if isinstance(value, float) else math.inf
+
+        return dataclasses.replace(self.values, rows=tuple(sorted(self.values.rows, key=place)))
+
+    @property
+    def in_groups(self) -> Table:
+        """The letters alone: which losses are not separated at which level."""
+        rows = []
+        for row in self.values.rows:
+            first, *cells = row.cells
+            marks = [Cell(cell.mark or MISSING) for cell in cells]
+            rows.append(Row((first, *marks), row.series))
+        return dataclasses.replace(self.values, rows=tuple(rows))
+
 
 def matched_tables(comparison: MatchedComparison, series: Sequence[LossCurve]) -> MatchedTables:
     """Lay out a comparison."""
     shown = {one.index: one for one in series}
     reach, measure = comparison_reach(comparison), comparison.measure
+    pairs = comparison.levels[0].pairs
     columns = [
         [difference_cell(pair, reach, measure) for pair in level.pairs]
         for level in comparison.levels
     ]
-    titles = [
-        f"{shown[pair.first].label} \u2212 {shown[pair.second].label}"
-        for pair in comparison.levels[0].pairs
+    compared = [
+        (pair, cells)
+        for pair, cells in zip(pairs, zip(*columns, strict=True), strict=True)
+        if any(cell.strip for cell in cells)
     ]
-    rows = list(zip(titles, zip(*columns, strict=True), strict=True))
-    known = [any(cell.strip for cell in cells) for _, cells in rows]
-    differences = tuple(itertools.compress(rows, known))
-    pairs = tuple(itertools.compress(comparison.levels[0].pairs, known))
-    indices = sorted(
-        {index for pair in comparison.levels[0].pairs for index in (pair.first, pair.second)}
+    levels = tuple(f"KL {number(level.kl, KL.decimals)}" for level in comparison.levels)
+    headings = tuple((f"at {level} nats", "") for level in levels)
+    differences = tuple(
+        Row((Cell(f"{shown[pair.first].label} \u2212 {shown[pair.second].label}"), *cells))
+        for pair, cells in compared
     )
+    best = comparison.middle.best
+    of_the_best = [best in (pair.first, pair.second) for pair, _ in compared]
+    few = tuple(itertools.compress(differences, of_the_best))
+    letters = tuple(_letters(level.groups) for level in comparison.levels)
+    indices = sorted({index for pair in pairs for index in (pair.first, pair.second)})
+    values = [
+        Row((Cell(shown[index].label), *_values(comparison, letters, index)), index)
+        for index in indices
+    ]
+    titled = (("Pair", ""), *headings)
     return MatchedTables(
         comparison=comparison,
-        levels=tuple(f"KL {number(level.kl, KL.decimals)}" for level in comparison.levels),
-        values=tuple(
-            (shown[index], tuple(_value_cell(level, index, measure) for level in comparison.levels))
-            for index in indices
-        ),
-        differences=differences,
-        shown=_shown(comparison, pairs, differences),
+        levels=levels,
+        values=Table((("Loss", ""), *headings), tuple(values)),
+        differences=Table(titled, differences),
+        shown=Table(titled, differences if len(differences) <= _ROOM else few),
         groups=tuple(tuple(_groups(level, shown)) for level in comparison.levels),
-        letters=tuple(_letters(level.groups) for level in comparison.levels),
+        letters=letters,
         few=max(sum(map(len, level.groups)) for level in comparison.levels) <= _NAMES,
         reach=reach,
-    )
-
-
-def _shown(
-    comparison: MatchedComparison,
-    pairs: Sequence[PairAtLevel],
-    differences: tuple[DifferenceRow, ...],
-) -> tuple[DifferenceRow, ...]:
-    if len(differences) <= _ROOM:
-        return differences
-    best = comparison.middle.best
-    return tuple(
-        row
-        for pair, row in zip(pairs, differences, strict=True)
-        if best in (pair.first, pair.second)
     )
 
 
@@ -143,17 +149,17 @@ def comparison_reach(comparison: MatchedComparison) -> float:
 def difference_cell(pair: PairAtLevel, reach: float, measure: Metric) -> DifferenceCell:
     """One pair at one level, with its place on an axis from ``-reach`` to ``reach``."""
     if pair.reason:
-        return DifferenceCell(Cell(MISSING), False, pair.reason, "", "", None)
+        return DifferenceCell(MISSING, notes=(pair.reason,))
     found = pair.difference
-    strip = tuple(0.5 + 0.5 * end / reach for end in (found.low, found.value, found.high))
-    brackets = interval(found.low, found.high, measure.decimals)
+    low, value, high = (0.5 + 0.5 * end / reach for end in (found.low, found.value, found.high))
+    verdict = "separated" if pair.separated else "not separated"
     return DifferenceCell(
-        Cell(number(found.value, measure.decimals), brackets, found.value),
-        pair.separated,
-        "separated" if pair.separated else "not separated",
-        needed_to_separate(pair),
-        spread_apart(pair, measure),
-        (strip[0], strip[1], strip[2]),
+        number(found.value, measure.decimals),
+        interval(found.low, found.high, measure.decimals),
+        (verdict, needed_to_separate(pair), spread_apart(pair, measure)),
+        found.value,
+        strong=pair.separated,
+        strip=(low, value, high),
     )
 
 
@@ -161,6 +167,8 @@ def needed_to_separate(pair: PairAtLevel) -> str:
     """How many prompts or seeds would separate a pair, in words; empty for one that is."""
     if pair.separated or pair.reason:
         return ""
+    if not pair.difference.n:  # not known prompt by prompt
+        return "" if pair.seeds is None else f"{_round_up(pair.seeds):,} seeds would separate"
     ways = [] if pair.prompts is None else [f"about {_round_up(pair.prompts):,} prompts"]
     ways += [] if pair.seeds is None else [f"{_round_up(pair.seeds):,} seeds"]
     if ways:
@@ -175,6 +183,8 @@ def spread_apart(pair: PairAtLevel, measure: Metric) -> str:
     if pair.shares is None:
         return ""
     prompts, seeds = (number(share, measure.decimals) for share in pair.shares)
+    if not pair.difference.n:  # not known prompt by prompt
+        return f"standard error {seeds} from seeds"
     return f"standard error {prompts} from prompts, {seeds} from seeds"
 
 
@@ -184,12 +194,19 @@ def _round_up(count: int) -> int:
     return -(-count // step) * step
 
 
-def _value_cell(level: Level, index: int, measure: Metric) -> Cell:
-    if index not in level.values:
-        return Cell(MISSING, level.reasons.get(index, ""))
-    found = level.values[index]
-    brackets = interval(found.low, found.high, measure.decimals)
-    return Cell(number(found.value, measure.decimals), f"{brackets}, n = {found.n:,}", found.value)
+def _values(
+    comparison: MatchedComparison, letters: Sequence[dict[int, str]], index: int
+) -> Iterator[Cell]:
+    """A loss's figure at each level."""
+    measure = comparison.measure
+    for level, marks in zip(comparison.levels, letters, strict=True):
+        if index not in level.values:
+            yield Cell(MISSING, notes=(level.reasons.get(index, ""),))
+            continue
+        found = level.values[index]
+        cell = estimate_cell(found, measure.decimals)
+        notes = (f"n = {found.n:,}",) if found.n else ()
+        yield dataclasses.replace(cell, notes=notes, mark=marks.get(index, ""))
 
 
 def _letters(groups: Sequence[Sequence[int]]) -> dict[int, str]:

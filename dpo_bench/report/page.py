@@ -1,9 +1,9 @@
 """The page: one HTML file that loads nothing.
 
-Jinja escapes every text; the only values that bypass it are this program's own style, script and
-plotly, and the JSON block, which `script_json` makes safe. Plotly and the responses travel deflated
-in base64. A content security policy names the two scripts by hash, so that nothing else can run
-even if something got through.
+Every text is escaped (see `report.templating`); the only values that bypass it are this program's
+own style, script and plotly, and the JSON block, which `script_json` makes safe. Plotly and the
+responses travel deflated in base64. A content security policy names the two scripts by hash, so
+that nothing else can run even if something got through.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ import zlib
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dpo_bench.report import theme
 from dpo_bench.report.page_context import page_context
 from dpo_bench.report.page_data import page_data
+from dpo_bench.report.templating import new_environment
 from dpo_bench.report.view import ReportView
-from dpo_bench.wording import one_line, script_json, visible
+from dpo_bench.wording import script_json, visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SCRIPTS = (
     "core",
@@ -40,6 +44,14 @@ SCRIPTS = (
 """parts of the page's script, each using what stands before it"""
 
 
+@cache
+def page_templates() -> Environment:
+    """The page's templates: HTML."""
+    from markupsafe import escape
+
+    return new_environment(lambda text: escape(visible(text)), trim_blocks=True, lstrip_blocks=True)
+
+
 def render_page(
     view: ReportView, inputs: str, figures: Sequence[str], written: Sequence[str]
 ) -> str:
@@ -51,19 +63,9 @@ def render_page(
         figures: names of the figure files beside it.
         written: paths of all files beside it, relative to the folder.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("dpo_bench.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_visible,
-    )
-    environment.filters["one_line"] = one_line
-    environment.globals["style"] = theme.style
+    environment = page_templates()
     style = environment.get_template("report.css").render(
         light=Markup(theme.custom_properties(dark=False)),  # noqa: S704 - this program's colors
         dark=Markup(theme.custom_properties(dark=True)),  # noqa: S704
@@ -71,6 +73,7 @@ def render_page(
     script, data = page_script(), page_data(view)
     return environment.get_template("report.html").render(
         page_context(view, data),
+        style=theme.style,
         inputs=inputs,
         figures=figures,
         written=" ".join(written),
@@ -113,8 +116,3 @@ def security_policy(scripts: Sequence[str]) -> str:
 
 def _template(name: str) -> str:
     return (resources.files("dpo_bench.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _visible(value: Any) -> Any:
-    """Texts from data lose what cannot be seen; this program's own markup stays as it is."""
-    return visible(value) if type(value) is str else value

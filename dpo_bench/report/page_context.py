@@ -10,7 +10,7 @@ from dpo_bench.analysis.metrics import CHOSEN, KL, REWARD, WIN_RATE, Metric, exp
 from dpo_bench.report.families import loss_cards
 from dpo_bench.report.page_samples import embedded_samples
 from dpo_bench.report.samples import BEST
-from dpo_bench.report.sections.appendix import appendix, citation
+from dpo_bench.report.sections.methods import appendix, citation
 from dpo_bench.report.view import ReportView
 from dpo_bench.wording import number
 
@@ -56,6 +56,7 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "series": view.series,
         "families": _families(view),
         "many_seeds": len(results.seeds) > 1,
+        "prompts_known": results.prompts_known,
         "contents": _contents(view, present),
         "further": view.further,
         "rows_shown": _ROWS_SHOWN,
@@ -71,7 +72,6 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         **_matched_context(view),
         "heat_maps": [_heat_context(one) for one in view.heat_maps],
         "table": view.table,
-        "text_columns": view.text_columns,
         "seeds": view.seeds,
         "trial_labels": [
             (trial_label(one, trial, results.seeds), not trial.done)
@@ -95,7 +95,7 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "rerun": present["rerun"],
         "command": results.command,
         "provenance": view.provenance,
-        "settings_file": "sources.json" if results.sources else "experiment.json",
+        "settings_file": view.settings_file,
     }
 
 
@@ -152,7 +152,7 @@ def _matched_context(view: ReportView) -> dict[str, Any]:
         "compared": view.compared,
         "coverage": view.comparison.coverage,
         "span": [number(end, KL.decimals) for end in ends],
-        "compared_prompts": f"{view.comparison.prompts:,}",
+        "compared_prompts": view.comparison.prompts,
         "reaches": [number(one.reach, one.measure.decimals) for one in view.compared],
     }
 

@@ -48,7 +48,7 @@ def page_data(view: ReportView) -> dict[str, Any]:
             {"key": key, "title": one_line(title), "trials": [places[one] for one in ids]}
             for key, title, ids in selections(results, series, view.policies)
         ],
-        "textColumns": view.text_columns,
+        "textColumns": view.table.text_columns,
     }
 
 

@@ -54,6 +54,10 @@ class PromptCards:
     prompt: str
     cards: tuple[Card, ...]
 
+    def shown(self, view: str) -> tuple[Card, ...]:
+        """The cards of a selection, with those that are always shown."""
+        return tuple(card for card in self.cards if not card.views or view in card.views)
+
 
 @dataclass(frozen=True, slots=True)
 class SampleBrowser:

@@ -1,15 +1,17 @@
-"""Tables as values; the page and the Markdown file lay out the same ones."""
+"""Tables as values; page, Markdown and LaTeX lay out the same ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import stdev
+from typing import Protocol
 
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import position
 from dpo_bench.analysis.loss_curves import GridPoint, LossCurve
 from dpo_bench.analysis.metrics import (
+    FRONTIER_GAP,
     IN_HEAT_MAP,
     IN_TABLE,
     KL,
@@ -21,6 +23,20 @@ from dpo_bench.analysis.metrics import (
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.wording import MISSING, counted, interval, listing, number, plain_number
 
+IN_PAPER = (REWARD, WIN_RATE, KL, FRONTIER_GAP)
+"""measures of a paper's table of trials"""
+
+
+class Figure(Protocol):
+    """A figure with its 95% interval."""
+
+    @property
+    def value(self) -> float: ...  # noqa: D102
+    @property
+    def low(self) -> float: ...  # noqa: D102
+    @property
+    def high(self) -> float: ...  # noqa: D102
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -28,38 +44,58 @@ class Cell:
 
     Attributes:
         text: what is read first.
-        detail: its interval and n, when it has any.
+        interval: its 95% interval in brackets, when it has one.
+        notes: what else belongs to it: how many prompts, why it is missing.
         value: what it is sorted by; None sorts last.
+        mark: letters of the groups that it is in.
+        strong: whether it stands out.
+        span: how many columns it takes.
     """
 
     text: str
-    detail: str = ""
+    interval: str = ""
+    notes: tuple[str, ...] = ()
     value: float | str | None = None
+    mark: str = ""
+    strong: bool = False
+    span: int = 1
+
+    @property
+    def detail(self) -> str:
+        """Interval and notes in one line."""
+        return ", ".join(filter(None, (self.interval, *self.notes)))
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the results.
+    """A row of a table.
 
     Attributes:
-        trial: id of its trial.
-        series: index of its series.
-        failed: whether the trial failed.
         cells: in the order of the table's columns.
+        series: index of its series; -1 when it belongs to none.
+        trial: id of its trial, in the results.
+        failed: whether the trial failed.
     """
 
-    trial: str
-    series: int
-    failed: bool
     cells: tuple[Cell, ...]
+    series: int = -1
+    trial: str = ""
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its headings; each column has a title and a sentence that explains it."""
+    """A table with its headings, laid out alike in every format.
+
+    Attributes:
+        columns: a title and a sentence that explains it, which may be empty.
+        rows: from the top.
+        text_columns: how many of the first columns are text; the others are numbers.
+    """
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[Row, ...]
+    text_columns: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +128,18 @@ class HeatMap:
         """Length of the longest row."""
         return max(len(cells) for _, cells in self.rows)
 
+    @property
+    def table(self) -> Table:
+        """The same in words: a row per series, a column per order of strength."""
+        ranks = range(self.ranks)
+        rows = []
+        for series, cells in self.rows:
+            shown = [Cell(f"{one.strength}: {one.cell.text}") for one in cells]
+            shown += [Cell("")] * (self.ranks - len(cells))
+            rows.append(Row((Cell(series.label), *shown), series.index))
+        columns = (("Loss", ""), *((f"strength {rank + 1}", "") for rank in ranks))
+        return Table(columns, tuple(rows))
+
 
 def measured_cell(measured: Estimate, measure: Metric) -> Cell:
     """A figure with its interval and n; a dash when it is missing."""
@@ -99,57 +147,78 @@ def measured_cell(measured: Estimate, measure: Metric) -> Cell:
         return Cell(MISSING)
     decimals = measure.digits(measured)
     brackets = interval(measured.low, measured.high, decimals)
-    n = f"n = {measured.n:,}" if measured.n else ""
-    detail = ", ".join(filter(None, (brackets, n)))
-    return Cell(number(measured.value, decimals), detail, measured.value)
+    notes = (f"n = {measured.n:,}",) if measured.n else ()
+    return Cell(number(measured.value, decimals), brackets, notes, measured.value)
+
+
+def estimate_cell(found: Figure, decimals: int = 3) -> Cell:
+    """A figure with its interval."""
+    brackets = interval(found.low, found.high, decimals)
+    return Cell(number(found.value, decimals), brackets, value=found.value)
 
 
 def results_table(results: SweepResults, series: Sequence[LossCurve]) -> Table:
     """Every trial with every figure that any trial has."""
     measures = present(results, IN_TABLE)
+    first = [("Loss", "The loss, with the settings that tell it from its siblings.")]
+    first += [("Strength", "The loss's own strength, the hyperparameter that its grid varies.")]
     many_seeds = len(results.seeds) > 1
-    columns = [("Loss", "The loss, with the settings that tell it from its siblings.")]
-    columns += [("Strength", "The loss's own strength, the hyperparameter that its grid varies.")]
-    columns += [("Seed", "Of the training: the order of the pairs.")] if many_seeds else []
-    columns += [("Source", "The sweeps that the trial comes from.")] if results.sources else []
-    columns += [("Status", "Done or failed.")]
-    columns += [(measure.axis, measure.about) for measure in measures]
+    first += [("Seed", "Of the training: the order of the pairs.")] if many_seeds else []
+    first += [("Source", "The sweeps that the trial comes from.")] if results.sources else []
+    first += [("Status", "Done or failed.")]
+    columns = [*first, *((measure.axis, measure.about) for measure in measures)]
     columns += [("Seconds", "Training and evaluation together, this machine.")]
-    rows = [
-        Row(trial.id, one.index, not trial.done, _cells(one, setting, trial, measures, many_seeds))
-        for one in series
-        for setting in one.settings
-        for trial in setting.trials
-    ]
-    return Table(tuple(columns), tuple(rows))
+    rows = []
+    for one, setting, trial in _trials(series):
+        cells = _names(one, setting, trial, many_seeds)
+        if trial.sources:
+            named = listing(trial.sources)
+            cells.append(Cell(named, value=named))
+        status = "done" if trial.done else "failed"
+        cells.append(Cell(status, value=status))
+        cells += [measured_cell(trial.estimate(measure.name), measure) for measure in measures]
+        spent = [trial.value(name) for name in ("train_seconds", "evaluation_seconds")]
+        seconds = sum(value for value in spent if value is not None) if any(spent) else None
+        cells.append(Cell(number(seconds, 1), value=seconds))
+        rows.append(Row(tuple(cells), one.index, trial.id, not trial.done))
+    return Table(tuple(columns), tuple(rows), len(first))
 
 
-def _cells(
-    series: LossCurve,
-    setting: GridPoint,
-    trial: Trial,
-    measures: Sequence[Metric],
-    many_seeds: bool,
-) -> tuple[Cell, ...]:
-    cells = [Cell(series.label, value=series.label), strength_cell(series, setting)]
-    if many_seeds:
-        cells.append(Cell(str(trial.seed), value=float(trial.seed)))
-    if trial.sources:
-        named = listing(trial.sources)
-        cells.append(Cell(named, value=named))
-    status = "done" if trial.done else "failed"
-    cells.append(Cell(status, value=status))
-    cells += [measured_cell(trial.estimate(measure.name), measure) for measure in measures]
-    spent = [trial.value(name) for name in ("train_seconds", "evaluation_seconds")]
-    seconds = sum(value for value in spent if value is not None) if any(spent) else None
-    return (*cells, Cell(number(seconds, 1), value=seconds))
+def brief_results_table(results: SweepResults, series: Sequence[LossCurve]) -> Table:
+    """Every trial with its main figures, narrow enough for a paper."""
+    measures = present(results, IN_PAPER)
+    many_seeds = len(results.seeds) > 1
+    columns = ["Loss", "Strength", *(["Seed"] if many_seeds else [])]
+    columns += [measure.axis for measure in measures] or ["Status"]
+    rows = []
+    for one, setting, trial in _trials(series):
+        cells = _names(one, setting, trial, many_seeds)
+        if trial.done:
+            cells += [measured_cell(trial.estimate(measure.name), measure) for measure in measures]
+        else:
+            cells.append(Cell("failed", span=max(1, len(measures))))
+        rows.append(Row(tuple(cells), one.index, trial.id, not trial.done))
+    return Table(tuple((title, "") for title in columns), tuple(rows))
+
+
+def _trials(series: Sequence[LossCurve]) -> Iterator[tuple[LossCurve, GridPoint, Trial]]:
+    for one in series:
+        for setting in one.settings:
+            for trial in setting.trials:
+                yield one, setting, trial
+
+
+def _names(series: LossCurve, setting: GridPoint, trial: Trial, many_seeds: bool) -> list[Cell]:
+    """Which trial it is."""
+    seed = [Cell(str(trial.seed), value=float(trial.seed))] if many_seeds else []
+    return [Cell(series.label, value=series.label), strength_cell(series, setting), *seed]
 
 
 def strength_cell(series: LossCurve, setting: GridPoint) -> Cell:
     """A strength with its name where that is not beta."""
     if setting.strength is None:
         return Cell(MISSING)
-    name = "" if series.strength_name == "beta" else f"{series.strength_name} "
+    name = "" if series.strength_name in ("beta", "strength") else f"{series.strength_name} "
     return Cell(f"{name}{plain_number(setting.strength)}", value=setting.strength)
 
 
@@ -195,7 +264,7 @@ def _heat_cell(
         return HeatCell(strength, Cell("failed" if failed else MISSING), None)
     if many_seeds:
         count = counted(len(setting.done), "seed")
-        cell = Cell(number(mean, measure.decimals), f"mean of {count}", mean)
+        cell = Cell(number(mean, measure.decimals), notes=(f"mean of {count}",), value=mean)
     else:
         cell = measured_cell(setting.done[0].estimate(measure.name), measure)
     return HeatCell(strength, cell, share(mean))
@@ -215,7 +284,7 @@ def seed_table(results: SweepResults, series: Sequence[LossCurve]) -> Table | No
             cells = [Cell(one.label, value=one.label), strength_cell(one, setting)]
             cells.append(Cell(str(count), value=float(count)))
             cells += [_spread(setting, measure) for measure in measures]
-            rows.append(Row("", one.index, count == 0, tuple(cells)))
+            rows.append(Row(tuple(cells), one.index, failed=count == 0))
     return Table(tuple(columns), tuple(rows))
 
 
@@ -225,5 +294,5 @@ def _spread(setting: GridPoint, measure: Metric) -> Cell:
     mean = setting.mean(measure.name)
     if mean is None:
         return Cell(MISSING)
-    deviation = f"± {number(stdev(known), measure.decimals)}" if len(known) > 1 else ""
-    return Cell(number(mean, measure.decimals), deviation, mean)
+    deviation = (f"± {number(stdev(known), measure.decimals)}",) if len(known) > 1 else ()
+    return Cell(number(mean, measure.decimals), notes=deviation, value=mean)

@@ -22,7 +22,7 @@ from dpo_bench.report.sections.regret import regret_section
 from dpo_bench.report.sections.sanity_checks import controls_section
 from dpo_bench.report.sections.section import ReportSection
 from dpo_bench.report.sections.setup import Setup, describe_setup
-from dpo_bench.report.sections.summary import Summary, find
+from dpo_bench.report.sections.summary import Summary, find, no_reward
 from dpo_bench.report.table_values import HeatMap, Table, heat_maps, results_table, seed_table
 
 
@@ -90,30 +90,14 @@ class ReportView:
         return () if self.matched is None else (self.matched, *self.also_matched)
 
     @property
-    def text_columns(self) -> int:
-        """How many of the results table's first columns say which trial it is."""
-        return 3 + (len(self.results.seeds) > 1) + bool(self.results.sources)
+    def settings_file(self) -> str:
+        """The file beside the report that holds every setting."""
+        return "sources.json" if self.results.sources else "experiment.json"
 
     @property
     def no_reward(self) -> str:
         """What is left out of a report without reward, and that it is; empty otherwise."""
-        if self.results.has_reward:
-            return ""
-        if self.results.judge:
-            return (
-                f"Responses were compared in pairs by the judge {self.results.judge}, which gives"
-                " no reward of its own to a response: mean reward, the optimal frontier and"
-                " best-of-n are left out; losses are compared by their win rate."
-            )
-        if self.results.has_wins:
-            return (
-                "Only shares of beaten opponents are known: mean reward, the optimal frontier and"
-                " best-of-n are left out."
-            )
-        return (
-            "This experiment has no reward (evaluation.reward = none): mean reward, win rates, the"
-            " optimal frontier, best-of-n and the comparison at matched KL are left out."
-        )
+        return no_reward(self.results)
 
 
 def build_view(results: SweepResults) -> ReportView:

@@ -223,7 +223,7 @@ def _source_files(folder: Traversable) -> Iterator[Traversable]:
     for one in sorted(folder.iterdir(), key=lambda one: one.name):
         if one.is_dir():
             yield from _source_files(one)
-        elif one.name.endswith((".py", ".html", ".css", ".js")):
+        elif one.name.endswith((".py", ".html", ".j2", ".css", ".js")):
             yield one
 
 

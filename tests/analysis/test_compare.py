@@ -182,17 +182,21 @@ def test_tables_show_every_loss_and_pair_at_every_level(view_of: ViewOf) -> None
     view = view_of("clean")
     assert isinstance(view.comparison, MatchedComparison)
     assert view.matched is not None
-    assert len(view.matched.values) == 4
-    assert len(view.matched.differences) == 6
+    assert len(view.matched.values.rows) == 4
+    assert len(view.matched.differences.rows) == 6
     for column, level in enumerate(view.comparison.levels):
         for row, pair in enumerate(level.pairs):
-            title, cells = view.matched.differences[row]
+            title, *cells = view.matched.differences.rows[row].cells
             assert (
-                title == f"{view.series[pair.first].label} \u2212 {view.series[pair.second].label}"
+                title.text
+                == f"{view.series[pair.first].label} \u2212 {view.series[pair.second].label}"
             )
-            assert cells[column].cell.value == pair.difference.value
-            assert cells[column].verdict == ("separated" if pair.separated else "not separated")
-            low, value, high = cells[column].strip or (0, 0, 0)
+            cell = cells[column]
+            assert isinstance(cell, DifferenceCell)
+            assert cell.value == pair.difference.value
+            assert cell.notes[0] == ("separated" if pair.separated else "not separated")
+            assert cell.strong == pair.separated
+            low, value, high = cell.strip or (0, 0, 0)
             assert 0 <= low <= value <= high <= 1
             assert low > 0.5 or high < 0.5 or not pair.separated
 
@@ -210,19 +214,19 @@ def test_a_loss_outside_the_range_has_a_dash_and_the_reason(view_of: ViewOf) -> 
         level, values=rewards, reasons={3: "spans KL 5 to 6"}, pairs=pairs
     )
     tables = matched_tables(dataclasses.replace(view.comparison, levels=(partial,)), view.series)
-    assert tables.values[3][1][0].text == "\u2013"
-    assert tables.values[3][1][0].detail == "spans KL 5 to 6"
-    assert len(tables.differences) == 3
-    assert not any("ipo" in title for title, _ in tables.differences)
+    assert tables.values.rows[3].cells[1].text == "\u2013"
+    assert tables.values.rows[3].cells[1].detail == "spans KL 5 to 6"
+    assert len(tables.differences.rows) == 3
+    assert not any("ipo" in row.cells[0].text for row in tables.differences.rows)
     last = difference_cell(pairs[-1], 1.0, REWARD)
-    assert (last.strip, last.verdict, last.separated) == (None, "not covered by both", False)
+    assert (last.strip, last.notes, last.strong) == (None, ("not covered by both",), False)
 
 
 def test_the_number_of_prompts_is_rounded_upwards(view_of: ViewOf) -> None:
     view = view_of("clean")
     assert isinstance(view.comparison, MatchedComparison)
     pair = next(pair for pair in view.comparison.middle.pairs if pair.prompts)
-    needed = difference_cell(dataclasses.replace(pair, prompts=1234), 1.0, REWARD).needed
+    needed = difference_cell(dataclasses.replace(pair, prompts=1234), 1.0, REWARD).notes[1]
     assert needed == "about 1,300 prompts would separate"
 
 
@@ -232,23 +236,24 @@ def test_seeds_and_their_part_of_the_spread_are_said_where_there_are_several(
     def cells(name: str) -> list[DifferenceCell]:
         matched = view_of(name).matched
         assert matched is not None
-        return [cell for _, row in matched.differences for cell in row if cell.strip]
+        cells = [cell for row in matched.differences.rows for cell in row.cells]
+        return [cell for cell in cells if isinstance(cell, DifferenceCell) and cell.strip]
 
-    assert {cell.spread for cell in cells("clean")} == {""}
+    assert {cell.notes[2] for cell in cells("clean")} == {""}
     both = cells("two_seeds")
     comparison = view_of("two_seeds").comparison
     assert isinstance(comparison, MatchedComparison)
     pair = next(p for p in comparison.middle.compared if not p.separated and p.shares)
-    assert all(cell.spread.startswith("standard error ") for cell in both)
+    assert all(cell.notes[2].startswith("standard error ") for cell in both)
     shown = dataclasses.replace(pair, prompts=1234, seeds=7, shares=(0.0125, 0.25))
     cell = difference_cell(shown, 1.0, REWARD)
-    assert cell.needed == "about 1,300 prompts or 7 seeds would separate"
-    assert cell.spread == "standard error 0.013 from prompts, 0.250 from seeds"
+    assert cell.notes[1] == "about 1,300 prompts or 7 seeds would separate"
+    assert cell.notes[2] == "standard error 0.013 from prompts, 0.250 from seeds"
     seeds_only = dataclasses.replace(shown, prompts=None)
-    assert difference_cell(seeds_only, 1.0, REWARD).needed == "7 seeds would separate"
-    neither = difference_cell(dataclasses.replace(seeds_only, seeds=None), 1.0, REWARD).needed
+    assert difference_cell(seeds_only, 1.0, REWARD).notes[1] == "7 seeds would separate"
+    neither = difference_cell(dataclasses.replace(seeds_only, seeds=None), 1.0, REWARD).notes[1]
     assert neither == "neither prompts alone nor seeds alone would separate"
-    assert difference_cell(dataclasses.replace(shown, separated=True), 1.0, REWARD).needed == ""
+    assert difference_cell(dataclasses.replace(shown, separated=True), 1.0, REWARD).notes[1] == ""
 
 
 def test_very_many_pairs_leave_room_for_those_with_the_best_loss(
@@ -262,8 +267,9 @@ def test_very_many_pairs_leave_room_for_those_with_the_best_loss(
     tables = matched_tables(view.comparison, view.series)
     rewards = view.comparison.middle.values
     best = view.series[max(rewards, key=lambda index: rewards[index].value)].label
-    assert len(tables.differences) == 6
-    assert [title for title, _ in tables.shown] == [
-        title for title, _ in tables.differences if best in title.split(" \u2212 ")
-    ]
-    assert len(tables.shown) == 3
+    assert len(tables.differences.rows) == 6
+    titles, shown = (
+        [row.cells[0].text for row in table.rows] for table in (tables.differences, tables.shown)
+    )
+    assert shown == [title for title in titles if best in title.split(" \u2212 ")]
+    assert len(shown) == 3

@@ -14,13 +14,14 @@ from dpo_bench.analysis.external import from_frame
 from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.report import write_report
-from dpo_bench.report.configuration import length_in_words, read_experiment
+from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.figures.draw import figure_names
 from dpo_bench.report.markdown import render_markdown
 from dpo_bench.report.page import render_page
-from dpo_bench.report.sections.appendix import appendix
+from dpo_bench.report.sections.methods import appendix
 from dpo_bench.report.view import build_view
 from tests.report.conftest import ByName, ViewOf
+from tests.report.sections.test_setup import with_settings
 
 
 def runs(scored: str) -> SweepResults:
@@ -102,10 +103,14 @@ def test_shares_of_beaten_opponents_from_elsewhere_are_no_missing_reward() -> No
 
 
 def test_how_long_it_trained_is_said_in_words(view_of: ViewOf) -> None:
-    experiment = view_of("clean").experiment
-    assert experiment is not None
-    training = experiment.training
-    assert length_in_words(training, "") == "120 steps"
-    for epochs, words in ((1.0, "1 epoch"), (0.5, "0.5 epochs"), (None, "one pass")):
-        changed = training.model_copy(update={"steps": None, "epochs": epochs})
-        assert length_in_words(changed, "one pass") == words
+    view = view_of("clean")
+    for epochs, words in (
+        (1.0, "1 epoch in steps of 32 pairs"),
+        (0.5, "0.5 epochs in steps of 32 pairs"),
+        (None, "one epoch, or 30 steps where that is more, of 32 pairs"),
+    ):
+        results = with_settings(view, training__steps=None, training__epochs=epochs)
+        trained, _ = appendix(results, read_experiment(results), view.series, view.comparison)
+        assert f"Training took {words} with adamw" in trained
+    trained, _ = appendix(view.results, view.experiment, view.series, view.comparison)
+    assert "Training took 120 steps of 32 pairs with adamw" in trained

@@ -12,7 +12,8 @@ import pytest
 from dpo_bench.report import report_sweeps
 from dpo_bench.report.figures.data import figure_table
 from dpo_bench.report.figures.draw import draw_paper_figures, figure_names
-from dpo_bench.report.latex import latex_text, render_latex
+from dpo_bench.report.latex import latex_templates, latex_text, render_latex
+from dpo_bench.report.table_values import Cell, Row, Table
 from tests.report.conftest import ByName, ViewOf
 from tests.report.sweep_world import HOSTILE, HOSTILE_LOSS
 
@@ -31,6 +32,18 @@ def test_text_from_data_is_only_text(text: str) -> None:
         "textbar", "textquotedbl", "ensuremath", "ldots", "pm", "surd", "infty",
     }  # fmt: skip
     assert bare(found).count("{") == bare(found).count("}")
+
+
+def test_dashes_are_dashes_and_two_hyphens_are_two() -> None:
+    assert latex_text("\u2013") == "--"
+    assert latex_text("a--b''") == "a-{}-b'{}'"
+
+
+def test_a_row_that_begins_with_a_bracket_is_no_argument_of_the_row_before() -> None:
+    rows = tuple(Row((Cell(text), Cell("1"))) for text in ("a", "[5cm]", "*b"))
+    table = Table((("Loss", ""), ("KL", "")), rows)
+    lines = latex_templates().get_template("tabular.tex.j2").render(table=table).splitlines()
+    assert lines[4:7] == ["a & 1 \\\\", "{}[5cm] & 1 \\\\", "{}*b & 1 \\\\"]
 
 
 @pytest.mark.parametrize("variant", ["clean", "hostile", "two_seeds", "no_reward", "all_failed"])

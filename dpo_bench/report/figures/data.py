@@ -160,7 +160,7 @@ def matched_values(view: ReportView) -> pd.DataFrame:
 def _matched(view: ReportView) -> Iterator[Row]:
     for matched in view.compared:
         for level, letters in zip(matched.comparison.levels, matched.letters, strict=True):
-            for one, _ in matched.values:
+            for one in view.series:
                 if found := level.values.get(one.index):
                     yield {
                         "measure": matched.measure.name, "kl": level.kl, **_named(one),

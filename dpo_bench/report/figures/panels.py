@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dpo_bench.report import theme
 from dpo_bench.report.figures.style import font_text, new_figure, series_label
 from dpo_bench.report.matched_table import DifferenceCell
-from dpo_bench.report.table_values import HeatMap
+from dpo_bench.report.table_values import Cell, HeatMap
 from dpo_bench.report.view import ReportView
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ def draw_differences(view: ReportView) -> Figure:
     matched = view.matched
     if matched is None:
         raise ValueError("there is no comparison to draw")
-    count = len(matched.shown)
-    labels = [font_text(label, 40) for label, _ in matched.shown]
+    count = len(matched.shown.rows)
+    labels = [font_text(row.cells[0].text, 40) for row in matched.shown.rows]
     figure, axes = new_figure(6.6, 0.9 + 0.27 * count, columns=len(matched.levels))
     for column, (axis, title) in enumerate(zip(axes[0], matched.levels, strict=True)):
         axis.axvline(0, color=theme.LIGHT["muted"], linewidth=0.9, linestyle="--")
-        for row, (_, cells) in enumerate(matched.shown):
-            _difference(axis, row, cells[column], matched.reach)
+        for place, row in enumerate(matched.shown.rows):
+            _difference(axis, place, row.cells[1 + column], matched.reach)
         axis.set_title(f"{title} nats", fontsize=9)
         axis.set_xlim(-1.08 * matched.reach, 1.08 * matched.reach)
         axis.set_ylim(count - 0.5, -0.5)
@@ -40,11 +40,11 @@ def draw_differences(view: ReportView) -> Figure:
     return figure
 
 
-def _difference(axis: Axes, row: int, cell: DifferenceCell, reach: float) -> None:
-    if cell.strip is None:
+def _difference(axis: Axes, row: int, cell: Cell, reach: float) -> None:
+    if not isinstance(cell, DifferenceCell) or cell.strip is None:
         return
     low, value, high = ((2 * end - 1) * reach for end in cell.strip)
-    color = theme.LIGHT["accent" if cell.separated else "muted"]
+    color = theme.LIGHT["accent" if cell.strong else "muted"]
     axis.plot([low, high], [row, row], color=color, linewidth=1.8)
     axis.plot([value], [row], "o", color=color, markersize=4.5)
 

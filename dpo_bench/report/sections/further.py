@@ -5,6 +5,7 @@ Each is worked out where the sweep has what it needs; a report leaves the others
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,8 +23,9 @@ from dpo_bench.analysis.points import trained
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.round_robin import strengths_of_players
-from dpo_bench.report.sections.section import ReportSection, estimate_cell
-from dpo_bench.report.table_values import Cell, Row, Table
+from dpo_bench.report.sections.section import ReportSection
+from dpo_bench.report.table_values import Cell, Row, Table, estimate_cell
+from dpo_bench.report.templating import Words
 from dpo_bench.wording import number
 
 _RESAMPLES = 500
@@ -59,9 +61,6 @@ def _areas(series: Sequence[LossCurve], curves: CurvesOnPrompts) -> ReportSectio
     names = {str(one.index): one for one in series}
     rows = [
         Row(
-            "",
-            names[one.first].index,
-            False,
             (
                 Cell(f"{names[one.first].label} \u2212 {names[one.second].label}"),
                 estimate_cell(one.mean),
@@ -72,16 +71,12 @@ def _areas(series: Sequence[LossCurve], curves: CurvesOnPrompts) -> ReportSectio
         )
         for one in sorted(found, key=lambda area: area.adjusted)
     ]
-    low, high = (number(end, KL.decimals) for end in (found[0].low, found[0].high))
     columns = (
         ("Pair", ""), ("Mean difference", f"In {measure.phrase}, over the range."),
         ("Area", "Mean difference times the width of the range, in nats."),
         ("p, corrected", "Holm's correction over the areas of all pairs."), ("Verdict", ""),
     )  # fmt: skip
-    about = (
-        f"The area between two losses' curves over KL {low} to {high} nats, the range that all of"
-        f" these cover: one figure of {measure.phrase} for the whole curve, first minus second."
-    )
+    about = Words("sections").paragraph("areas", found[0].low, found[0].high, measure)
     return ReportSection("areas", "Area between the curves", about, Table(columns, tuple(rows)))
 
 
@@ -101,19 +96,14 @@ def _overoptimization(
         if len(points) < 3 or len({point.mean_kl for point in points}) < 3:
             continue
         fit = fit_overoptimization(points, reference, curves.weights)
-        rows.append(Row("", one.index, False, _fit_cells(one, fit)))
+        rows.append(Row(_fit_cells(one, fit), one.index))
     columns = (
         ("Loss", ""), ("Peak", "KL of the highest fitted reward, nats."),
         ("alpha", "Reward per root of a nat."), ("beta", "Above 0 where the curve turns down."),
         ("Residual", "Root mean square, in reward."),
         ("Quadratic in KL", "Residual of the quadratic in KL, for comparison."),
     )  # fmt: skip
-    about = (
-        "Where more KL stops paying: R(d) = d (alpha \u2212 beta ln d) with d the root of the KL"
-        " (Gao et al. 2022, arXiv:2210.10760), fitted to the gain over the reference of each"
-        " loss's trained policies. A peak is given only inside the KLs that were measured; an"
-        " interval that ends where they end is open there."
-    )
+    about = Words("sections").paragraph("overoptimization")
     return ReportSection(
         "overoptimization", "Over-optimization", about, Table(columns, tuple(rows))
     )
@@ -121,17 +111,14 @@ def _overoptimization(
 
 def _fit_cells(series: LossCurve, fit: Fit) -> tuple[Cell, ...]:
     if fit.peak is None:
-        peak = Cell("none", fit.reason)
+        peak = Cell("none", notes=(fit.reason,))
     else:
         found = estimate_cell(fit.peak, KL.decimals)
         ends = [
             end for end, is_open in (("below", fit.open_low), ("above", fit.open_high)) if is_open
         ]
-        peak = Cell(
-            found.text,
-            f"{found.detail} open {' and '.join(ends)}" if ends else found.detail,
-            found.value,
-        )
+        notes = (f"open {' and '.join(ends)}",) if ends else ()
+        peak = dataclasses.replace(found, notes=notes)
     return (
         Cell(series.label), peak, estimate_cell(fit.alpha), estimate_cell(fit.beta),
         Cell(number(fit.rmse)), Cell(number(fit.rmse_quadratic_kl)),
@@ -166,17 +153,13 @@ def _length_control(
             Cell(trial_label(one, trial, results.seeds)), estimate_cell(found.raw),
             estimate_cell(found.controlled), estimate_cell(found.extra_length, 1),
         )  # fmt: skip
-        rows.append(Row("", one.index, False, cells))
+        rows.append(Row(cells, one.index))
     columns = (
         ("Policy", ""), (WIN_RATE.title, "As it is."),
         ("At equal length", "Length-controlled: the length term of a logistic fit set to 0."),
         ("Extra length", "Tokens more than the reference's responses."),
     )  # fmt: skip
-    about = (
-        "How much of a win rate is length: a logistic fit on the hyperbolic tangent of the"
-        " standardized length difference, read at no difference (after AlpacaEval 2's"
-        f" length-controlled win rate), beside the plain one; {policies.whose}."
-    )
+    about = Words("sections").paragraph("length_control", policies.whose)
     return ReportSection("length", "Length control", about, Table(columns, tuple(rows)))
 
 

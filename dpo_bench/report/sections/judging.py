@@ -15,6 +15,7 @@ from dpo_bench.experiment import Experiment
 from dpo_bench.experiment.config import Evaluation
 from dpo_bench.report.sections.section import ReportSection
 from dpo_bench.report.table_values import Cell, Row, Table
+from dpo_bench.report.templating import Words
 from dpo_bench.wording import MISSING, number
 
 
@@ -53,36 +54,21 @@ def judging_section(results: SweepResults, experiment: Experiment | None) -> Rep
         ("Tokens read", "As the endpoint counted."), ("Tokens written", "Likewise."),
         ("US dollars", "At the prices of the experiment."),
     )  # fmt: skip
-    rows = tuple(Row("", -1, False, tuple(_cells(one, prices))) for one in parts)
-    return ReportSection(
-        "judging", "Judging", " ".join(_about(results, evaluation)), Table(columns, rows)
-    )
+    rows = tuple(Row(tuple(_cells(one, prices))) for one in parts)
+    return ReportSection("judging", "Judging", _about(results, evaluation), Table(columns, rows))
 
 
-def _about(results: SweepResults, evaluation: Evaluation) -> Iterator[str]:
-    yield (
-        f"What was asked of the judge {results.judge}"
-        f" ({evaluation.judge_base_url}), whether it was asked by this sweep or had answered"
-        " before: nothing is paid twice."
+def _about(results: SweepResults, evaluation: Evaluation) -> str:
+    agreed = [trial.value(CONSISTENCY.name) for trial in results.done]
+    known = [share for share in agreed if share is not None]
+    return Words("sections").paragraph(
+        "judging",
+        results.judge,
+        evaluation.judge_base_url,
+        (min(known), max(known)) if known else None,
+        sum(_own_temperature(results)),
+        (evaluation.judge_price_input, evaluation.judge_price_output),
     )
-    values = [trial.value(CONSISTENCY.name) for trial in results.done]
-    if known := [value for value in values if value is not None]:
-        low, high = (f"{100 * end:.0f}%" for end in (min(known), max(known)))
-        span = low if low == high else f"{low} to {high}"
-        yield f"Both orders agreed on {span} of a policy's pairs; the others are ties."
-    if warm := sum(_own_temperature(results)):
-        yield (
-            f"{warm:,.0f} answers were given at the judge's own temperature, because it refuses 0:"
-            " another run may get other verdicts."
-        )
-    prices = (evaluation.judge_price_input, evaluation.judge_price_output)
-    if None in prices:
-        yield (
-            "No prices are set (evaluation.judge_price_input and judge_price_output), so that the"
-            " cost is not known."
-        )
-    else:
-        yield f"Prices: {prices[0]:g} and {prices[1]:g} US dollars per million tokens."
 
 
 def _own_temperature(results: SweepResults) -> Iterator[float]:
@@ -131,6 +117,6 @@ def _cells(taken: Taken, prices: tuple[float | None, float | None]) -> Iterator[
         share = ""
         if name == "failures" and count and taken.requests:
             share = f"{100 * count / taken.requests:.1f}%"
-        yield Cell(MISSING if count is None else f"{count:,.0f}", share, count)
+        yield Cell(MISSING if count is None else f"{count:,.0f}", notes=(share,), value=count)
     cost = dollars(taken.input_tokens, taken.output_tokens, prices)
     yield Cell(number(cost, 4 if cost is not None and cost < 1 else 2), value=cost)

@@ -2,61 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import FRONTIER_GAP, KL, REWARD
 from dpo_bench.analysis.regret import RegretAtLevel
-from dpo_bench.report.sections.section import ReportSection, estimate_cell
-from dpo_bench.report.table_values import Cell, Row, Table
-from dpo_bench.wording import MISSING, listing, number
+from dpo_bench.report.sections.section import ReportSection
+from dpo_bench.report.table_values import Cell, Row, Table, estimate_cell
+from dpo_bench.report.templating import Words
+from dpo_bench.wording import MISSING, number
 
 
 def regret_section(
     series: Sequence[LossCurve], found: Sequence[RegretAtLevel]
 ) -> ReportSection | None:
-    """The table by loss and level, the smallest gap at the first known level first."""
+    """The gaps of every loss; None where there are none."""
     if not found:
         return None
+    title = "Gap to the optimal frontier"
+    return ReportSection("gaps", title, _about(found), gaps_table(series, found))
+
+
+def gaps_table(
+    series: Sequence[LossCurve], found: Sequence[RegretAtLevel], *, with_optimum: bool = False
+) -> Table:
+    """Gaps by loss and level, the smallest gap at the first known level first.
+
+    Args:
+        series: the curves.
+        found: the levels, at least one with gaps.
+        with_optimum: begin with the optimum's own mean reward.
+    """
     first = next(level for level in found if level.gaps)
     shown = {index for level in found for index in level.gaps}
-    rows = sorted(
+    losses = sorted(
         (one for one in series if one.index in shown),
         key=lambda one: first.gaps[one.index].value if one.index in first.gaps else float("inf"),
     )
+    rows = [
+        Row((Cell(one.label), *(_cell(level, one.index) for level in found)), one.index)
+        for one in losses
+    ]
+    if with_optimum:
+        optima = [Cell(number(level.optimum, REWARD.decimals)) for level in found]
+        rows.insert(0, Row((Cell("(mean reward of the optimum)"), *optima)))
     columns = [("Loss", ""), *((f"At KL {_kl(level)} nats", "") for level in found)]
-    cells = [(one, tuple(_cell(level, one.index) for level in found)) for one in rows]
-    return ReportSection(
-        "gaps",
-        "Gap to the optimal frontier",
-        " ".join(_about(found)),
-        Table(
-            tuple(columns),
-            tuple(Row("", one.index, False, (Cell(one.label), *c)) for one, c in cells),
-        ),
-    )
+    return Table(tuple(columns), tuple(rows))
 
 
-def _about(found: Sequence[RegretAtLevel]) -> Iterator[str]:
-    yield (
-        "The mean reward of the best policy of the same KL minus the loss's, read off its curve,"
-        " with 95% intervals; frontier and losses are estimated anew in every resample, over the"
-        " same prompts."
-    )
-    best = [
+def _about(found: Sequence[RegretAtLevel]) -> str:
+    optima = [
         f"{number(level.optimum, REWARD.decimals)} at KL {_kl(level)}"
         for level in found
         if level.optimum is not None
     ]
-    yield f"The optimum is {listing(best)} nats."
-    if beyond := [_kl(level) for level in found if level.optimum is None]:
-        yield f"At KL {listing(beyond)} nats the reference's samples do not show it."
+    beyond = [_kl(level) for level in found if level.optimum is None]
+    return Words("sections").paragraph("gaps", optima, beyond)
 
 
 def _cell(level: RegretAtLevel, index: int) -> Cell:
     if index not in level.gaps:
         reason = "the frontier is not known" if level.optimum is None else "not covered"
-        return Cell(MISSING, reason)
+        return Cell(MISSING, notes=(reason,))
     return estimate_cell(level.gaps[index], FRONTIER_GAP.decimals)
 
 

@@ -15,8 +15,9 @@ from dpo_bench.analysis.matched_policies import MatchedPolicies
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.analysis.opponents import OPPONENTS, REFERENCE, read_opponents
 from dpo_bench.analysis.results import SweepResults, Trial
-from dpo_bench.report.sections.section import ReportSection, estimate_cell
-from dpo_bench.report.table_values import Cell, Row, Table
+from dpo_bench.report.sections.section import ReportSection
+from dpo_bench.report.table_values import Cell, Row, Table, estimate_cell
+from dpo_bench.report.templating import Words
 from dpo_bench.wording import number
 
 Players = Mapping[str, tuple[LossCurve, Trial]]
@@ -35,8 +36,10 @@ def strengths_of_players(
     players = policies.players
     if len(players) < 2 or not results.has_wins or results.reference.samples.empty:
         return None
+    words = Words("sections")
     if len(players) > _ROUND:
-        return ReportSection("strengths", "Round robin", _too_many(len(players)), Table((), ()))
+        about = words.paragraph("too_many_players", len(players), _ROUND)
+        return ReportSection("strengths", "Round robin", about, Table((), ()))
     by_name = {str(one.index): (one, trial) for one, trial in players}
     wins = (
         _by_reward(results, prompts, by_name) if results.has_reward else _judged(results, by_name)
@@ -47,12 +50,7 @@ def strengths_of_players(
     weights = resample_weights(count, _RESAMPLES, results.bootstrap_seed)
     found = round_robin([REFERENCE, *by_name], wins, weights)
     rows = tuple(_strength_rows(found, by_name, results))
-    whose = f"{results.judge} judged the first of each: " if results.judge else ""
-    about = (
-        "Every policy's responses against every other's and the reference's on the same"
-        f" {count} prompts: {whose}Bradley-Terry strengths (log-odds against the average),"
-        f" {policies.whose}. KLs still differ: the matched comparison above is the fair one."
-    )
+    about = words.paragraph("round_robin", count, results.judge, policies.whose)
     columns = (("Policy", ""), ("KL", "nats"), ("Strength", "Log-odds, 95% interval over prompts."))
     return ReportSection("strengths", "Round robin", about, Table(columns, rows))
 
@@ -85,25 +83,18 @@ def _judged(results: SweepResults, players: Players) -> Wins:
     return {(first, second): ours[i, j] for (i, first), (j, second) in pairs}
 
 
-def _too_many(players: int) -> str:
-    return (
-        f"Left out: {players} losses are more than the {_ROUND} whose Bradley-Terry strengths are"
-        " fitted. Report some of them apart, or compare them by the tables above."
-    )
-
-
 def _strength_rows(
     found: Sequence[Strength], players: Players, results: SweepResults
 ) -> Iterator[Row]:
     for one in found:
         strength = estimate_cell(one.strength)
         if one.name not in players:
-            yield Row("", -1, False, (Cell(REFERENCE), Cell(number(0.0, KL.decimals)), strength))
+            yield Row((Cell(REFERENCE), Cell(number(0.0, KL.decimals)), strength))
             continue
         series, trial = players[one.name]
         kl = Cell(number(trial.value(KL.name), KL.decimals))
         label = Cell(trial_label(series, trial, results.seeds))
-        yield Row("", series.index, False, (label, kl, strength))
+        yield Row((label, kl, strength), series.index)
 
 
 def _rewards(samples: pd.DataFrame, prompts: pd.Index) -> list[Array]:

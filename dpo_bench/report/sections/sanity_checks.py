@@ -10,7 +10,8 @@ from dpo_bench.analysis.metrics import Metric
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.section import ReportSection
 from dpo_bench.report.table_values import Cell, Row, Table, measured_cell
-from dpo_bench.wording import MISSING, interval, number
+from dpo_bench.report.templating import Words
+from dpo_bench.wording import MISSING
 
 _MEANINGS = {
     "self": ("Self against self", "Win rate of responses against themselves."),
@@ -45,31 +46,31 @@ def controls_section(results: SweepResults) -> ReportSection | None:
         verdict = _OUTCOMES.get(passed if isinstance(passed, bool) else None, MISSING)
         outcome = measured_cell(Estimate.read(found), _SHARE)
         expected = Cell(str(found.get("expected") or MISSING))
-        rows.append(Row("", -1, False, (Cell(title, about), outcome, expected, Cell(verdict))))
+        rows.append(Row((Cell(title, notes=(about,)), outcome, expected, Cell(verdict))))
     if not rows:
         return None
     columns = (
         ("Control", ""), (_SHARE.title, _SHARE.about), ("Expected", ""), ("Verdict", ""),
     )  # fmt: skip
-    scorer = "judge" if results.judge else "reward"
-    about = f"What is known beforehand of any {scorer} that can be trusted."
+    about = Words("sections").paragraph("controls", results.judge)
     return ReportSection("controls", "Controls", about, Table(columns, tuple(rows)))
 
 
 def missed_controls(results: SweepResults) -> Iterator[str]:
     """A sentence for each control that missed its right outcome."""
+    words = Words("sections")
     for name, found in results.reference.controls.items():
         if found.get("passed") is not False:
             continue
         if name == "order" and results.judge:
-            yield _follows_the_place(results)
+            place = Estimate.read(results.reference.controls.get("place") or {})
+            about = (agreement(results), place, LEAST_AGREEMENT)
+            yield from words.items("follows_the_place", *about)
         else:
-            title, about = _MEANINGS.get(name, (name, ""))
-            value = number(Estimate.read(found).value, _SHARE.decimals)
-            yield (
-                f"The control {title.lower()!r} gave {value} where {found.get('expected')} is right"
-                f" ({about[:1].lower()}{about[1:].rstrip('.')}): win rates are as doubtful."
-            )
+            title, meaning = _MEANINGS.get(name, (name, ""))
+            meaning = f"{meaning[:1].lower()}{meaning[1:].rstrip('.')}"
+            expected, value = str(found.get("expected")), Estimate.read(found).value
+            yield from words.items("missed_control", title.lower(), value, expected, meaning)
 
 
 def follows_the_place(results: SweepResults) -> bool:
@@ -81,16 +82,3 @@ def follows_the_place(results: SweepResults) -> bool:
 def agreement(results: SweepResults) -> Estimate:
     """Share of the controlled pairs on which both orders of a judge agree."""
     return Estimate.read(results.reference.controls.get("order") or {})
-
-
-def _follows_the_place(results: SweepResults) -> str:
-    agreed = agreement(results)
-    place = Estimate.read(results.reference.controls.get("place") or {})
-    span = interval(agreed.low, agreed.high, _SHARE.decimals)
-    return (
-        "The judge follows the place, not the text: both orders agree on"
-        f" {number(agreed.value, _SHARE.decimals)} {span} of the controlled pairs, where at least"
-        f" {LEAST_AGREEMENT:g} is right, and what is shown first is preferred in"
-        f" {number(place.value, _SHARE.decimals)}; the other pairs are ties, so that no win rate"
-        " says which policy is better."
-    )

@@ -1,11 +1,10 @@
-"""A further section of the report, and how its figures are written."""
+"""A further section of the report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dpo_bench.report.table_values import Cell, Table
-from dpo_bench.wording import interval, number
+from dpo_bench.report.table_values import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +22,3 @@ class ReportSection:
     title: str
     about: str
     table: Table
-
-
-def estimate_cell(found: object, decimals: int = 3) -> Cell:
-    """A figure with its interval."""
-    value, low, high = (float(getattr(found, end)) for end in ("value", "low", "high"))
-    return Cell(number(value, decimals), interval(low, high, decimals), value)

@@ -6,20 +6,17 @@ sweeps over a grid of its own; all others are fixed, and each of those is a cave
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
 from dpo_bench.experiment.fields import NO_EFFECT, VARIED, values
-from dpo_bench.report.configuration import adapter_in_words, length_in_words, spelled
-from dpo_bench.report.sections.uncertainty import held_by_intervals
+from dpo_bench.report.configuration import spelled
+from dpo_bench.report.sections.methods import FEWEST_STEPS
+from dpo_bench.report.templating import Words
 from dpo_bench.wording import counted, listing, plain_number
-
-FEWEST_STEPS = 30
-"""Where neither steps nor epochs are given; see `training.trainer.number_of_steps`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +61,12 @@ def describe_setup(
     seeds = results.seeds
     repeated = ("Training seeds", ", ".join(map(str, seeds)))
     varied += [repeated] if len(seeds) > 1 else []
-    unknown = (("Training and evaluation", "not recorded"),)
-    essentials = _essentials(results, experiment) if experiment else unknown
+    words = _words(results, experiment)
     return Setup(
         varied=tuple(varied),
         tuned=tuple(_grids(series)),
-        fixed=(*essentials, *((repeated,) if len(seeds) == 1 else ())),
-        caveats=tuple(_caveats(results, experiment)),
+        fixed=(*words.notes("fixed"), *((repeated,) if len(seeds) == 1 else ())),
+        caveats=words.items("caveats"),
         settings=tuple(_fixed_settings(experiment)) if experiment else (),
     )
 
@@ -87,90 +83,30 @@ def _grids(series: Sequence[LossCurve]) -> Iterator[tuple[str, str]]:
         yield f"{name} of {listing(labels)}", grid
 
 
-def _essentials(results: SweepResults, experiment: Experiment) -> Iterator[tuple[str, str]]:
-    training, evaluation = experiment.training, experiment.evaluation
-    yield "Policy", experiment.policy
-    yield "Reference", experiment.reference or "the policy's starting point"
-    yield "Preferences", _preferences(results, experiment)
-    rate = f"learning rate {spelled(training.learning_rate)}"
-    yield "Optimizer", f"{training.optimizer}, {rate}, {training.schedule} schedule"
-    if training.lora:
-        yield "Trained weights", adapter_in_words(training.lora)
-    length = length_in_words(training, f"one epoch, at least {FEWEST_STEPS} steps")
-    yield "Length", f"{length}, {training.pairs_per_step} pairs per step"
-    if every := training.reference_sync_steps:
-        share = spelled(training.reference_sync_rate)
-        yield (
-            "Reference while training",
-            f"follows the policy every {counted(every, 'step')}, share {share} (TR-DPO)",
-        )
-    yield "Reward", evaluation.reward
-    if text := results.reference.text_read_by_the_reward:
-        yield "What the reward read of the first prompt", _shortened(text)
-    if way := results.computing:
-        names = (way.get("architecture"), way.get("log_probs"), way.get("sampling"))
-        yield "Computation", "{}, log-probs {}, sampled {}".format(*names)
-    count = evaluation.prompts if results.prompts is None else results.prompts
-    samples = f"{counted(evaluation.samples_per_prompt, 'response')} each"
-    tokens = f"at most {evaluation.max_new_tokens} tokens"
-    temperature = f"temperature {spelled(evaluation.temperature)}"
-    yield "Evaluation", f"{count} held-out prompts, {samples}, {tokens}, {temperature}"
+def _words(results: SweepResults, experiment: Experiment | None) -> Words:
+    counts = results.counts
+    cut = [(counts.get(f"truncated_{noun}s"), noun) for noun in ("prompt", "response")]
+    dropped = counts.get("dropped") or {}
+    return Words(
+        "setup",
+        experiment=experiment,
+        fewest_steps=FEWEST_STEPS,
+        pairs=counts.get("training_pairs"),
+        prompts=results.prompts,
+        text_read=_shortened(results.reference.text_read_by_the_reward),
+        computing=results.computing,
+        remarks=results.remarks,
+        seeds=results.seeds,
+        prompts_known=results.prompts_known,
+        cut=[counted(int(count), noun) for count, noun in cut if count],
+        dropped=sum(map(int, dropped.values())),
+        reasons=[f"{reason}: {count}" for reason, count in sorted(dropped.items())],
+    )
 
 
 def _shortened(text: str, ends: int = 150) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 2 * ends + 5 else f"{line[:ends]} ... {line[-ends:]}"
-
-
-def _preferences(results: SweepResults, experiment: Experiment) -> str:
-    source, pairs = experiment.preferences, results.counts.get("training_pairs")
-    return source if pairs is None else f"{source}, {counted(int(pairs), 'training pair')}"
-
-
-def _caveats(results: SweepResults, experiment: Experiment | None) -> Iterator[str]:
-    yield from results.remarks
-    if experiment:
-        yield (
-            "The fixed settings were tuned for no loss: another learning rate or number of steps"
-            " could order the losses differently."
-        )
-    seeds = results.seeds
-    if len(seeds) == 1:
-        yield (
-            f"One training seed ({seeds[0]}): the variance between seeds is unknown, and no"
-            " interval here holds it."
-        )
-    elif seeds:
-        yield held_by_intervals(seeds)
-    yield from _data_caveats(results.counts)
-    yield from _flipped(experiment) if experiment else ()
-    if experiment and experiment.evaluation.temperature != 1.0:
-        yield (
-            "Responses were sampled at a temperature other than 1: reward and win rate describe"
-            " that sampling, the KL the policy at temperature 1."
-        )
-
-
-def _flipped(experiment: Experiment) -> Iterator[str]:
-    rate = experiment.world.flip_rate
-    if rate and experiment.has("world"):
-        yield (
-            f"{100 * rate:g}% of the training labels are flipped (world.flip_rate). No loss is"
-            " told: what a loss supposes about noise is a hyperparameter of its own, and each value"
-            " of it makes a curve of its own."
-        )
-
-
-def _data_caveats(counts: Mapping[str, Any]) -> Iterator[str]:
-    prompts, responses = counts.get("truncated_prompts"), counts.get("truncated_responses")
-    cut = ((prompts, "prompt"), (responses, "response"))
-    parts = [counted(int(count), noun) for count, noun in cut if count]
-    if parts:
-        yield f"Truncated to the token limits: {listing(parts)} of the data."
-    dropped = counts.get("dropped") or {}
-    if total := sum(int(count) for count in dropped.values()):
-        reasons = listing([f"{reason}: {count}" for reason, count in sorted(dropped.items())])
-        yield f"Left out of the data: {counted(total, 'row')} ({reasons})."
 
 
 def _fixed_settings(experiment: Experiment) -> Iterator[FixedSetting]:

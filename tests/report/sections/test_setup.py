@@ -7,8 +7,7 @@ from typing import Any
 
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.configuration import read_experiment
-from dpo_bench.report.sections.appendix import appendix
-from dpo_bench.report.sections.methods import method_notes
+from dpo_bench.report.sections.methods import appendix, method_notes
 from dpo_bench.report.sections.setup import Setup, describe_setup
 from dpo_bench.report.view import ReportView
 from tests.report.conftest import ViewOf
