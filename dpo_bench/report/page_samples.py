@@ -44,7 +44,7 @@ LIMIT = 2_500_000
 _COLUMNS = (("reward", 3), ("tokens", 6), ("win_reference", 3), ("kl", 3))
 """figures of a response that travel with it, and their digits"""
 _VERDICTS = (("win_chosen", 3), ("judge_agreed", 3))
-"""likewise, of a response that was judged"""
+"""further figures of a response that was judged, and their digits"""
 _RAW_LIMIT = 24_000_000
 """characters above which a step is not even tried"""
 
