@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dpo_bench.report.samples import PromptCards, SampleBrowser
+from dpo_bench.report.samples import few_samples
 from dpo_bench.report.templating import new_environment
 from dpo_bench.report.view import ReportView
 from dpo_bench.wording import markdown_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-_SAMPLE_PROMPTS = 3
-"""prompts whose responses are printed; the page has more"""
 
 
 @cache
@@ -33,27 +30,16 @@ def render_markdown(view: ReportView, figures: Sequence[str]) -> str:
         view: its content.
         figures: names of the figure files in ``figures/``.
     """
+    shown = view.selections[0] if view.selections else None
     template = markdown_templates().get_template("report.md.j2")
     return template.render(
         view=view,
         setup=view.setup,
         compared=view.compared,
         figures=figures,
-        samples=_samples(view.browser),
+        samples=few_samples(view.results, shown) if shown else (),
+        shown=shown,
         seeds=len(view.results.seeds),
         prompts_known=view.results.prompts_known,
         settings_file=view.settings_file,
     )
-
-
-def _samples(browser: SampleBrowser | None) -> dict[str, Any] | None:
-    """A few of the prompts with the default selection of policies."""
-    if browser is None:
-        return None
-    default, title = browser.views[0]
-    step = max(len(browser.prompts) // _SAMPLE_PROMPTS, 1)
-    prompts = [
-        PromptCards(one.place, one.prompt, one.shown(default))
-        for one in browser.prompts[::step][:_SAMPLE_PROMPTS]
-    ]
-    return {"title": title, "prompts": prompts}

@@ -9,7 +9,7 @@ from dpo_bench.analysis.loss_curves import trial_label
 from dpo_bench.analysis.metrics import CHOSEN, KL, REWARD, WIN_RATE, Metric, explored, ranking
 from dpo_bench.report.families import loss_cards
 from dpo_bench.report.page_samples import embedded_samples
-from dpo_bench.report.samples import BEST
+from dpo_bench.report.samples import BEST, few_samples
 from dpo_bench.report.sections.methods import appendix, citation
 from dpo_bench.report.view import ReportView
 from dpo_bench.wording import number
@@ -29,8 +29,6 @@ _CONTENTS = (
     ("rerun", "Run it again"),
 )
 
-_STATIC_PROMPTS = 3
-"""prompts whose responses stand in the page as text"""
 _ROWS_SHOWN = 100
 """rows of a further table that the page shows: hundreds of pairs take time to open"""
 
@@ -100,20 +98,11 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _static_samples(view: ReportView) -> dict[str, Any]:
-    """The first prompts with each loss's best policy, for readers without JavaScript."""
-    if view.browser is None:
-        return {"prompts": [], "title": ""}
-    return {
-        "title": dict(view.browser.views)[BEST],
-        "prompts": [
-            {
-                "place": one.place,
-                "prompt": one.prompt,
-                "cards": [card for card in one.cards if not card.views or BEST in card.views],
-            }
-            for one in view.browser.prompts[:_STATIC_PROMPTS]
-        ],
-    }
+    """A few prompts with each loss's best policy, for readers without JavaScript."""
+    best = next((one for one in view.selections if one.key == BEST), None)
+    if best is None:
+        return {"prompts": (), "title": ""}
+    return {"prompts": few_samples(view.results, best), "title": best.title}
 
 
 def _contents(view: ReportView, present: Mapping[str, bool]) -> list[tuple[str, str]]:

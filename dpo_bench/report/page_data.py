@@ -18,7 +18,6 @@ from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.configuration import spelled
 from dpo_bench.report.families import loss_card
 from dpo_bench.report.matched_table import needed_to_separate, spread_apart
-from dpo_bench.report.page_samples import selections
 from dpo_bench.report.theme import style
 from dpo_bench.report.training_curves import training_data
 from dpo_bench.report.view import ReportView
@@ -45,8 +44,12 @@ def page_data(view: ReportView) -> dict[str, Any]:
         "compared": [_compared(one.comparison) for one in view.compared],
         "training": training_data(series, places),
         "selections": [
-            {"key": key, "title": one_line(title), "trials": [places[one] for one in ids]}
-            for key, title, ids in selections(results, series, view.policies)
+            {
+                "key": one.key,
+                "title": one_line(one.title),
+                "trials": [places[trial.id] for _, trial in one.policies],
+            }
+            for one in view.selections
         ],
         "textColumns": view.table.text_columns,
     }

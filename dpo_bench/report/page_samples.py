@@ -20,10 +20,8 @@ import pandas as pd
 
 from dpo_bench.analysis.estimate import finite
 from dpo_bench.analysis.loss_curves import LossCurve
-from dpo_bench.analysis.matched_policies import MatchedPolicies
-from dpo_bench.analysis.metrics import ranking
 from dpo_bench.analysis.results import SweepResults, Trial
-from dpo_bench.report.samples import ALL, BEST, MATCHED, best_title, spread
+from dpo_bench.report.samples import evenly_spaced, first_by_prompt
 from dpo_bench.wording import clipped, rounded, visible
 
 ALL_PROMPTS = 1 << 30
@@ -46,7 +44,7 @@ LIMIT = 2_500_000
 _COLUMNS = (("reward", 3), ("tokens", 6), ("win_reference", 3), ("kl", 3))
 """figures of a response that travel with it, and their digits"""
 _VERDICTS = (("win_chosen", 3), ("judge_agreed", 3))
-"""likewise, of a response that was judged"""
+"""further figures of a response that was judged, and their digits"""
 _RAW_LIMIT = 24_000_000
 """characters above which a step is not even tried"""
 
@@ -80,15 +78,15 @@ def embedded_samples(
         return None
     done = [(place, trial) for place, trial in enumerate(_ordered(series)) if trial.done]
     prompts = results.reference.prompts
-    tables = [_first_by_prompt(trial.samples) for _, trial in done]
-    reference = _first_by_prompt(results.reference.samples)
+    tables = [first_by_prompt(trial.samples) for _, trial in done]
+    reference = first_by_prompt(results.reference.samples)
     typical = max(float(table["response"].str.len().mean()) for table in tables)
     for step, (count, limit) in enumerate(ladder):
         kept = min(count, len(prompts))
         last = step == len(ladder) - 1
         if not last and kept * len(done) * min(typical, limit) > _RAW_LIMIT:
             continue
-        rows = prompts.iloc[spread(len(prompts), kept)]
+        rows = evenly_spaced(prompts, kept)
         content = _content(rows, reference, list(zip(done, tables, strict=True)), limit)
         encoded = deflated(content)
         if last or len(encoded) <= LIMIT:
@@ -108,22 +106,6 @@ def deflated(value: Any) -> str:
     """JSON, deflated (zlib) and in base64: what the page's script unpacks."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 9)).decode()
-
-
-def selections(
-    results: SweepResults, series: Sequence[LossCurve], policies: MatchedPolicies
-) -> Iterator[tuple[str, str, list[str]]]:
-    """Key, title and trials (ids) of what can be shown beside each other, the default first."""
-    known = [one for one in series if one.done]
-    if not known:
-        return
-    nearest = [setting.done[0].id for _, setting in policies.settings]
-    yield MATCHED, policies.title, nearest
-    highest = [one.highest(ranking(results).name).done[0].id for one in known]
-    yield BEST, best_title(results), highest
-    for one in known:
-        yield f"series-{one.index}", f"{one.label}, every trial", [t.id for t in one.done]
-    yield ALL, "every policy", [trial.id for one in known for trial in one.done]
 
 
 def _ordered(series: Sequence[LossCurve]) -> Iterator[Trial]:
@@ -163,9 +145,3 @@ def _content(
         "reference": columns(reference),
         "policies": [{"trial": place, **columns(table)} for (place, _), table in policies],
     }
-
-
-def _first_by_prompt(samples: pd.DataFrame) -> pd.DataFrame:
-    """The first sample of each prompt, by prompt."""
-    first = samples.sort_values(["prompt_id", "sample"]).drop_duplicates("prompt_id")
-    return first.set_index("prompt_id")

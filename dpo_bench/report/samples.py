@@ -1,4 +1,8 @@
-"""Which responses the report shows side by side: picked by position, never by content."""
+"""Which responses the report shows side by side: picked by position, never by content.
+
+The page carries as many as fit (`report.page_samples`); Markdown, and a page without JavaScript,
+show a few prompts as text. Both take prompts, policies and responses from here.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,31 @@ from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.verdicts import verdict_facts
 from dpo_bench.wording import clipped, counted, number, visible
 
-LIMITS = ((12, 2000), (8, 1200), (6, 800), (4, 600), (2, 400), (1, 300))
-"""Numbers of prompts and of characters per response, tried in turn until the budget holds."""
-
-BUDGET = 250_000
-"""characters that all responses with their markup may take in the page"""
-
+FEW = 3
+"""prompts that are shown as text"""
+LIMITS = (2000, 1200, 800, 600, 400, 300)
+"""characters per response, tried in turn until the budget holds"""
+BUDGET = 60_000
+"""characters that all responses of these prompts with their markup may take"""
 _MARKUP = 420
 """characters of markup around one response"""
 
 MATCHED, BEST, ALL = "matched", "best", "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Policies that are shown beside each other.
+
+    Attributes:
+        key: names it.
+        title: says which policies.
+        policies: each with its loss, at most one of a loss where losses are compared.
+    """
+
+    key: str
+    title: str
+    policies: tuple[tuple[LossCurve, Trial], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +55,12 @@ class Card:
         facts: its figures, in words.
         text: the response, visible characters only.
         series: index of its series; None for reference and dataset.
-        views: selections in which it is shown; empty for always.
     """
 
     title: str
     facts: tuple[str, ...]
     text: str
     series: int | None = None
-    views: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,92 +71,96 @@ class PromptCards:
     prompt: str
     cards: tuple[Card, ...]
 
-    def shown(self, view: str) -> tuple[Card, ...]:
-        """The cards of a selection, with those that are always shown."""
-        return tuple(card for card in self.cards if not card.views or view in card.views)
 
-
-@dataclass(frozen=True, slots=True)
-class SampleBrowser:
-    """What the page shows.
-
-    Attributes:
-        prompts: evenly spaced over the held-out prompts.
-        total: number of held-out prompts.
-        views: key and title of each selection, the default first.
-        limit: responses are cut after so many characters.
-    """
-
-    prompts: tuple[PromptCards, ...]
-    total: int
-    views: tuple[tuple[str, str], ...]
-    limit: int
-
-
-def sample_browser(
+def selections(
     results: SweepResults, series: Sequence[LossCurve], policies: MatchedPolicies
-) -> SampleBrowser | None:
-    """Pick prompts and responses; None where there are none to show beside each other."""
-    if not results.has_responses:
-        return None
-    prompts = results.reference.prompts
-    chosen = list(_chosen(results, series, policies))
-    views = [
-        (MATCHED, policies.title),
-        (BEST, best_title(results)),
+) -> tuple[Selection, ...]:
+    """What can be shown beside each other, the default first; empty where no trial finished."""
+    known = [one for one in series if one.done]
+    if not known:
+        return ()
+    measure = ranking(results)
+    nearest = tuple((one, setting.done[0]) for one, setting in policies.settings)
+    best = tuple((one, one.highest(measure.name).done[0]) for one in known)
+    each = [
+        Selection(
+            f"series-{one.index}",
+            f"{one.label}, every trial",
+            tuple((one, trial) for trial in one.done),
+        )
+        for one in known
     ]
-    views += [(f"series-{one.index}", f"{one.label}, all strengths") for one in series if one.done]
-    views += [(ALL, "every policy")]
-    count, limit = _affordable(len(prompts), len(chosen) + 2, _longest(results))
-    rows = prompts.iloc[spread(len(prompts), count)]
-    keys = set(rows["prompt_id"])
-    pools = [_by_prompt(trial.samples, keys) for _, trial, _ in chosen]
-    reference = _by_prompt(results.reference.samples, keys)
-    shown = tuple(
+    everyone = tuple((one, trial) for one in known for trial in one.done)
+    return (
+        Selection(MATCHED, policies.title, nearest),
+        Selection(BEST, f"each loss where its {measure.phrase} is highest", best),
+        *each,
+        Selection(ALL, "every policy", everyone),
+    )
+
+
+def evenly_spaced(prompts: pd.DataFrame, count: int) -> pd.DataFrame:
+    """So many prompts, evenly over their order, the first included."""
+    total = len(prompts)
+    return prompts.iloc[[index * total // count for index in range(min(count, total))]]
+
+
+def first_by_prompt(samples: pd.DataFrame) -> pd.DataFrame:
+    """The first response to each prompt, by prompt."""
+    first = samples.sort_values(["prompt_id", "sample"]).drop_duplicates("prompt_id")
+    return first.set_index("prompt_id")
+
+
+def few_samples(
+    results: SweepResults, selection: Selection, count: int = FEW
+) -> tuple[PromptCards, ...]:
+    """A few prompts with a selection's responses; empty where none stand beside the reference's."""
+    if not results.has_responses:
+        return ()
+    rows = evenly_spaced(results.reference.prompts, count)
+    reference = first_by_prompt(results.reference.samples)
+    tables = [(*one, first_by_prompt(one[1].samples)) for one in selection.policies]
+    limit = _affordable(len(rows) * (len(tables) + 2), [table for *_, table in tables])
+    return tuple(
         PromptCards(
             int(place) + 1,
             clipped(visible(str(row["prompt"])), limit),
-            tuple(_cards(row, reference, list(zip(chosen, pools, strict=True)), results, limit)),
+            tuple(_cards(row, reference, tables, results, limit)),
         )
         for place, row in zip(rows.index, rows.to_dict("records"), strict=True)
     )
-    return SampleBrowser(shown, len(prompts), tuple(views), limit)
-
-
-def best_title(results: SweepResults) -> str:
-    """What showing each loss's best setting beside the others' is called."""
-    return f"each loss where its {ranking(results).phrase} is highest"
 
 
 def _cards(
     row: Any,
-    reference: dict[Any, Any],
-    policies: Sequence[tuple[tuple[LossCurve, Trial, tuple[str, ...]], dict[Any, Any]]],
+    reference: pd.DataFrame,
+    policies: Sequence[tuple[LossCurve, Trial, pd.DataFrame]],
     results: SweepResults,
     limit: int,
 ) -> Iterator[Card]:
+    def text(response: Any) -> str:
+        return clipped(visible(str(response)), limit)
+
     key = row["prompt_id"]
-    text = clipped(visible(str(row["chosen"])), limit)
-    yield Card("dataset's chosen", _facts(row.get("chosen_reward"), None), text)
-    if key in reference:
-        own = reference[key]
+    yield Card("dataset's chosen", _facts(row.get("chosen_reward"), None), text(row["chosen"]))
+    if key in reference.index:
+        own = reference.loc[key]
         about = _facts(own.get("reward"), own.get("tokens"))
-        yield Card("reference", about, clipped(visible(str(own["response"])), limit))
-    for (series, trial, views), pool in policies:
-        if key not in pool:
+        yield Card("reference", about, text(own["response"]))
+    for series, trial, table in policies:
+        if key not in table.index:
             continue
-        own = pool[key]
+        own = table.loc[key]
         facts = [f"policy's KL {number(trial.value(KL.name), KL.decimals)} nats"]
         facts += _facts(own.get("reward"), own.get("tokens"))
         if results.judge:
-            facts += verdict_facts(own)
+            facts += verdict_facts(own.to_dict())
         elif _known(own.get("win_reference")):
             facts.append(f"beats {100 * float(own['win_reference']):.0f}% of the reference's")
         if not bool(own.get("finished", True)):
             facts.append("cut at the token limit")
         title = trial_label(series, trial, results.seeds)
-        response = clipped(visible(str(own["response"])), limit)
-        yield Card(title, tuple(facts), response, series.index, views)
+        yield Card(title, tuple(facts), text(own["response"]), series.index)
 
 
 def _facts(reward: Any, tokens: Any) -> tuple[str, ...]:
@@ -155,44 +176,10 @@ def _known(value: Any) -> bool:
     return value is not None and not pd.isna(value)
 
 
-def _chosen(
-    results: SweepResults, series: Sequence[LossCurve], policies: MatchedPolicies
-) -> Iterator[tuple[LossCurve, Trial, tuple[str, ...]]]:
-    """One finished trial per setting, with the selections that show it."""
-    nearest = [setting for _, setting in policies.settings]
-    best = ranking(results).name
-    for one in series:
-        settings = [setting for setting in one.settings if setting.done]
-        if not settings:
-            continue
-        highest = one.highest(best)
-        for setting in settings:
-            views = [f"series-{one.index}", ALL]
-            views += [MATCHED] if setting in nearest else []
-            views += [BEST] if setting is highest else []
-            yield one, setting.done[0], tuple(views)
-
-
-def _by_prompt(samples: pd.DataFrame, keys: set[Any]) -> dict[Any, Any]:
-    """The first sample of each of these prompts."""
-    wanted = samples[samples["prompt_id"].isin(keys)]
-    first = wanted.sort_values(["prompt_id", "sample"]).drop_duplicates("prompt_id")
-    return {row["prompt_id"]: row for row in first.to_dict("records")}
-
-
-def spread(total: int, count: int) -> list[int]:
-    """Positions of ``count`` items, evenly over ``total``, the first included."""
-    return [index * total // count for index in range(min(count, total))]
-
-
-def _longest(results: SweepResults) -> float:
-    """Mean characters of the responses, the largest over trials."""
-    return max(float(trial.samples["response"].str.len().mean()) for trial in results.done)
-
-
-def _affordable(total: int, cards: int, characters: float) -> tuple[int, int]:
-    for count, limit in LIMITS:
-        size = min(count, total) * cards * (_MARKUP + min(limit, 2 * characters))
-        if size <= BUDGET:
-            return min(count, total), limit
+def _affordable(cards: int, tables: Sequence[pd.DataFrame]) -> int:
+    """The largest limit on a response's characters with which this many fit the budget."""
+    typical = max(float(table["response"].str.len().mean()) for table in tables)
+    for limit in LIMITS:
+        if cards * (_MARKUP + min(limit, 2 * typical)) <= BUDGET:
+            return limit
     return LIMITS[-1]

@@ -130,7 +130,7 @@ class HeatMap:
 
     @property
     def table(self) -> Table:
-        """The same in words: a row per series, a column per order of strength."""
+        """The map as text: a row per series, a column per order of strength."""
         ranks = range(self.ranks)
         rows = []
         for series, cells in self.rows:
@@ -209,7 +209,7 @@ def _trials(series: Sequence[LossCurve]) -> Iterator[tuple[LossCurve, GridPoint,
 
 
 def _names(series: LossCurve, setting: GridPoint, trial: Trial, many_seeds: bool) -> list[Cell]:
-    """Which trial it is."""
+    """The first cells of a trial's row: its loss, strength and seed."""
     seed = [Cell(str(trial.seed), value=float(trial.seed))] if many_seeds else []
     return [Cell(series.label, value=series.label), strength_cell(series, setting), *seed]
 

@@ -14,7 +14,7 @@ from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
 from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
-from dpo_bench.report.samples import SampleBrowser, sample_browser
+from dpo_bench.report.samples import Selection, selections
 from dpo_bench.report.sections.further import further_sections
 from dpo_bench.report.sections.judging import judging_section
 from dpo_bench.report.sections.methods import Note, method_notes
@@ -56,7 +56,7 @@ class ReportView:
         heat_maps: one per measure.
         table: every trial.
         seeds: spread over seeds; None with one seed.
-        browser: responses side by side, for paper; None when no trial finished.
+        selections: policies whose responses are shown side by side; empty when no trial finished.
         failed: failed trials.
         further: gaps, areas, over-optimization, strengths, length control, controls, judging: if
             known.
@@ -78,7 +78,7 @@ class ReportView:
     heat_maps: tuple[HeatMap, ...]
     table: Table
     seeds: Table | None
-    browser: SampleBrowser | None
+    selections: tuple[Selection, ...]
     failed: tuple[Failure, ...]
     further: tuple[ReportSection, ...]
     notes: tuple[Note, ...]
@@ -130,7 +130,7 @@ def build_view(results: SweepResults) -> ReportView:
         heat_maps=heat_maps(results, series),
         table=results_table(results, series),
         seeds=seed_table(results, series),
-        browser=sample_browser(results, series, policies),
+        selections=selections(results, series, policies),
         failed=tuple(_failures(results, series)),
         further=(
             *filter(None, (regret_section(series, gaps),)),

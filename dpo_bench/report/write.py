@@ -14,7 +14,6 @@ from dpo_bench.analysis.merge import read_sweeps
 from dpo_bench.analysis.results import EXPERIMENT, RESULTS, SweepResults, read_json, read_sweep
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.report.figures.data import figure_table, matched_values
 from dpo_bench.report.figures.draw import (
     FORMATS,
     NAMES,
@@ -22,6 +21,7 @@ from dpo_bench.report.figures.draw import (
     draw_paper_figures,
     figure_names,
 )
+from dpo_bench.report.figures.frames import figure_table, matched_values
 from dpo_bench.report.latex import render_latex
 from dpo_bench.report.markdown import render_markdown
 from dpo_bench.report.page import render_page
@@ -179,7 +179,9 @@ def _write_pages(
     matched = _write_matched(folder, view)
     written = [TEXT, *([MATCHED] if matched else []), *_figure_paths(names)]
     page = render_page(view, inputs, names, written)
-    write_atomic(folder / PAGE, _encoded(page))  # last: it vouches
+    write_atomic(
+        folder / PAGE, _encoded(page)
+    )  # last: it names the inputs and files that a later call need not write again
     progress("report", 3, 3)
 
 

@@ -18,7 +18,7 @@ from dpo_bench.analysis.points import by_step
 from dpo_bench.analysis.prompt_curves import compared_measures, read_curves
 from dpo_bench.analysis.regret import frontier_regret
 from dpo_bench.analysis.results import SweepResults, read_sweep
-from dpo_bench.report.figures.data import figure_table, matched_values
+from dpo_bench.report.figures.frames import figure_table, matched_values
 from dpo_bench.report.markdown import render_markdown
 from dpo_bench.report.sections.regret import regret_section
 from dpo_bench.report.view import build_view

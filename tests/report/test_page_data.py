@@ -137,7 +137,7 @@ def test_intervals_are_hidden_at_first_where_curves_are_a_crowd(view_of: ViewOf)
     for count, expected in ((12, True), (13, False)):
         series = crowd[:count]
         policies = matched_policies(series, "not compared")
-        shown = dataclasses.replace(view, series=series, policies=policies)
+        shown = dataclasses.replace(view, series=series, policies=policies, selections=())
         assert page_data(shown)["intervals"] is expected
 
 

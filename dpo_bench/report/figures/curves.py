@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import AXIS_TITLE, position, ticks
 from dpo_bench.analysis.loss_curves import LossCurve, kl_position, largest_kl
-from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, REWARD, WIN_RATE, Metric
+from dpo_bench.analysis.metrics import CHOSEN, REJECTED, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
-from dpo_bench.analysis.results import Reference, SweepResults
+from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report import theme
+from dpo_bench.report.figures.frames import (
+    ALONG,
+    BEST_OF_N,
+    CURVE,
+    FRONTIER,
+    REFERENCE,
+    TRAINED,
+    displacement_points,
+    points_against_kl,
+    reward_points,
+    training_steps,
+)
 from dpo_bench.report.figures.style import SERIES_MARK, add_legend, new_figure, series_label
 from dpo_bench.report.view import ReportView
 from dpo_bench.wording import number, plain_number
@@ -35,41 +49,40 @@ def plot_frontier(
     series: Sequence[LossCurve],
     curves: CurvesOnPrompts | None,
 ) -> None:
-    """The same on given axes."""
-    reference = results.reference
+    """Draw that figure on given axes."""
+    points = reward_points(series, curves, results.reference)
     _kl_axis(axis, results)
-    _optimum(axis, reference)
+    _optimum(axis, points)
     for one in series:
-        _along(axis, curves, one, REWARD)
-        _curve(axis, one, REWARD)
-    if not reference.reward.is_missing:
+        _along(axis, points, one)
+        _curve(axis, points, one)
+    own = points[points["point"] == REFERENCE]
+    if len(own):
         axis.plot(
-            [0], [reference.reward.value], "*", color=theme.LIGHT["ink"], markersize=10,
-            clip_on=False, label="reference",
+            _places(own["kl"]), own["value"], "*", color=theme.LIGHT["ink"], markersize=10,
+            clip_on=False, label=REFERENCE,
         )  # fmt: skip
     axis.set_ylabel(REWARD.axis)
 
 
-def _optimum(axis: Axes, reference: Reference) -> None:
+def _optimum(axis: Axes, points: pd.DataFrame) -> None:
     """The optimal frontier with its band and its end, and best-of-n."""
     color = theme.LIGHT["frontier"]
-    frontier, best = reference.frontier, reference.best_of_n
-    x = [position(point.kl) for point in frontier]
-    if frontier:
-        low, high = [point.low for point in frontier], [point.high for point in frontier]
-        axis.fill_between(x, low, high, color=color, alpha=0.22, linewidth=0)
-        rewards = [point.reward for point in frontier]
-        axis.plot(x, rewards, color=color, linewidth=2, label="optimal frontier")
+    frontier, best = (points[points["point"] == one] for one in (FRONTIER, BEST_OF_N))
+    if len(frontier):
+        x = _places(frontier["kl"])
+        high = list(frontier["high"])
+        axis.fill_between(x, frontier["low"], high, color=color, alpha=0.22, linewidth=0)
+        axis.plot(x, frontier["value"], color=color, linewidth=2, label=FRONTIER)
         axis.annotate(
-            f"optimum known to KL {number(frontier[-1].kl, 1)}", (x[-1], high[-1]),
+            f"optimum known to KL {number(frontier['kl'].iloc[-1], 1)}", (x[-1], high[-1]),
             xytext=(0, 3), textcoords="offset points", color=theme.LIGHT["muted"], fontsize=8,
             horizontalalignment="left" if x[-1] < axis.get_xlim()[1] / 2 else "right",
         )  # fmt: skip
-    if best:
+    if len(best):
         axis.plot(
-            [position(point.kl) for point in best], [point.reward for point in best], ":o",
-            color=color, linewidth=1.2, markersize=3.5, markerfacecolor="white",
-            label="best of n",
+            _places(best["kl"]), best["value"], ":o", color=color, linewidth=1.2,
+            markersize=3.5, markerfacecolor="white", label=BEST_OF_N,
         )  # fmt: skip
 
 
@@ -88,11 +101,12 @@ def plot_against_kl(
     curves: CurvesOnPrompts | None,
     measure: Metric,
 ) -> None:
-    """The same on given axes."""
+    """Draw that figure on given axes."""
+    points = points_against_kl(series, curves, measure)
     _kl_axis(axis, results)
     for one in series:
-        _along(axis, curves, one, measure)
-        _curve(axis, one, measure)
+        _along(axis, points, one)
+        _curve(axis, points, one)
     if measure == WIN_RATE:
         axis.axhline(0.5, color=theme.LIGHT["muted"], linewidth=0.9, linestyle="--", zorder=1)
     axis.set_ylabel(measure.axis)
@@ -104,62 +118,70 @@ def draw_displacement(view: ReportView) -> Figure:
     axis = axes[0][0]
     _kl_axis(axis, view.results)
     axis.axhline(0, color=theme.LIGHT["muted"], linewidth=0.9, linestyle="--", zorder=1)
+    points = displacement_points(view.series)
+    chosen, rejected = (points[points["measure"] == one.name] for one in (CHOSEN, REJECTED))
     for one in view.series:
-        _curve(axis, one, CHOSEN)
-        _curve(axis, one, REJECTED, filled=False)
+        _curve(axis, chosen, one)
+        _curve(axis, rejected, one, filled=False)
     axis.set_ylabel("Log-ratio on held-out pairs (nats)\nfilled: chosen, open: rejected")
     add_legend(figure)
     return figure
 
 
-def _curve(axis: Axes, series: LossCurve, measure: Metric, filled: bool = True) -> None:
+def _curve(axis: Axes, points: pd.DataFrame, series: LossCurve, filled: bool = True) -> None:
     """A line through the settings, and a marker with intervals for every trial."""
     color, look = theme.SERIES_LIGHT[theme.style(series.index).color], theme.style(series.index)
-    center = [(setting.mean(KL.name), setting.mean(measure.name)) for setting in series.settings]
-    known = [(position(kl), value) for kl, value in center if kl is not None and value is not None]
-    if not known:
+    trained = points[(points["point"] == TRAINED) & (points["index"] == series.index)]
+    trained = trained.dropna(subset=["kl"])
+    if trained.empty:
         return
+    center = trained.groupby("strength", sort=False, dropna=False)[["kl", "value"]].mean()
     label = f"{SERIES_MARK}{series_label(series)}" if filled else None
     axis.plot(
-        [x for x, _ in known], [y for _, y in known], color=color, linewidth=1.6,
+        _places(center["kl"]), center["value"], color=color, linewidth=1.6,
         linestyle=look.dash[1] if filled else ":", marker=look.marker.matplotlib, markersize=5.5,
         markerfacecolor=color if filled else "white",
         markeredgecolor="white" if filled else color,
         label=label,
     )  # fmt: skip
-    for trial in series.done:
-        kl, value = trial.estimate(KL.name), trial.estimate(measure.name)
-        if kl.is_missing or value.is_missing:
-            continue
-        x, y = position(kl.value), value.value
+    for row in trained.to_dict("records"):
+        kl = kl_position(Estimate(row["kl"], row["kl_low"], row["kl_high"]))
+        value = Estimate(row["value"], row["low"], row["high"])
         axis.errorbar(
-            x,
-            y,
+            kl.value,
+            value.value,
             yerr=_error(value),
-            xerr=_error(kl_position(kl)),
+            xerr=_error(kl),
             color=color,
             alpha=0.5,
             linewidth=1,
             fmt="none",
         )
-        if len(series.done) > len(series.settings):
-            axis.plot([x], [y], look.marker.matplotlib, color=color, alpha=0.45, markersize=3.5)
+        if len(trained) > len(center):
+            axis.plot(
+                [kl.value], [value.value], look.marker.matplotlib,
+                color=color, alpha=0.45, markersize=3.5,
+            )  # fmt: skip
 
 
-def _along(axis: Axes, curves: CurvesOnPrompts | None, series: LossCurve, measure: Metric) -> None:
+def _along(axis: Axes, points: pd.DataFrame, series: LossCurve) -> None:
     """A small open mark for every policy along training, and a thin line for each step."""
     color = theme.SERIES_LIGHT[theme.style(series.index).color]
-    for trial in series.done:
-        table = trial.checkpoints
-        if "kl" in table and measure.name in table:
-            axis.plot(
-                [position(kl) for kl in table["kl"]], table[measure.name], "o", color=color,
-                alpha=0.6, markersize=2.6, markerfacecolor="none", markeredgewidth=0.7, zorder=1.5,
-            )  # fmt: skip
-    lines = curves.lines(series, measure) if curves else {}
-    for step in sorted(lines)[:-1]:
-        x, y = zip(*((position(kl), value) for kl, value in lines[step]), strict=True)
-        axis.plot(x, y, color=color, alpha=0.5, linewidth=0.7, zorder=1.5)
+    own = points[points["index"] == series.index]
+    for _, along in own[own["point"] == ALONG].groupby("trial", sort=False):
+        axis.plot(
+            _places(along["kl"]), along["value"], "o", color=color,
+            alpha=0.6, markersize=2.6, markerfacecolor="none", markeredgewidth=0.7, zorder=1.5,
+        )  # fmt: skip
+    lines = [line for _, line in own[own["point"] == CURVE].groupby("step")]
+    for line in lines[:-1]:  # the last is the trained policies' own
+        x = _places(line["kl"])
+        axis.plot(x, line["value"], color=color, alpha=0.5, linewidth=0.7, zorder=1.5)
+
+
+def _places(kls: pd.Series[float]) -> list[float]:
+    """KLs (nats) as places on their axis."""
+    return [position(kl) for kl in kls]
 
 
 def _error(value: Estimate) -> list[list[float]] | None:
@@ -178,9 +200,10 @@ _TRAINING = (
 def draw_training(view: ReportView) -> Figure:
     """Loss, margin and accuracy by step; the larger the strength, the stronger the line."""
     figure, axes = new_figure(9.0, 3.2, columns=len(_TRAINING))
+    steps = training_steps(view.series)
     for axis, (column, title) in zip(axes[0], _TRAINING, strict=True):
         for one in view.series:
-            _training_lines(axis, one, column)
+            _training_lines(axis, steps, one, column)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step")
     axes[0][1].set_xlabel("step (the larger the strength, the darker the line)")
@@ -188,28 +211,31 @@ def draw_training(view: ReportView) -> Figure:
     return figure
 
 
-def _training_lines(axis: Axes, series: LossCurve, column: str) -> None:
+def _training_lines(axis: Axes, steps: pd.DataFrame, series: LossCurve, column: str) -> None:
     color, labeled = theme.SERIES_LIGHT[theme.style(series.index).color], False
-    for setting in series.settings:
-        opacity = 0.35 + 0.65 * (setting.rank + 1) / len(series.settings)
-        for trial in setting.trials:
-            table = trial.training
-            if not len(table) or column not in table:
-                continue
-            values = table[column].astype(float)
-            if column == "loss":
-                values = values / (abs(values.iloc[0]) or 1.0)
-            label = None if labeled else f"{SERIES_MARK}{series_label(series)}"
-            axis.plot(
-                table["step"],
-                values,
-                theme.style(series.index).dash[1],
-                color=color,
-                alpha=opacity,
-                linewidth=1.1,
-                label=label,
-            )
-            labeled = True
+    opacity = {
+        trial.id: 0.35 + 0.65 * (setting.rank + 1) / len(series.settings)
+        for setting in series.settings
+        for trial in setting.trials
+    }
+    own = steps[steps["index"] == series.index]
+    for trial, table in own.groupby("trial", sort=False):
+        if column not in table or table[column].isna().all():
+            continue
+        values = table[column].astype(float)
+        if column == "loss":
+            values = values / (abs(values.iloc[0]) or 1.0)
+        label = None if labeled else f"{SERIES_MARK}{series_label(series)}"
+        axis.plot(
+            table["step"],
+            values,
+            theme.style(series.index).dash[1],
+            color=color,
+            alpha=opacity[str(trial)],
+            linewidth=1.1,
+            label=label,
+        )
+        labeled = True
 
 
 def _kl_axis(axis: Axes, results: SweepResults) -> None:

@@ -54,7 +54,7 @@ def draw_figures(view: ReportView) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def draw_paper_figures(view: ReportView) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The same at a column's width, as vector files with their fonts inside."""
+    """The pictures of `draw_figures` at a column's width, as vector files with fonts inside."""
     for name, drawing in _drawings(view):
         yield name, drawn(view, drawing, PAPER_FORMATS, COLUMN)
 

@@ -11,7 +11,7 @@ from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.matched_policies import matched_policies
 from dpo_bench.analysis.metrics import WIN_RATE, present, ranking
 from dpo_bench.report.configuration import read_experiment
-from dpo_bench.report.page_samples import selections
+from dpo_bench.report.samples import selections
 from dpo_bench.report.sections.judging import judging_section
 from dpo_bench.report.verdicts import verdict_facts
 from tests.report.conftest import ViewOf
@@ -80,10 +80,10 @@ def test_the_best_policy_is_the_judges(view_of: ViewOf) -> None:
     assert title == "Judge's win rate against the reference"
     series = group_series(results)
     policies = matched_policies(series, "")
-    best = next(one for one in selections(results, series, policies) if one[0] == "best")
-    assert best[1] == "each loss where its judge's win rate against the reference is highest"
+    best = next(one for one in selections(results, series, policies) if one.key == "best")
+    assert best.title == "each loss where its judge's win rate against the reference is highest"
     # The made-up rates rise from trial to trial: of each loss the last strength is the best.
-    assert best[2] == [one.done[-1].id for one in series]
+    assert [trial.id for _, trial in best.policies] == [one.done[-1].id for one in series]
 
 
 def test_verdicts_are_told_with_ties_gaps_and_disagreement() -> None:

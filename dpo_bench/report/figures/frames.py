@@ -1,12 +1,14 @@
-"""The numbers behind every figure file, tidy: a row per point, one CSV beside each picture.
+"""What each figure shows, as a tidy table in data units: a row per point.
 
-In the figures against KL the column ``point`` says what a row is: a policy after its training, a
-policy along it, a node of the curve of a step by which losses are compared, or the reference's.
+The figures are drawn from these tables, and the CSV beside each picture is the same table. In the
+figures against KL the column ``point`` says what a row is: a policy after its training, a policy
+along it, a node of the curve of a step by which losses are compared, or the reference's. The column
+``index`` tells the drawing which series a row is of, and is no part of the CSV.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -23,38 +25,83 @@ from dpo_bench.analysis.metrics import (
     REWARD,
     Metric,
 )
-from dpo_bench.analysis.results import Trial
+from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
+from dpo_bench.analysis.results import Reference, Trial
 from dpo_bench.report.training_curves import COLUMNS
 from dpo_bench.report.view import ReportView
 from dpo_bench.wording import visible
 
 Row = dict[str, Any]
 
+TRAINED, ALONG, CURVE = "trained", "along training", "curve"
+FRONTIER, BEST_OF_N, REFERENCE = "optimal frontier", "best of n", "reference"
+"""what a row of a figure against KL is"""
+
 
 def figure_table(view: ReportView, name: str) -> pd.DataFrame:
-    """The table behind the figure of this name (`figures.NAMES`)."""
-    rows: Iterator[Row]
+    """The table behind the figure of this name (`figures.NAMES`), as its CSV holds it."""
     if name == "frontier":
-        rows = chain(_against_kl(view, REWARD), _reference_curves(view))
+        table = reward_points(view.series, view.curves, view.results.reference)
     elif name == "displacement":
-        rows = _points(view, (CHOSEN, REJECTED))
+        table = displacement_points(view.series)
     elif name == "differences":
-        rows = _differences(view)
+        table = pd.DataFrame(list(_differences(view)))
     elif name == "heat_map":
-        rows = _heat_map(view)
+        table = pd.DataFrame(list(_heat_map(view)))
     elif name == "training":
-        rows = _training(view)
+        table = training_steps(view.series)
     else:
-        rows = _against_kl(view, BY_NAME[name])
+        table = points_against_kl(view.series, view.curves, BY_NAME[name])
+    return table.drop(columns="index", errors="ignore")
+
+
+def points_against_kl(
+    series: Sequence[LossCurve], curves: CurvesOnPrompts | None, measure: Metric
+) -> pd.DataFrame:
+    """The policies after training and along it, and the curves through them."""
+    return pd.DataFrame(list(_against_kl(series, curves, measure)))
+
+
+def reward_points(
+    series: Sequence[LossCurve], curves: CurvesOnPrompts | None, reference: Reference
+) -> pd.DataFrame:
+    """The same of the reward, with the optimal frontier, best-of-n and the reference."""
+    rows = chain(_against_kl(series, curves, REWARD), _reference_curves(reference))
     return pd.DataFrame(list(rows))
 
 
+def displacement_points(series: Sequence[LossCurve]) -> pd.DataFrame:
+    """Chosen and rejected log-ratios of the policies after training."""
+    return pd.DataFrame(list(_trained(series, (CHOSEN, REJECTED))))
+
+
+def training_steps(series: Sequence[LossCurve]) -> pd.DataFrame:
+    """A row per logged step of every trial."""
+    return pd.DataFrame(list(_training(series)))
+
+
 def _named(series: LossCurve) -> Row:
-    return {"series": visible(series.label), "loss": visible(series.loss)}
+    return {"index": series.index, "series": visible(series.label), "loss": visible(series.loss)}
 
 
-def _points(view: ReportView, measures: tuple[Metric, ...]) -> Iterator[Row]:
-    for one in view.series:
+def _which(trial: Trial) -> Row:
+    return {"strength": trial.strength, "seed": trial.seed, "trial": trial.id}
+
+
+def _against_kl(
+    series: Sequence[LossCurve], curves: CurvesOnPrompts | None, measure: Metric
+) -> Iterator[Row]:
+    yield from _trained(series, (measure,))
+    for one in series:
+        for trial in one.done:
+            yield from _along(one, trial, measure)
+    if curves is not None:
+        for one in series:
+            yield from _nodes(one, curves, measure)
+
+
+def _trained(series: Sequence[LossCurve], measures: tuple[Metric, ...]) -> Iterator[Row]:
+    for one in series:
         for trial in one.done:
             kl = trial.estimate(KL.name)
             for measure in measures:
@@ -63,23 +110,10 @@ def _points(view: ReportView, measures: tuple[Metric, ...]) -> Iterator[Row]:
                     continue
                 yield {
                     **_named(one), **_which(trial), "step": trial.value("steps"),
-                    "point": "trained", "measure": measure.name, "value": found.value,
+                    "point": TRAINED, "measure": measure.name, "value": found.value,
                     "low": found.low, "high": found.high, "n": found.n or None,
                     "kl": kl.value, "kl_low": kl.low, "kl_high": kl.high,
                 }  # fmt: skip
-
-
-def _which(trial: Trial) -> Row:
-    return {"strength": trial.strength, "seed": trial.seed, "trial": trial.id}
-
-
-def _against_kl(view: ReportView, measure: Metric) -> Iterator[Row]:
-    """The policies after training and along it, and the curves through them."""
-    yield from _points(view, (measure,))
-    for one in view.series:
-        for trial in one.done:
-            yield from _along(one, trial, measure)
-    yield from _curves(view, measure)
 
 
 def _along(series: LossCurve, trial: Trial, measure: Metric) -> Iterator[Row]:
@@ -90,33 +124,26 @@ def _along(series: LossCurve, trial: Trial, measure: Metric) -> Iterator[Row]:
         )
         if value[0] is not None:
             yield {
-                **_named(series), **_which(trial), "step": row["step"], "point": "along training",
+                **_named(series), **_which(trial), "step": row["step"], "point": ALONG,
                 "measure": measure.name, "value": value[0], "low": value[1], "high": value[2],
                 "n": trial.estimate(measure.name).n or None,
                 "kl": kl[0], "kl_low": kl[1], "kl_high": kl[2],
             }  # fmt: skip
 
 
-def _curves(view: ReportView, measure: Metric) -> Iterator[Row]:
+def _nodes(series: LossCurve, curves: CurvesOnPrompts, measure: Metric) -> Iterator[Row]:
     """The nodes of the curves by which losses are compared."""
-    if view.curves is None:
-        return
-    n = len(view.curves.prompts)
-    for one in view.series:
-        for step, line in view.curves.lines(one, measure).items():
-            for kl, value in line:
-                yield {
-                    **_named(one), "step": step, "point": "curve", "measure": measure.name,
-                    "value": value, "n": n, "kl": kl,
-                }  # fmt: skip
+    n = len(curves.prompts)
+    for step, line in curves.lines(series, measure).items():
+        for kl, value in line:
+            yield {
+                **_named(series), "step": step, "point": CURVE, "measure": measure.name,
+                "value": value, "n": n, "kl": kl,
+            }  # fmt: skip
 
 
-def _reference_curves(view: ReportView) -> Iterator[Row]:
-    reference = view.results.reference
-    for label, curve in (
-        ("optimal frontier", reference.frontier),
-        ("best of n", reference.best_of_n),
-    ):
+def _reference_curves(reference: Reference) -> Iterator[Row]:
+    for label, curve in ((FRONTIER, reference.frontier), (BEST_OF_N, reference.best_of_n)):
         for point in curve:
             yield {
                 "series": label, "point": label, "measure": REWARD.name,
@@ -126,7 +153,7 @@ def _reference_curves(view: ReportView) -> Iterator[Row]:
     if not reference.reward.is_missing:
         own = reference.reward
         yield {
-            "series": "reference", "point": "reference", "measure": REWARD.name,
+            "series": REFERENCE, "point": REFERENCE, "measure": REWARD.name,
             "value": own.value, "low": own.low, "high": own.high, "n": own.n or None, "kl": 0.0,
         }  # fmt: skip
 
@@ -154,7 +181,8 @@ def matched_values(view: ReportView) -> pd.DataFrame:
     Columns measure, kl (nats), series, loss, value, low, high, n, and groups: the letters that
     losses share which are not separated there.
     """
-    return pd.DataFrame(list(chain(_matched(view), _gaps(view))))
+    table = pd.DataFrame(list(chain(_matched(view), _gaps(view))))
+    return table.drop(columns="index", errors="ignore")
 
 
 def _matched(view: ReportView) -> Iterator[Row]:
@@ -190,8 +218,8 @@ def _heat_map(view: ReportView) -> Iterator[Row]:
                 }  # fmt: skip
 
 
-def _training(view: ReportView) -> Iterator[Row]:
-    for one in view.series:
+def _training(series: Sequence[LossCurve]) -> Iterator[Row]:
+    for one in series:
         for trial in one.trials:
             for row in trial.training.to_dict("records"):
                 known = {name: row[name] for name, _ in COLUMNS if name in row}
