@@ -61,7 +61,7 @@ def load(folder: Path) -> list[Found]:
 
 def write(folder: Path, found: Iterable[Found], sample: int, seed: int) -> None:
     """Write `mutants.csv` and `README.md`, modules in order."""
-    rows = sorted(found, key=lambda one: (one.module, one.line, one.operator))
+    rows = sorted(found, key=lambda one: (_room(one), one.module, one.line, one.operator))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "mutants.csv").open("w", encoding="utf-8", newline="") as lines:
         table = csv.DictWriter(lines, [field.name for field in fields(Found)], lineterminator="\n")
@@ -72,7 +72,7 @@ def write(folder: Path, found: Iterable[Found], sample: int, seed: int) -> None:
 
 def _page(rows: list[Found], sample: int, seed: int) -> str:
     why = _reasons(rows)
-    by_room = groupby(rows, key=lambda one: str(Path(one.module).parent))
+    by_room = groupby(rows, key=_room)
     lines = [_OPENING.format(sample=sample, seed=seed)]
     for room, group in by_room:
         members = list(group)
@@ -85,6 +85,10 @@ def _page(rows: list[Found], sample: int, seed: int) -> str:
     lines += ["", "## Survivors that were set aside", ""]
     lines += [f"{_survivor(one)}: {why[one]}" for one in alive if one in why]
     return "\n".join(lines) + "\n"
+
+
+def _room(one: Found) -> str:
+    return str(Path(one.module).parent)
 
 
 def _line(name: str, rows: list[Found], why: Mapping[Found, str]) -> str:

@@ -96,7 +96,7 @@ def from_frame(frame: pd.DataFrame, name: str = "the table") -> SweepResults:
         reference=NO_REFERENCE,
         scored_by="a reward" if "reward" in table else WINS,
         prompts_known=by_prompt,
-        remarks=(_origin(name, len(trials), len(prompts) if by_prompt else None),),
+        remarks=(_origin(Path(name).name, len(trials), len(prompts) if by_prompt else None),),
     )
 
 

@@ -82,6 +82,13 @@ def planned(**settings: object) -> str:
     return output.getvalue()
 
 
+def test_few_tokens_are_counted_and_many_are_said_in_millions() -> None:
+    """5,000 questions of 283.75 + 10 + 2 x 15 tokens, each answered in at most 16; and 100,000."""
+    text = describe_cost(OPTIONS, 5000, 10, 15)
+    assert text.startswith("About 1.62 million tokens read and at most 80,000 written;")
+    assert "at most 0.10 million written" in describe_cost(OPTIONS, 6250, 10, 15)
+
+
 def test_a_dry_run_says_what_the_judge_is_asked() -> None:
     text = planned(every=40)
     questions = 8 * 2 * 2 * 3 * (3 + 1) * 2  # at steps 40, 80 and 100

@@ -107,6 +107,16 @@ def test_a_finished_trial_has_all_its_files_and_nothing_is_left_under_way(
     assert row["initial_loss_expected"] == pytest.approx(25.0, rel=1e-3)
 
 
+def test_a_trial_that_was_never_saved_on_its_way_finishes_as_well(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    training = {**settings["training"], "checkpoint_seconds": 1e9}
+    experiment = Experiment.model_validate({**settings, "training": training})
+    store, error = run(WorkerContext(experiment, find_sources(experiment)), tmp_path)
+    assert error is None
+    assert manifest(store).status == "done"
+
+
 def test_a_trial_repeats_bit_by_bit(context: WorkerContext, tmp_path: Path) -> None:
     tables = []
     for name in ("first", "second"):
