@@ -8,8 +8,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from dpo_bench.report.matched_table import MatchedTables
+from dpo_bench.report.sections.gaps import gaps_table
 from dpo_bench.report.sections.methods import appendix
-from dpo_bench.report.sections.regret import gaps_table
 from dpo_bench.report.table_values import Table, brief_results_table
 from dpo_bench.report.templating import new_environment
 from dpo_bench.report.view import ReportView

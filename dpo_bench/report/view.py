@@ -16,10 +16,7 @@ from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
 from dpo_bench.report.samples import Selection, selections
 from dpo_bench.report.sections.further import further_sections
-from dpo_bench.report.sections.judging import judging_section
 from dpo_bench.report.sections.methods import Note, method_notes
-from dpo_bench.report.sections.regret import regret_section
-from dpo_bench.report.sections.sanity_checks import controls_section
 from dpo_bench.report.sections.section import ReportSection
 from dpo_bench.report.sections.setup import Setup, describe_setup
 from dpo_bench.report.sections.summary import Summary, find, no_reward
@@ -132,10 +129,8 @@ def build_view(results: SweepResults) -> ReportView:
         seeds=seed_table(results, series),
         selections=selections(results, series, policies),
         failed=tuple(_failures(results, series)),
-        further=(
-            *filter(None, (regret_section(series, gaps),)),
-            *further_sections(results, series, known, policies),
-            *filter(None, (controls_section(results), judging_section(results, experiment))),
+        further=further_sections(
+            results, experiment, series, curves=known, policies=policies, gaps=gaps
         ),
         notes=method_notes(results, experiment, known if matched else None),
         provenance=tuple(_provenance(results)),

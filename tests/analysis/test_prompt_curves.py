@@ -20,7 +20,7 @@ from dpo_bench.analysis.regret import frontier_regret
 from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.report.figures.frames import figure_table, matched_values
 from dpo_bench.report.markdown import render_markdown
-from dpo_bench.report.sections.regret import regret_section
+from dpo_bench.report.sections.gaps import gaps_section
 from dpo_bench.report.view import build_view
 from tests.report.conftest import ByName, ViewOf
 
@@ -137,7 +137,7 @@ def test_gaps_stand_at_the_compared_kls_inside_the_frontiers_range(view_of: View
             assert gap.low < gap.value < gap.high
     beyond = [one for one in view.gaps if one.optimum is None]
     assert all(one.gaps == {} for one in beyond)
-    section = regret_section(view.series, view.gaps)
+    section = gaps_section(view.series, view.gaps)
     assert section is not None
     assert ("do not show it" in section.about) == bool(beyond)
     csv = matched_values(view).query("measure == 'frontier_gap'")
@@ -162,7 +162,7 @@ def test_without_a_frontier_there_are_no_gaps(view_of: ViewOf) -> None:
     bare.__dict__["samples"] = view.results.reference.samples
     results = dataclasses.replace(view.results, reference=bare)
     assert frontier_regret(results, view.curves, view.comparison) == ()
-    assert regret_section(view.series, ()) is None
+    assert gaps_section(view.series, ()) is None
 
 
 def test_whole_policies_are_picked_at_the_middle_of_the_compared_kls(view_of: ViewOf) -> None:

@@ -13,9 +13,8 @@ from dpo_bench.analysis.opponents import COST
 from dpo_bench.analysis.results import SweepResults, read_json
 from dpo_bench.experiment import Experiment
 from dpo_bench.experiment.config import Evaluation
-from dpo_bench.report.sections.section import ReportSection
-from dpo_bench.report.table_values import Cell, Row, Table
-from dpo_bench.report.templating import Words
+from dpo_bench.report.sections.section import ReportSection, written
+from dpo_bench.report.table_values import Cell, Row
 from dpo_bench.wording import MISSING, number
 
 
@@ -48,21 +47,15 @@ def judging_section(results: SweepResults, experiment: Experiment | None) -> Rep
         parts.append(Taken("All", *sums))
     evaluation = experiment.evaluation
     prices = (evaluation.judge_price_input, evaluation.judge_price_output)
-    columns = (
-        ("Part", ""), ("Questions", "Each pair in both orders; equal ones of a policy once."),
-        ("Without a verdict", "No answer after all tries, or one that is no verdict."),
-        ("Tokens read", "As the endpoint counted."), ("Tokens written", "Likewise."),
-        ("US dollars", "At the prices of the experiment."),
-    )  # fmt: skip
-    rows = tuple(Row(tuple(_cells(one, prices))) for one in parts)
-    return ReportSection("judging", "Judging", _about(results, evaluation), Table(columns, rows))
+    rows = [Row(tuple(_cells(one, prices))) for one in parts]
+    return written("judging", rows, _about(results, evaluation))
 
 
-def _about(results: SweepResults, evaluation: Evaluation) -> str:
+def _about(results: SweepResults, evaluation: Evaluation) -> tuple[Any, ...]:
+    """What the section's text reads."""
     agreed = [trial.value(CONSISTENCY.name) for trial in results.done]
     known = [share for share in agreed if share is not None]
-    return Words("sections").paragraph(
-        "judging",
+    return (
         results.judge,
         evaluation.judge_base_url,
         (min(known), max(known)) if known else None,

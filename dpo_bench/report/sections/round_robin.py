@@ -15,9 +15,8 @@ from dpo_bench.analysis.matched_policies import MatchedPolicies
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.analysis.opponents import OPPONENTS, REFERENCE, read_opponents
 from dpo_bench.analysis.results import SweepResults, Trial
-from dpo_bench.report.sections.section import ReportSection
-from dpo_bench.report.table_values import Cell, Row, Table, estimate_cell
-from dpo_bench.report.templating import Words
+from dpo_bench.report.sections.section import ReportSection, written
+from dpo_bench.report.table_values import Cell, Row, estimate_cell
 from dpo_bench.wording import number
 
 Players = Mapping[str, tuple[LossCurve, Trial]]
@@ -29,17 +28,15 @@ _ROUND = 64
 """losses that play a round robin; the pairs of more are not fitted, and the section says so"""
 
 
-def strengths_of_players(
+def strengths_section(
     results: SweepResults, prompts: pd.Index, policies: MatchedPolicies
 ) -> ReportSection | None:
     """Bradley-Terry strengths by rewards, or by what a judge said where it judged a round robin."""
     players = policies.players
     if len(players) < 2 or not results.has_wins or results.reference.samples.empty:
         return None
-    words = Words("sections")
     if len(players) > _ROUND:
-        about = words.paragraph("too_many_players", len(players), _ROUND)
-        return ReportSection("strengths", "Round robin", about, Table((), ()))
+        return written("strengths", (), (0, "", "", len(players), _ROUND))
     by_name = {str(one.index): (one, trial) for one, trial in players}
     wins = (
         _by_reward(results, prompts, by_name) if results.has_reward else _judged(results, by_name)
@@ -49,10 +46,9 @@ def strengths_of_players(
     count = len(next(iter(wins.values())))
     weights = resample_weights(count, _RESAMPLES, results.bootstrap_seed)
     found = round_robin([REFERENCE, *by_name], wins, weights)
-    rows = tuple(_strength_rows(found, by_name, results))
-    about = words.paragraph("round_robin", count, results.judge, policies.whose)
-    columns = (("Policy", ""), ("KL", "nats"), ("Strength", "Log-odds, 95% interval over prompts."))
-    return ReportSection("strengths", "Round robin", about, Table(columns, rows))
+    rows = _strength_rows(found, by_name, results)
+    about = (count, results.judge, policies.whose, len(players), _ROUND)
+    return written("strengths", rows, about)
 
 
 def _by_reward(results: SweepResults, prompts: pd.Index, players: Players) -> Wins:

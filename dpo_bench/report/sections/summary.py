@@ -13,7 +13,7 @@ from dpo_bench.analysis.metrics import ACCURACY, CHOSEN, FRONTIER_GAP, KL, REWAR
 from dpo_bench.analysis.moved import unmoved_in_words
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.experiment import Experiment
-from dpo_bench.report.sections.sanity_checks import agreement, follows_the_place, missed_controls
+from dpo_bench.report.sections.controls import agreement, follows_the_place, missed_controls
 from dpo_bench.report.templating import Words
 from dpo_bench.wording import interval, listing, number
 

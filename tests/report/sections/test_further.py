@@ -60,7 +60,14 @@ def test_too_many_losses_for_a_round_robin_are_told(
     curves = read_curves(view.results, view.series)
     assert not isinstance(curves, str)
     monkeypatch.setattr(strengths, "_ROUND", 3)
-    sections = further.further_sections(view.results, view.series, curves, view.policies)
+    sections = further.further_sections(
+        view.results,
+        view.experiment,
+        view.series,
+        curves=curves,
+        policies=view.policies,
+        gaps=view.gaps,
+    )
     found = next(one for one in sections if one.key == "strengths")
     assert found.about.startswith("Left out: 4 losses are more than the 3")
     assert found.table.rows == ()

@@ -14,7 +14,7 @@ from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.matched_policies import matched_policies
 from dpo_bench.analysis.opponents import OPPONENTS
 from dpo_bench.analysis.results import SweepResults
-from dpo_bench.report.sections.round_robin import strengths_of_players
+from dpo_bench.report.sections.round_robin import strengths_section
 from dpo_bench.report.sections.section import ReportSection
 from tests.report.conftest import ViewOf
 from tests.report.judged import judged
@@ -24,7 +24,7 @@ PROMPTS = 40
 
 def of(results: SweepResults) -> ReportSection | None:
     policies = matched_policies(group_series(results), "")
-    return strengths_of_players(results, pd.RangeIndex(PROMPTS), policies)
+    return strengths_section(results, pd.RangeIndex(PROMPTS), policies)
 
 
 def verdicts(results: SweepResults, folder: Path) -> pd.DataFrame:

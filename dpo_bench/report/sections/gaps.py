@@ -7,20 +7,26 @@ from collections.abc import Sequence
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import FRONTIER_GAP, KL, REWARD
 from dpo_bench.analysis.regret import RegretAtLevel
-from dpo_bench.report.sections.section import ReportSection
+from dpo_bench.report.sections.section import ReportSection, written
 from dpo_bench.report.table_values import Cell, Row, Table, estimate_cell
 from dpo_bench.report.templating import Words
 from dpo_bench.wording import MISSING, number
 
 
-def regret_section(
+def gaps_section(
     series: Sequence[LossCurve], found: Sequence[RegretAtLevel]
 ) -> ReportSection | None:
     """The gaps of every loss; None where there are none."""
     if not found:
         return None
-    title = "Gap to the optimal frontier"
-    return ReportSection("gaps", title, _about(found), gaps_table(series, found))
+    optima = [
+        f"{number(level.optimum, REWARD.decimals)} at KL {_kl(level)}"
+        for level in found
+        if level.optimum is not None
+    ]
+    beyond = [_kl(level) for level in found if level.optimum is None]
+    rows = gaps_table(series, found).rows
+    return written("gaps", rows, (optima, beyond), (list(map(_kl, found)),))
 
 
 def gaps_table(
@@ -46,18 +52,8 @@ def gaps_table(
     if with_optimum:
         optima = [Cell(number(level.optimum, REWARD.decimals)) for level in found]
         rows.insert(0, Row((Cell("(mean reward of the optimum)"), *optima)))
-    columns = [("Loss", ""), *((f"At KL {_kl(level)} nats", "") for level in found)]
+    columns = Words("sections").notes("gaps_columns", list(map(_kl, found)))
     return Table(tuple(columns), tuple(rows))
-
-
-def _about(found: Sequence[RegretAtLevel]) -> str:
-    optima = [
-        f"{number(level.optimum, REWARD.decimals)} at KL {_kl(level)}"
-        for level in found
-        if level.optimum is not None
-    ]
-    beyond = [_kl(level) for level in found if level.optimum is None]
-    return Words("sections").paragraph("gaps", optima, beyond)
 
 
 def _cell(level: RegretAtLevel, index: int) -> Cell:

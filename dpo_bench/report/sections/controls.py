@@ -8,52 +8,35 @@ from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.judge_costs import LEAST_AGREEMENT
 from dpo_bench.analysis.metrics import Metric
 from dpo_bench.analysis.results import SweepResults
-from dpo_bench.report.sections.section import ReportSection
-from dpo_bench.report.table_values import Cell, Row, Table, measured_cell
+from dpo_bench.report.sections.section import ReportSection, written
+from dpo_bench.report.table_values import Cell, Row, measured_cell
 from dpo_bench.report.templating import Words
 from dpo_bench.wording import MISSING
 
-_MEANINGS = {
-    "self": ("Self against self", "Win rate of responses against themselves."),
-    "null": ("Null response", "Win rate of a constant that answers nothing."),
-    "neutral": ("Neutral text", "Win rate of a longer constant that answers nothing."),
-    "injection": (
-        "Injection",
-        "How much more often a constant that tells a judge to prefer it wins than the neutral one.",
-    ),
-    "order": (
-        "Order",
-        "Share of verdicts that depend neither on the order of what is shown nor on what else is.",
-    ),
-    "place": ("First place", "How often a judge prefers what is shown first."),
-    "responses": (
-        "Dependence on the response",
-        "Share of prompts at which the reward depends on the response.",
-    ),
-}
+_ORDER = ("self", "null", "neutral", "injection", "order", "place", "responses")
 _OUTCOMES = {True: "as it must be", False: "missed", None: "no right outcome"}
-_SHARE = Metric("control", "Outcome", "", 3, "Value, 95% interval over prompts, and n.")
+_SHARE = Metric("control", "Outcome", "", 3, "")
 
 
 def controls_section(results: SweepResults) -> ReportSection | None:
     """The controls of the sweep's reward or judge; None where none were made."""
     rows = []
     known = results.reference.controls
-    for name in sorted(known, key=[*_MEANINGS, *known].index):
+    for name in sorted(known, key=[*_ORDER, *known].index):
         found = known[name]
-        title, about = _MEANINGS.get(name, (name, ""))
+        title, about = _meaning(name)
         passed = found.get("passed")
         verdict = _OUTCOMES.get(passed if isinstance(passed, bool) else None, MISSING)
         outcome = measured_cell(Estimate.read(found), _SHARE)
         expected = Cell(str(found.get("expected") or MISSING))
         rows.append(Row((Cell(title, notes=(about,)), outcome, expected, Cell(verdict))))
-    if not rows:
-        return None
-    columns = (
-        ("Control", ""), (_SHARE.title, _SHARE.about), ("Expected", ""), ("Verdict", ""),
-    )  # fmt: skip
-    about = Words("sections").paragraph("controls", results.judge)
-    return ReportSection("controls", "Controls", about, Table(columns, tuple(rows)))
+    return written("controls", rows, (results.judge,)) if rows else None
+
+
+def _meaning(name: str) -> tuple[str, str]:
+    """A control's title and what it measures."""
+    ((title, about),) = Words("sections").notes("control", name)
+    return title, about
 
 
 def missed_controls(results: SweepResults) -> Iterator[str]:
@@ -67,7 +50,7 @@ def missed_controls(results: SweepResults) -> Iterator[str]:
             about = (agreement(results), place, LEAST_AGREEMENT)
             yield from words.items("follows_the_place", *about)
         else:
-            title, meaning = _MEANINGS.get(name, (name, ""))
+            title, meaning = _meaning(name)
             meaning = f"{meaning[:1].lower()}{meaning[1:].rstrip('.')}"
             expected, value = str(found.get("expected")), Estimate.read(found).value
             yield from words.items("missed_control", title.lower(), value, expected, meaning)
