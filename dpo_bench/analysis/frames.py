@@ -70,7 +70,10 @@ def frontier(results: SweepResults) -> pd.DataFrame:
 
     Empty where the results have no reference's responses, or no reward.
     """
-    rows = [(one.kl, one.reward, one.low, one.high) for one in results.reference.frontier]
+    rows = [
+        (one.kl, one.reward.value, one.reward.low, one.reward.high)
+        for one in results.reference.frontier
+    ]
     return pd.DataFrame(rows, columns=["kl", "reward", "low", "high"])
 
 

@@ -115,16 +115,12 @@ class CurvePoint:
 
     Attributes:
         kl: nats.
-        reward: mean reward.
-        low: lower end of its 95% interval; the reward itself when there is none.
-        high: upper end.
+        reward: mean reward with its 95% interval; the ends are the reward where there is none.
         n: of best-of-n; 0 for the frontier.
     """
 
     kl: float
-    reward: float
-    low: float
-    high: float
+    reward: Estimate
     n: int = 0
 
 
@@ -370,13 +366,8 @@ def read_reference(folder: Path) -> Reference:
 def _curve_point(row: Mapping[Any, Any]) -> CurvePoint:
     reward = float(row["reward"])
     low, high = (finite(row.get(key)) for key in ("reward_low", "reward_high"))
-    return CurvePoint(
-        kl=float(row["kl"]),
-        reward=reward,
-        low=reward if low is None else low,
-        high=reward if high is None else high,
-        n=int(row.get("n") or 0),
-    )
+    ends = (reward if low is None else low, reward if high is None else high)
+    return CurvePoint(float(row["kl"]), Estimate(reward, *ends), int(row.get("n") or 0))
 
 
 def _trial(folder: Path, row: Mapping[Any, Any]) -> Trial:

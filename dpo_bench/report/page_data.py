@@ -149,10 +149,14 @@ def _reference(results: SweepResults) -> dict[str, Any]:
     return {
         "values": level,
         "frontier": [
-            [rounded(end) for end in (p.kl, p.reward, p.low, p.high)] for p in reference.frontier
+            [rounded(end) for end in (p.kl, p.reward.value, p.reward.low, p.reward.high)]
+            for p in reference.frontier
         ],
         "best": [
-            [p.n, *(rounded(end) for end in (p.kl, p.reward, p.low, p.high))]
+            [
+                p.n,
+                *(rounded(end) for end in (p.kl, p.reward.value, p.reward.low, p.reward.high)),
+            ]
             for p in reference.best_of_n
         ],
     }

@@ -147,7 +147,8 @@ def _reference_curves(reference: Reference) -> Iterator[Row]:
         for point in curve:
             yield {
                 "series": label, "point": label, "measure": REWARD.name,
-                "value": point.reward, "low": point.low, "high": point.high,
+                "value": point.reward.value, "low": point.reward.low,
+                "high": point.reward.high,
                 "n": point.n or None, "kl": point.kl,
             }  # fmt: skip
     if not reference.reward.is_missing:

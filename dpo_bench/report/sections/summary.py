@@ -13,7 +13,7 @@ from dpo_bench.analysis.metrics import ACCURACY, CHOSEN, FRONTIER_GAP, KL, REWAR
 from dpo_bench.analysis.moved import unmoved_in_words
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.experiment import Experiment
-from dpo_bench.report.sections.controls import agreement, follows_the_place, missed_controls
+from dpo_bench.report.sections.sanity_checks import agreement, follows_the_place, missed_controls
 from dpo_bench.report.templating import Words
 from dpo_bench.wording import interval, listing, number
 
@@ -41,16 +41,12 @@ class Better:
     Attributes:
         better: its label.
         worse: the other's.
-        value: how much better, with its 95% interval.
-        low: its lower end.
-        high: its upper end.
+        difference: how much better.
     """
 
     better: str
     worse: str
-    value: float
-    low: float
-    high: float
+    difference: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +170,11 @@ def _alike(level: Level, names: dict[int, str]) -> list[str]:
 
 def _better_first(pair: PairAtLevel, names: dict[int, str]) -> Better:
     better, worse, difference = pair.first, pair.second, pair.difference
-    value, low, high = difference.value, difference.low, difference.high
-    if value < 0:
-        better, worse, value, low, high = worse, better, -value, -high, -low
-    return Better(names[better], names[worse], value, low, high)
+    if difference.value < 0:
+        better, worse = worse, better
+        ends = (-difference.value, -difference.high, -difference.low)
+        difference = Estimate(*ends, difference.n)
+    return Better(names[better], names[worse], difference)
 
 
 def _also(results: SweepResults, labels: dict[str, str], words: Words) -> tuple[str, ...]:
