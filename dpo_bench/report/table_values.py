@@ -134,7 +134,12 @@ class HeatMap:
         ranks = range(self.ranks)
         rows = []
         for series, cells in self.rows:
-            shown = [Cell(f"{one.strength}: {one.cell.text}") for one in cells]
+            shown = [
+                Cell(
+                    one.cell.text if one.strength == MISSING else f"{one.strength}: {one.cell.text}"
+                )
+                for one in cells
+            ]
             shown += [Cell("")] * (self.ranks - len(cells))
             rows.append(Row((Cell(series.label), *shown), series.index))
         columns = (("Loss", ""), *((f"strength {rank + 1}", "") for rank in ranks))

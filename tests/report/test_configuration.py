@@ -96,6 +96,34 @@ def test_results_from_elsewhere_have_no_experiment_and_none_is_made_up() -> None
     assert "experiment.json" not in page
 
 
+def test_figures_that_are_not_known_prompt_by_prompt_claim_no_prompts() -> None:
+    """A row per run: only seeds tell how sure a figure is."""
+    rows = [
+        {
+            "loss": loss,
+            "strength": strength,
+            "seed": seed,
+            "kl": 1.0 / strength + 0.02 * seed,
+            "reward": 0.1 * place + 0.3 * strength + 0.01 * seed * (1 + place),
+        }
+        for place, loss in enumerate(("theirs", "ours"))
+        for strength in (0.1, 0.3, 1.0)
+        for seed in (0, 1, 2)
+    ]
+    view = build_view(from_frame(pd.DataFrame(rows), "table.csv"))
+    assert view.matched is not None
+    figures = figure_names(view)
+    text = render_markdown(view, figures)
+    page = render_page(view, "0" * 64, figures, ["report.md"]).split("<script")[0]
+    for words in ("1 prompts", "n = 0", "from prompts", "over prompts and", "results.csv"):
+        assert words not in text
+        assert words not in page
+    assert "paired over seeds" in text
+    assert "standard error" in text
+    assert "from seeds" in text
+    assert "have no interval" in text
+
+
 def test_shares_of_beaten_opponents_from_elsewhere_are_no_missing_reward() -> None:
     view = build_view(runs("win"))
     assert view.no_reward.startswith("Only shares of beaten opponents are known")
