@@ -226,7 +226,6 @@ def _annotation(entry: Mapping[str, Any], row: int) -> dict[str, Any]:
         "loss": entry["generator_2"],
         "prompt": entry["instruction"],
         "win": None if preference is None else 0.5 if preference == 0 else preference - 1,
-        "tokens": lengths[1],
         "extra_length": lengths[1] - lengths[0],
         "response": entry["output_2"],
     }

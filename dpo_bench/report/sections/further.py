@@ -13,12 +13,12 @@ from dpo_bench.analysis.regret import RegretAtLevel
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
 from dpo_bench.report.sections.areas import areas_section
-from dpo_bench.report.sections.sanity_checks import controls_section
 from dpo_bench.report.sections.gaps import gaps_section
 from dpo_bench.report.sections.judging import judging_section
 from dpo_bench.report.sections.length_control import length_section
 from dpo_bench.report.sections.overoptimization import overoptimization_section
 from dpo_bench.report.sections.round_robin import strengths_section
+from dpo_bench.report.sections.sanity_checks import controls_section
 from dpo_bench.report.sections.section import ReportSection
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from dpo_bench.analysis.metrics import headline
 from dpo_bench.report.configuration import read_experiment
-from dpo_bench.report.sections.sanity_checks import controls_section, missed_controls
 from dpo_bench.report.sections.methods import appendix
+from dpo_bench.report.sections.sanity_checks import controls_section, missed_controls
 from tests.report.conftest import ViewOf
 from tests.report.judged import judged
 from tests.report.sections.test_setup import setup_of, with_settings
