@@ -148,10 +148,11 @@ class TestPromptsToSeparate:
         assert prompts_to_separate(pair) is None
         assert seeds_to_separate(pair) is None
 
-    def test_without_an_interval_is_none(self) -> None:
+    @pytest.mark.parametrize("seeds", [1, 3])
+    def test_without_an_interval_is_none(self, seeds: int) -> None:
         """A single prompt has none, whatever is known of its seeds."""
         single = Estimate(0.5, math.nan, math.nan, 1)
-        spread = Spread(0.1, 0.1, 0.1, 0.1, 0.1, 3)
+        spread = Spread(0.1, 0.1, 0.1, 0.1, 0.1, seeds)
         assert prompts_to_separate(Comparison("a", "b", 1.0, single, spread)) is None
 
     @pytest.mark.parametrize("unit", [1.0, 2.0, 1e-3])

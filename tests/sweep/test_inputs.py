@@ -36,6 +36,7 @@ TRAINING = pairs(
     ([5, 5, 5], [6, 7, 8, 9], [8, 8]),
     ([5], [6, 7], [8]),
     ([5, 5, 5], [6], [8, 8, 8]),
+    ([5], [6, 7], [8]),
 )
 HELDOUT = pairs(([5, 5], [6, 7], [8]), ([11] * 7, [6], [12]))
 
@@ -87,10 +88,10 @@ def test_used_tokens_are_those_of_all_pairs_and_the_ends(tokenizer: Any) -> None
 def test_lengths_are_means_and_what_is_repeated_is_counted(tokenizer: Any) -> None:
     (size, repeated, evaluation, ends) = described(inputs(tokenizer))
     assert size == (
-        "Training pairs: 4. Mean tokens: prompt 2 (at most 3), chosen 2 (at most 4), "
-        "rejected 2 (at most 3). The chosen response is the longer one in 75%."
+        "Training pairs: 5. Mean tokens: prompt 2 (at most 3), chosen 2 (at most 4), "
+        "rejected 2 (at most 3). The chosen response is the longer one in 80%."
     )
-    assert repeated == "Repeated training pairs: 1 occur earlier, word for word."
+    assert repeated == "Repeated training pairs: 2 occur earlier, word for word."
     assert evaluation == (
         "Evaluation: 2 held-out prompts, 2 held-out pairs; the longest prompt has 7 tokens, a "
         "response at most 4."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,16 @@ def test_weights_are_counted_without_loading_them(llama_folder: Path, pairs_file
     assert found.parameters == sum(value.numel() for value in own.values())
     assert (found.device, found.precision, found.content.device) == ("cpu", "fp32", "cpu/fp32")
     assert found.preferences == str(pairs_file)
+
+
+def test_weights_are_counted_where_the_tokenizer_comes_as_code(
+    llama_folder: Path, pairs_file: Path, tmp_path: Path
+) -> None:
+    found = find_sources(experiment(llama_folder, pairs_file))
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(llama_folder / name, tmp_path / name)
+    policy = dataclasses.replace(found.policy, path=tmp_path)
+    assert dataclasses.replace(found, policy=policy).parameters == found.parameters
 
 
 def test_reference_is_the_policy_or_a_model_of_its_own(
