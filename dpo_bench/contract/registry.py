@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 import sys
@@ -26,6 +27,7 @@ _losses: dict[str, Loss] = {}
 _aliases: dict[str, str] = {}
 
 SCRIPT = "__main__"
+ENTRY_POINTS = "dpo_bench.losses"
 
 
 class UnknownLossError(ConfigurationError, LookupError):
@@ -219,8 +221,15 @@ def _in_a_line(error: BaseException, most: int = 300) -> str:
 
 @functools.cache
 def _load_own() -> None:
+    """Import the shipped losses, then those of installed packages.
+
+    A package offers its losses by an entry point of the group `ENTRY_POINTS` that names a module.
+    """
     package = importlib.import_module("dpo_bench.losses")
     _import_files(package.__name__, Path(package.__path__[0]))
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        with _naming(Path(f"{entry.dist.name if entry.dist else '?'}: {entry.value}")):
+            entry.load()
 
 
 def get_loss(name: str) -> Loss:

@@ -334,3 +334,42 @@ def test_the_digest_of_a_script_s_loss_holds_what_it_uses_of_the_script(tmp_path
     assert digest(unused="1") == usual
     assert digest(target="2.0") != usual
     assert digest(body="distance.square()") != usual
+
+
+def installed_package(folder: Path, source: str) -> list[str]:
+    """A package with an entry point, as pip leaves one; the command that lists losses beside it."""
+    (folder / "their_losses.py").write_text(source, encoding="utf-8")
+    record = folder / "their_losses-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: their-losses\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text("[dpo_bench.losses]\ntheirs = their_losses\n")
+    path = f"import sys; sys.path.append({str(folder)!r});"
+    return [
+        sys.executable,
+        "-c",
+        f"{path} import dpo_bench; print(dpo_bench.get_loss('theirs').name)",
+    ]
+
+
+THEIRS = """
+from dpo_bench import register
+
+@register("theirs", paper="none", normalization="sum", grid=(0.1,))
+def theirs(logps, beta=0.1):
+    "A loss of another package."
+    return -beta * logps.margin
+"""
+
+
+def test_losses_of_an_installed_package_are_found(tmp_path: Path) -> None:
+    command = installed_package(tmp_path, THEIRS)
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "theirs"
+
+
+def test_a_package_whose_losses_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    found = subprocess.run(
+        installed_package(tmp_path, "1 / 0"), capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1
+    assert "cannot import their-losses: their_losses: ZeroDivisionError" in found.stderr
