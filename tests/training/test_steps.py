@@ -30,7 +30,8 @@ def log_prob(model: Any, prompt: Any, response: Any) -> Tensor:
     ids = torch.tensor([[*map(int, prompt), *map(int, response)]])
     chances = model(input_ids=ids).logits[0].log_softmax(-1)
     first, last = len(prompt) - 1, ids.shape[1] - 1
-    return chances[first:last].gather(-1, ids[0, first + 1 :, None]).sum()
+    total: Tensor = chances[first:last].gather(-1, ids[0, first + 1 :, None]).sum()
+    return total
 
 
 def log_probs(model: Any, indices: list[int]) -> tuple[Tensor, Tensor]:
