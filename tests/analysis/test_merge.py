@@ -79,6 +79,17 @@ def test_what_does_not_compare_is_refused_by_name(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_sweep_that_records_no_conditions_is_named(
+    pair: tuple[Path, Path], tmp_path: Path, turned: bool
+) -> None:
+    other = Path(shutil.copytree(pair[1], tmp_path / "other"))
+    Store(other).add_to_record({"conditions": {}})
+    both = [read_sweep(pair[0]), read_sweep(other)]
+    with pytest.raises(ConfigurationError, match=f"{other} records no conditions"):
+        merge_sweeps(both[::-1] if turned else both)
+
+
 def test_machines_may_differ_and_that_is_said(pair: tuple[Path, Path], tmp_path: Path) -> None:
     other = make(tmp_path / "gpu", ("hinge",), content={"device": "cuda/bf16"})
     merged = merge_sweeps([read_sweep(pair[0]), read_sweep(other)])

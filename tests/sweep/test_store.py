@@ -219,6 +219,11 @@ def test_a_second_process_is_locked_out_until_the_first_dies(tmp_path: Path) -> 
         assert (tmp_path / ".lock").exists()
 
 
+def test_folders_above_are_made(tmp_path: Path) -> None:
+    with Store(tmp_path / "runs" / "mine").locked():
+        assert (tmp_path / "runs" / "mine" / ".lock").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "sweep"
