@@ -27,4 +27,5 @@ test-ray:
 	python -m pytest -m ray tests/cli/test_cluster.py
 
 bench:
-	python -m pytest benchmarks/test_hot_pieces.py --benchmark-enable --benchmark-only $(BENCH)
+	python -m pytest benchmarks/test_hot_pieces.py --benchmark-enable --benchmark-only \
+	  --benchmark-storage=reports/speed/hot-pieces --benchmark-compare $(BENCH)
