@@ -262,16 +262,7 @@ def run_sweep(
             beta=_texts(beta),
             seeds=_texts(seeds),
             settings=tuple(settings),
-            sections={
-                name: dict(keys)
-                for name, keys in (
-                    ("training", training),
-                    ("evaluation", evaluation),
-                    ("data", data),
-                    ("world", world),
-                )
-                if keys
-            },
+            sections=_given(training=training, evaluation=evaluation, data=data, world=world),
         ),
     )
     request = SweepRequest(
@@ -394,9 +385,7 @@ def evaluate(
         preferences=preferences,
         reward=reward,
         settings=tuple(settings),
-        sections={
-            name: dict(keys) for name, keys in (("evaluation", evaluation), ("data", data)) if keys
-        },
+        sections=_given(evaluation=evaluation, data=data),
     )
     file = None if experiment is None else str(experiment)
     display: Display = make_display(_stderr(), loudness)
@@ -426,6 +415,11 @@ def _resolved(experiment: PathLike | Experiment | None, flags: Overrides) -> Exp
     return experiment
 
 
+def _given(**sections: Section | None) -> dict[str, dict[str, Any]]:
+    """The sections that the caller gave keys for."""
+    return {name: dict(keys) for name, keys in sections.items() if keys}
+
+
 def _texts(values: Sequence[float | str] | float | str) -> tuple[str, ...]:
     """Numbers as the command line has them, which gives texts."""
     listed = [values] if isinstance(values, int | float | str) else values
@@ -433,7 +427,7 @@ def _texts(values: Sequence[float | str] | float | str) -> tuple[str, ...]:
 
 
 def _write_report(folder: Path) -> Path:
-    from dpo_bench.report import write_report
+    from dpo_bench.report.write import write_report
 
     return write_report(folder)
 

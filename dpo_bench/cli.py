@@ -264,7 +264,7 @@ def report(
     if source is not None:
         _report_elsewhere(source, folders, out, kind)
         return
-    from dpo_bench.report import report_sweeps
+    from dpo_bench.report.write import report_sweeps
 
     if not folders:
         raise ConfigurationError("report: give a sweep's folder, or results with --from FILE.")

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dpo_bench.analysis.bootstrap import bootstrap_mean, resample_weights
 from dpo_bench.analysis.estimate import Estimate, finite
-from dpo_bench.analysis.results import NO_REFERENCE, WINS, SweepResults, Trial
+from dpo_bench.analysis.results import DEFAULT_RESAMPLES, NO_REFERENCE, WINS, SweepResults, Trial
 from dpo_bench.errors import ConfigurationError, DataError
 from dpo_bench.storage import digest, read_parquet
 
@@ -32,7 +33,6 @@ _COLUMNS = {
 }
 """column of the table -> of a sweep's ``samples.parquet``"""
 _METRICS = {"kl": "kl", "reward": "reward", "win": "win_rate", "tokens": "response_tokens"}
-_RESAMPLES = 2000
 
 
 def read_file(path: Path) -> SweepResults:
@@ -122,9 +122,14 @@ def _checked(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     if "strength" not in frame:
         table["strength"] = np.nan
     if "win" in table and not table["win"].between(0, 1).all():
-        row = int(np.flatnonzero(~table["win"].between(0, 1))[0])
+        row = _first(~table["win"].between(0, 1))
         raise DataError(f"{name}, row {row + 1}: win is {table['win'].iloc[row]:g}, no share.")
     return table
+
+
+def _first(wrong: pd.Series[bool] | NDArray[np.bool_]) -> int:
+    """The position of the first wrong row, which the error names."""
+    return int(np.flatnonzero(wrong)[0])
 
 
 def _numbers(column: pd.Series[Any], where: str, optional: bool) -> pd.Series[float]:
@@ -134,7 +139,7 @@ def _numbers(column: pd.Series[Any], where: str, optional: bool) -> pd.Series[fl
     if optional:
         wrong &= column.notna()
     if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+        row = _first(wrong)
         raise DataError(f"{where.format(row + 1)} is {_shown(column.iloc[row])}, no number.")
     return numbers
 
@@ -145,7 +150,7 @@ def _seeds(frame: pd.DataFrame, name: str) -> pd.Series[int]:
     seeds = pd.to_numeric(frame["seed"], errors="coerce")
     wrong = seeds.isna() | (seeds != seeds.round())
     if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+        row = _first(wrong)
         raise DataError(
             f"{name}, row {row + 1}: seed is {_shown(frame['seed'].iloc[row])}, no whole number."
         )
@@ -155,7 +160,7 @@ def _seeds(frame: pd.DataFrame, name: str) -> pd.Series[int]:
 def _require_one_row(table: pd.DataFrame, name: str) -> None:
     twice = table.duplicated(list(KEYS), keep="first")
     if twice.any():
-        row = int(np.flatnonzero(twice)[0])
+        row = _first(twice)
         loss, strength, seed = (table[key].iloc[row] for key in KEYS)
         raise DataError(
             f"{name}, row {row + 1}: a second row of {loss}, strength {strength:g}, seed {seed}:"
@@ -197,7 +202,7 @@ def _estimate(rows: pd.DataFrame, column: str, by_prompt: bool) -> Estimate:
     means = rows.groupby("prompt_id")[column].mean().to_numpy(float)
     if not by_prompt:
         return Estimate(float(means[0]))
-    return bootstrap_mean(means, resample_weights(len(means), _RESAMPLES, 0))
+    return bootstrap_mean(means, resample_weights(len(means), DEFAULT_RESAMPLES, 0))
 
 
 def _annotations(path: Path) -> pd.DataFrame:

@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dpo_bench.contract import composition
 from dpo_bench.contract.composition import compose, list_modifiers
 from dpo_bench.contract.loss import Loss, LossFunction, Normalization, read_hyperparameters
 from dpo_bench.contract.requirements import NEEDS, require_known
@@ -334,7 +333,7 @@ def _composed_digest(loss: Loss) -> str:
         if m.name in loss.modifiers
     }
     files = set().union(*map(_source_closure, sources))
-    hasher = hashlib.sha256(Path(composition.__file__).read_bytes())
+    hasher = hashlib.sha256(Path(inspect.getsourcefile(compose) or "").read_bytes())
     for part in loss.parts:
         hasher.update(source_digest(part).encode())
     for file in sorted(files, key=lambda file: file.name):

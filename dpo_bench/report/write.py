@@ -179,9 +179,8 @@ def _write_pages(
     matched = _write_matched(folder, view)
     written = [TEXT, *([MATCHED] if matched else []), *_figure_paths(names)]
     page = render_page(view, inputs, names, written)
-    write_atomic(
-        folder / PAGE, _encoded(page)
-    )  # last: it names the inputs and files that a later call need not write again
+    # Last: it names the inputs and files that a later call need not write again.
+    write_atomic(folder / PAGE, _encoded(page))
     progress("report", 3, 3)
 
 

@@ -13,8 +13,8 @@ import pytest
 from dpo_bench.analysis.merge import merge_sweeps
 from dpo_bench.analysis.results import read_sweep
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.report import report_sweeps
 from dpo_bench.report.view import build_view
+from dpo_bench.report.write import report_sweeps
 from dpo_bench.sweep.store import Store
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import Sweep

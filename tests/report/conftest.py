@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dpo_bench.analysis.results import read_sweep
-from dpo_bench.report import write_report
 from dpo_bench.report.figures.draw import figure_names
 from dpo_bench.report.page import render_page
 from dpo_bench.report.view import ReportView, build_view
+from dpo_bench.report.write import write_report
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import CURVES, Sweep
 

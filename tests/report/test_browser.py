@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dpo_bench.report import write_report
+from dpo_bench.report.write import write_report
 from tests.report.conftest import ByName
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import CURVES, HOSTILE_LOSS, Sweep

@@ -13,13 +13,13 @@ import pytest
 from dpo_bench.analysis.external import from_frame
 from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.report import write_report
 from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.figures.draw import figure_names
 from dpo_bench.report.markdown import render_markdown
 from dpo_bench.report.page import render_page
 from dpo_bench.report.sections.methods import appendix
 from dpo_bench.report.view import build_view
+from dpo_bench.report.write import write_report
 from tests.report.conftest import ByName, ViewOf
 from tests.report.sections.test_setup import with_settings
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dpo_bench.report import report_sweeps
 from dpo_bench.report.figures.draw import draw_paper_figures, figure_names
 from dpo_bench.report.figures.frames import figure_table
 from dpo_bench.report.latex import latex_templates, latex_text, render_latex
 from dpo_bench.report.table_values import Cell, Row, Table
+from dpo_bench.report.write import report_sweeps
 from tests.report.conftest import ByName, ViewOf
 from tests.report.sweep_world import HOSTILE, HOSTILE_LOSS
 

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.report import write, write_report
-from dpo_bench.report.write import inputs_digest
+from dpo_bench.report import write
+from dpo_bench.report.write import inputs_digest, write_report
 from tests.report.conftest import ByName
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import Sweep
@@ -66,7 +66,7 @@ def test_another_process_writes_the_same_bytes(tiny: Path) -> None:
         (tiny / name).unlink(missing_ok=True)
     shutil.rmtree(tiny / "figures")
     code = (
-        "import pathlib, sys; from dpo_bench.report import write_report;"
+        "import pathlib, sys; from dpo_bench.report.write import write_report;"
         " write_report(pathlib.Path(sys.argv[1]))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
