@@ -116,7 +116,7 @@ class Sweep:
         metric: str | None = None,
         *,
         baseline: str | None = None,
-        kl: Sequence[float] | None = None,
+        kl: Sequence[float] | Literal["band"] | None = None,
         same_within: float | None = None,
     ) -> pd.DataFrame:
         """Losses at matched KL; see `analysis.compare.comparison_frame`.
@@ -124,11 +124,13 @@ class Sweep:
         Args:
             metric: ``reward`` or ``win_rate``; None: reward, or win rate where there is none.
             baseline: a loss that every other one is compared with; None: every pair.
-            kl: nats; None: three KLs inside the range that most losses cover together.
+            kl: nats; None: three KLs inside the range that most losses cover together; ``band``:
+                all along that range.
             same_within: differences up to this size are no difference that matters.
 
         Returns:
-            loss, against, kl, difference, low, high, p, verdict.
+            loss, against, kl, difference, low, high, p, verdict, at_least, at_most, policies,
+            bias_bound, standard errors by source, reason.
 
         Raises:
             ConfigurationError: there is no such metric or baseline, or nothing to compare.
@@ -324,7 +326,7 @@ def compare(
     frame: pd.DataFrame,
     *,
     baseline: str | None = None,
-    kl: Sequence[float] | None = None,
+    kl: Sequence[float] | Literal["band"] | None = None,
     metric: str | None = None,
     same_within: float | None = None,
 ) -> pd.DataFrame:
