@@ -11,9 +11,7 @@ import numpy as np
 from benchmarks.calibration.enumerable import EnumerableWorld
 from benchmarks.calibration.rows import Row, coverage, holds
 from dpo_bench.analysis.bootstrap import Array, resample_weights
-from dpo_bench.analysis.curves import cells, read
 from dpo_bench.analysis.frontier import Frontier
-from dpo_bench.analysis.matched import regret_at
 from dpo_bench.analysis.points import Curves, Point
 
 PROMPTS, SAMPLES, POPULATION = 128, 64, 3000

@@ -133,14 +133,15 @@ def _expected(
 
     count = len(by_prompt) if prompts_known else 0
     within = float(by_prompt.var(ddof=1)) / count if count > 1 else 0.0
-    total, responses, freedom = (
+    own, responses, freedom = (
         float(one[place[0]][place[1]])
-        for one in (variance.total, variance.responses, variance.freedom)
+        for one in (variance.own, variance.responses, variance.freedom)
     )
     runs = 0.0
-    if math.isfinite(total):
-        own = max(total - responses, 0.0) / seeds
-        runs, freedom = variance.with_common(own, freedom, seeds)
+    if math.isfinite(own):
+        of_loss = max(variance.loss.value - own / len(variance.own[place[0]]), 0.0)
+        alone = (max(own - responses, 0.0) + of_loss) / seeds
+        runs, freedom = variance.with_common(alone, freedom, seeds)
     parts = within**2 / max(count - 1, 1) + runs**2 / max(freedom, 1e-9)
     width = float(stdtrit((within + runs) ** 2 / parts, 0.975)) if parts > 0 else 0.0
     half = width * math.sqrt(within + runs)

@@ -33,6 +33,8 @@ NO_COMMON_RANGE = (
 )
 USUAL_BASELINE = "dpo"
 """what losses are compared with where no baseline is named and it is among them"""
+RESTS_ON = 0.05
+"""share of a reading's variance from which it rests on a strength"""
 LEVELS = 3
 """KLs that are compared where none are named"""
 
@@ -299,7 +301,7 @@ def _level(family: Family, at: int, found: CurvesOnPrompts) -> Level:
 
 def _doubts(doubts: Sequence[str], shares: Iterable[float]) -> set[str]:
     """Why the strengths that a reading rests on are doubtful."""
-    return {why for why, share in zip(doubts, shares, strict=False) if why and share > 0}
+    return {why for why, share in zip(doubts, shares, strict=False) if why and share > RESTS_ON}
 
 
 def band_levels(low: float, high: float, count: int = 25) -> list[float]:

@@ -173,6 +173,7 @@ def compare_losses(
     seed: int = 0,
     draws: int = DRAWS,
     share: bool = False,
+    level: float = LEVEL,
 ) -> Family:
     """Compare losses at some KLs, as one family.
 
@@ -185,6 +186,7 @@ def compare_losses(
         seed: of the simulation.
         draws: of the simulation.
         share: whether figures are shares, whose own intervals stay between 0 and 1.
+        level: chance of any false verdict; less where this is one of several planned looks.
     """
     variance = run_variance(curves)
     found, reasons = read_all(curves, levels)
@@ -199,8 +201,9 @@ def compare_losses(
     ]
     table = _Table(list(places.values()), variance, prompts_known)
     order: dict[tuple[str, int], int] = {key: row for row, key in enumerate(places)}
-    ends = [[order[pair[side], pair[2]] for pair in wanted] for side in (0, 1)]
-    tested = _tested(table, np.array(ends, dtype=np.intp), seed, draws)
+    left = [order[first, level] for first, _, level in wanted]
+    right = [order[second, level] for _, second, level in wanted]
+    tested = _tested(table, np.array([left, right], dtype=np.intp), seed, draws, level)
     known = {
         (first, second, level): _comparison(
             (places[first, level], places[second, level]), tested, index, same_within
@@ -338,7 +341,8 @@ class _Tested:
     own: Array
     p_value: Array
     critical: float
-    critical_90: float
+    critical_one_sided: float
+    level: float
     count: int
     repeated: bool
 
@@ -348,7 +352,7 @@ class _Tested:
         return np.sqrt(self.prompts + self.runs + self.interpolation)
 
 
-def _tested(table: _Table, ends: Array, seed: int, draws: int) -> _Tested:
+def _tested(table: _Table, ends: Array, seed: int, draws: int, level: float) -> _Tested:
     """Differences of the readings at ``ends`` [2, c] and the distribution of their largest |t|."""
     first, second = ends
     difference = table.means[first] - table.means[second]
@@ -375,8 +379,9 @@ def _tested(table: _Table, ends: Array, seed: int, draws: int) -> _Tested:
         interpolation,
         np.quantile(sizes, 1 - LEVEL, axis=0) if sizes.size else np.zeros(0),
         (beyond + 1) / (draws + 1),
-        float(np.quantile(largest, 1 - LEVEL)) if sizes.size else math.nan,
-        float(np.quantile(largest, 1 - 2 * LEVEL)) if sizes.size else math.nan,
+        float(np.quantile(largest, 1 - level)) if sizes.size else math.nan,
+        float(np.quantile(largest, 1 - 2 * level)) if sizes.size else math.nan,
+        level,
         count,
         table.repeated,
     )
@@ -481,9 +486,10 @@ def _comparison(
         )
     own, band, narrow = (
         Estimate(value, value - width * error, value + width * error, tested.count)
-        for width in (float(tested.own[index]), tested.critical, tested.critical_90)
+        for width in (float(tested.own[index]), tested.critical, tested.critical_one_sided)
     )
-    said = _verdict(value, float(tested.p_value[index]), narrow, same_within)
+    decided = float(tested.p_value[index]) < tested.level
+    said = _verdict(value, decided, narrow, same_within)
     bound, reason = _bound(pair), ""
     if said in ("better", "worse") and bound > LARGEST_BIAS * abs(value):
         said, reason = "open", WIDE_BRACKET
@@ -509,8 +515,8 @@ ONE_RUN = "one run each, of which only the mean is known"
 WIDE_BRACKET = "the policies lie too far from this KL"
 
 
-def _verdict(value: float, p_value: float, narrow: Estimate, same_within: float | None) -> str:
-    if p_value < LEVEL:
+def _verdict(value: float, decided: bool, narrow: Estimate, same_within: float | None) -> str:
+    if decided:
         return "better" if value > 0 else "worse"
     margin = same_within or 0.0
     return "same" if -margin < narrow.low and narrow.high < margin else "open"

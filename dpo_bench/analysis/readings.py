@@ -11,11 +11,14 @@ Nothing is read beyond the runs: a KL is covered by a seed whose runs lie on bot
 which one is within `WITHIN` of it. Runs whose d differ by at most `NEAR` are one node, because as a
 pair they would say nothing of the slope.
 
-The error of reading between nodes a and b is c/2 (d - a)(b - d), with c the second derivative of
-what is left. c is not known; its mean square over the second differences of all losses' nodes is,
-and gives the reading's error a standard deviation, which belongs into every interval. Twice it is
-the bound that is shown. Where no loss has three nodes, the curve is taken to be able to lie as far
-from the straight line as a monotone one may on average: a quarter of the step between the nodes.
+Of the nodes those nearest to the KL make the line, at least the two around it: so many that what
+they average out and how far the loss's curve may bend away from a line over them are least
+together, as a variance and a squared error. The error of a line over nodes x with weights w is
+c/2 sum w (x - d)^2, c the second derivative of what is left. c is not known, but its mean square
+is: over the second differences of all losses' nodes, what noise makes of them taken off. It gives
+the reading's error a standard deviation, which belongs into every interval; twice it is the bound
+that is shown. Where no loss has three nodes, the curve is taken to be able to lie as far from the
+straight line as a monotone one may on average: a quarter of the step between the nodes.
 
 Per prompt, a reading is linear in the rewards and, to first order, in the KLs of the nodes. All
 statistics of readings are therefore statistics of means over prompts.
@@ -57,10 +60,10 @@ class Reading:
         kl: nats.
         values: [seeds, prompts], each seed's reward at the KL, prompt by prompt.
         seed_names: of the rows.
-        shares: [strengths], how much of the reading comes from each strength; sums to 1.
-        concentration: sum of the squared shares of a seed's runs, 1 where one run gives it all:
+        shares: [strengths], how much of the reading's variance comes from each; sums to 1.
+        concentration: sum of the squared weights of a seed's runs, 1 where one run gives it all:
             what is left of a variance that the runs do not have in common.
-        bracket: mean KLs (nats) of the nodes below and above; the same where a run lies at the KL.
+        bracket: mean KLs (nats) of the nodes around it; the same where a run lies at the KL.
         interpolation: standard deviation of the error of reading between nodes, in units of reward.
     """
 
@@ -155,6 +158,7 @@ class Curve:
         common: the curve of all losses.
         bend: root mean square of the second derivative of what is left, reward / nat.
         slope: root mean square of its slope, reward / sqrt(nat).
+        noise: variance that sampled responses give the mean of a run, 0 where it is not known.
     """
 
     loss: str
@@ -162,6 +166,7 @@ class Curve:
     common: CommonCurve
     bend: float
     slope: float
+    noise: float
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -204,50 +209,79 @@ class Curve:
         ]
         nodes = _nodes([run[0] for run in runs])
         places = np.array([np.mean([runs[run][0] for run in node]) for node in nodes])
-        picked = _bracket(places, wanted)
-        if picked is None:
+        around = _bracket(places, wanted)
+        if around is None:
             return None
-        share = _shares(places[picked], wanted)
-        weights = np.zeros(len(runs))
-        for node, part in zip(picked, share, strict=True):
+        line = self._line(places, around, wanted)
+        weights, slopes = np.zeros(len(runs)), np.zeros(len(runs))
+        for node, part, tilt in zip(line.nodes, line.weights, line.slopes, strict=True):
             weights[nodes[node]] = part / len(nodes[node])
-        left = places[picked]
-        return self._values(runs, weights, wanted, (float(left[0]), float(left[-1])))
+            slopes[nodes[node]] = tilt / len(nodes[node])
+        values, shares = self._values(runs, weights, slopes, wanted)
+        bracket = (float(places[around[0]]), float(places[around[-1]]))
+        return _SeedReading(values, shares, float((weights**2).sum()), bracket, line.error)
+
+    def _line(self, places: Array, around: list[int], wanted: float) -> _Line:
+        """The straight line through the nodes nearest to d that errs least."""
+        if len(around) == 1:
+            error = self.slope * abs(wanted - places[around[0]])
+            return _Line(around, np.ones(1), np.zeros(1), float(error))
+        order = sorted(
+            range(len(places)), key=lambda node: (node not in around, abs(places[node] - wanted))
+        )
+        lines = [
+            self._through(places, sorted(order[:count]), wanted)
+            for count in range(2, len(places) + 1)
+        ]
+        return min(lines, key=lambda one: self.noise * float((one.weights**2).sum()) + one.error**2)
+
+    def _through(self, places: Array, nodes: list[int], wanted: float) -> _Line:
+        own = places[nodes]
+        apart = own - own.mean()
+        slopes = apart / (apart**2).sum()
+        weights = 1 / len(own) + (wanted - own.mean()) * slopes
+        error = 0.5 * self.bend * abs(float(weights @ (own - wanted) ** 2))
+        return _Line(nodes, weights, slopes, error)
 
     def _values(
         self,
         runs: Sequence[tuple[float, int, int]],
         weights: Array,
+        slopes: Array,
         wanted: float,
-        bracket: tuple[float, float],
-    ) -> _SeedReading:
-        taken = [(run, weight) for run, weight in zip(runs, weights, strict=True) if weight > 0]
-        place = np.array([run[0] for run, _ in taken])
-        reward = np.stack([self.points[index].reward[row] for (_, index, row), _ in taken])
-        kl = np.stack([self.points[index].kl[row] for (_, index, row), _ in taken])
-        part = np.array([weight for _, weight in taken])
+    ) -> tuple[Array, Array]:
+        """The seed's reward at d by prompt, and the strengths' shares of its variance."""
+        taken = np.flatnonzero(weights)
+        place = np.array([runs[run][0] for run in taken.tolist()])
+        where = [runs[run][1:] for run in taken.tolist()]
+        reward = np.stack([self.points[index].reward[row] for index, row in where])
+        kl = np.stack([self.points[index].kl[row] for index, row in where])
         left = reward - self.common.at(place)[:, None]
-        width = bracket[1] - bracket[0]
-        below = place <= 0.5 * (bracket[0] + bracket[1])
-        rise = 0.0
-        if width > 0:
-            means = left.mean(axis=1)
-            rise = (means[~below].mean() - means[below].mean()) / width
+        rise = float(slopes[taken] @ left.mean(axis=1))
         slope = (self.common.slope(place) + rise) / (2 * np.maximum(place, _SMALLEST))
         moved = left - slope[:, None] * (kl - kl.mean(axis=1, keepdims=True))
-        values = part @ moved + float(self.common.at(np.array([wanted]))[0])
+        values = weights[taken] @ moved + float(self.common.at(np.array([wanted]))[0])
         shares = np.zeros(len(self.points))
-        for (_, index, _), weight in taken:
-            shares[index] += weight
-        error = self._error(wanted, bracket)
-        return _SeedReading(values, shares, float((part**2).sum()), bracket, error)
+        for run, (index, _) in zip(taken.tolist(), where, strict=True):
+            shares[index] += weights[run] ** 2
+        return values, shares / shares.sum()
 
-    def _error(self, wanted: float, bracket: tuple[float, float]) -> float:
-        """Standard deviation of the error of one seed's reading."""
-        low, high = bracket
-        if low == high:
-            return self.slope * abs(wanted - low)
-        return 0.5 * self.bend * (wanted - low) * (high - wanted)
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """What a straight line over some nodes makes of them.
+
+    Attributes:
+        nodes: their indices.
+        weights: of the nodes in the value at d.
+        slopes: of the nodes in the slope.
+        error: standard deviation of what the curve's bend adds.
+    """
+
+    nodes: list[int]
+    weights: Array
+    slopes: Array
+    error: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,26 +315,39 @@ def _bracket(places: Array, wanted: float) -> list[int] | None:
     return [end] if near else None
 
 
-def _shares(places: Array, wanted: float) -> list[float]:
-    if len(places) == 1:
-        return [1.0]
-    upper = float((wanted - places[0]) / (places[1] - places[0]))
-    return [1 - upper, upper]
-
-
 def curves_in_common(curves: Curves) -> dict[str, Curve]:
     """Each loss's trained policies, ready to be read at any KL."""
     common = common_curve(curves)
-    nodes = {name: _mean_nodes(trained(points), common) for name, points in curves.items()}
-    seconds = {name: _second_differences(*one) for name, one in nodes.items()}
-    slopes = {name: _slopes(*one) for name, one in nodes.items()}
+    points = {name: trained(found) for name, found in curves.items()}
+    nodes = {name: _mean_nodes(found, common) for name, found in points.items()}
+    noise = {name: _noise(found, common) for name, found in points.items()}
+    seeds = {name: max(point.seeds for point in found) for name, found in points.items()}
+    seconds = {
+        name: _second_differences(*nodes[name], noise[name] / seeds[name]) for name in curves
+    }
+    slopes = {name: _slopes(*nodes[name], noise[name] / seeds[name]) for name in curves}
     bends, rises = _moderated_roots(seconds), _moderated_roots(slopes)
     if not any(len(one[0]) for one in seconds.values()):
         bends = {name: _monotone_bend(*one) for name, one in nodes.items()}
     return {
-        name: Curve(name, tuple(trained(points)), common, bends[name], rises[name])
-        for name, points in curves.items()
+        name: Curve(name, tuple(found), common, bends[name], rises[name], noise[name])
+        for name, found in points.items()
     }
+
+
+def _noise(points: Sequence[Point], common: CommonCurve) -> float:
+    """Variance of a run's mean by its responses: what strengths, seeds and prompts leave unsaid."""
+    rows = [
+        row - common.at(distances(point))[index]
+        for point in points
+        for index, row in enumerate(point.reward)
+    ]
+    table = np.stack(rows)
+    runs, prompts = table.shape
+    if runs < 2 or prompts < 2:
+        return 0.0
+    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    return float((rest**2).sum() / ((runs - 1) * (prompts - 1)) / prompts)
 
 
 def mean_line(curve: Curve) -> tuple[Array, Array]:
@@ -320,34 +367,39 @@ _Squares = tuple[Array, Array]
 """squares of a derivative and their weights"""
 
 
-def _second_differences(place: Array, left: Array) -> _Squares:
-    """Squares of second derivatives at inner nodes, each weighted by how little noise it holds."""
+def _second_differences(place: Array, left: Array, noise: float) -> _Squares:
+    """Squares of second derivatives at inner nodes, each weighted by how little noise it holds.
+
+    What the noise of the nodes makes of a square on average is taken off.
+    """
     if len(place) < 3:
         return np.empty(0), np.empty(0)
     first, second = np.diff(place)[:-1], np.diff(place)[1:]
     span = first + second
     parts = np.stack([2 / (first * span), -2 / (first * second), 2 / (second * span)])
     value = (parts * np.stack([left[:-2], left[1:-1], left[2:]])).sum(axis=0)
-    return value**2, 1 / (parts**2).sum(axis=0)
+    size = (parts**2).sum(axis=0)
+    return value**2 - noise * size, 1 / size
 
 
-def _slopes(place: Array, left: Array) -> _Squares:
+def _slopes(place: Array, left: Array, noise: float) -> _Squares:
+    """Squares of slopes between nodes, likewise."""
     if len(place) < 2:
         return np.empty(0), np.empty(0)
     width = np.diff(place)
-    return (np.diff(left) / width) ** 2, width**2
+    return (np.diff(left) / width) ** 2 - 2 * noise / width**2, width**2
 
 
 def _moderated_roots(squares: Mapping[str, _Squares]) -> dict[str, float]:
     """Root mean squares by loss, each drawn towards that of all losses."""
     everything = [np.concatenate(part) for part in zip(*squares.values(), strict=True)]
     total = everything[1].sum()
-    overall = float((everything[0] * everything[1]).sum() / total) if total > 0 else 0.0
+    overall = max(float((everything[0] * everything[1]).sum() / total), 0.0) if total > 0 else 0.0
     found = {}
     for name, (square, weight) in squares.items():
         own = float((square * weight).sum() / weight.sum()) if len(square) else 0.0
         count = len(square)
-        found[name] = math.sqrt((_PRIOR * overall + count * own) / (_PRIOR + count))
+        found[name] = math.sqrt(max(_PRIOR * overall + count * own, 0.0) / (_PRIOR + count))
     return found
 
 

@@ -1,17 +1,21 @@
 """How far runs differ that differ in nothing but the seed, estimated over all settings together.
 
-Three seeds say little of their own variance: on 2 degrees of freedom an interval is 2.2 times as
-wide as one that knows it. A sweep has many settings (a loss at a strength), and each is a small
-sample of the same kind of variation. Their variances are estimated apart and drawn towards a common
-one, as far as they scatter no more than chance makes variances scatter (Smyth 2004, Statistical
+Three seeds say little of their own variance: on 2 degrees of freedom an interval is 2.2 times
+as wide as one that knows it. But a sweep has many settings (a loss at a strength), all of them
+trained with the same seeds. A run's mean, after the loss's curve over the KL that the run itself
+has and after the mean of its setting, is taken apart as a nested analysis of variance does (Searle,
+Casella and McCulloch 1992, chapter 3):
+
+    residual = what the seed does to every loss + to this loss at all strengths + to this run
+
+The first part cancels in differences, because losses are compared by the same seeds. The second
+stays whole when a loss is read between two strengths, the third is averaged with them. The
+variances of the third part are small samples, one of each setting, and drawn towards a common one,
+as far as they scatter no more than chance makes variances scatter (Smyth 2004, Statistical
 Applications in Genetics and Molecular Biology 3, 3: "moderated" variances). Where they agree the
 pooled variance has the degrees of freedom of all settings together; where they truly differ each
-keeps its own.
-
-What is counted are residuals of the run means: after the loss's curve over the KL that the run
-itself has, after the mean of its setting, and after what a seed has in common in all settings. That
-part cancels in differences, because every loss is trained with the same seeds. A run mean also
-holds the noise of its sampled responses; what is left when it is taken off is the variance of runs.
+keeps its own. A run's mean also holds the noise of its sampled responses; what is left when it is
+taken off is the variance of runs.
 """
 
 from __future__ import annotations
@@ -53,58 +57,83 @@ class ReadingVariance:
         return max(self.total - self.in_total, 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class MeanSquare:
+    """A variance estimate and its degrees of freedom; 0 and 0 where there is none."""
+
+    value: float
+    freedom: float
+
+    def doubt(self, share: float = 1.0) -> float:
+        """What it adds to the variance of a sum of mean squares, but for the factor 2."""
+        return (share * self.value) ** 2 / self.freedom if self.freedom > 0 else 0.0
+
+
 @dataclass(frozen=True)
 class RunVariance:
     """Run-to-run variance of every setting, by loss.
 
     Attributes:
-        total: [strengths] by loss, variance of a run mean about its setting, what its seed has in
-            common with others taken off; moderated. NaN with one seed.
+        own: [strengths] by loss, variance of a run's mean that it shares with no other run;
+            moderated. NaN with one seed.
         responses: likewise, the part of it that the noise of sampled responses makes.
-        freedom: likewise, degrees of freedom of ``total``.
-        common: variance of what a seed has in common in all settings.
-        common_spread: the variance that it was estimated from, with the noise of a seed's mean run.
-        correlation: of the runs of one loss and seed, 0 to 1: a reading between two strengths
-            averages what is their own, and keeps what they have in common.
+        freedom: likewise, degrees of freedom of ``own``.
+        loss: mean square of what a seed does to one loss at all strengths: its variance, and that
+            of ``own`` over the number of strengths.
+        seed: mean square of what a seed does to all losses: its variance, and ``loss`` over their
+            number.
+        losses: number of losses.
         shared: whether the settings' variances agree, so that all have the pooled one.
     """
 
-    total: Mapping[str, Array]
+    own: Mapping[str, Array]
     responses: Mapping[str, Array]
     freedom: Mapping[str, Array]
-    common: float
-    common_spread: float
-    correlation: float
+    loss: MeanSquare
+    seed: MeanSquare
+    losses: int
     shared: bool
+
+    @property
+    def common(self) -> float:
+        """Variance of what a seed does to all losses."""
+        return max(self.seed.value - self.loss.value / self.losses, 0.0)
 
     def known(self, reading: Reading) -> bool:
         """Whether there are two runs of any setting to learn from."""
-        return bool(np.isfinite(self._of(self.total, reading)))
+        return bool(np.isfinite(self._of(self.own, reading)))
 
-    def with_common(self, own: float, freedom: float, seeds: int) -> tuple[float, float]:
+    def with_common(self, runs: float, freedom: float, seeds: int) -> tuple[float, float]:
         """Variance that runs give a mean over seeds that is no difference, and its freedom.
 
         Args:
-            own: of the runs' own.
+            runs: what `of_mean` gives.
             freedom: degrees of freedom of that.
             seeds: in the mean.
         """
-        total = own + self.common / seeds
-        doubt = (self.common_spread / seeds) ** 2 / max(seeds - 1, 1) if self.common else 0.0
-        doubt += own**2 / max(freedom, 1e-9)
+        total = runs + self.common / seeds
+        doubt = self.seed.doubt(1 / seeds) if self.common else 0.0
+        doubt += MeanSquare(runs, freedom).doubt()
         return total, total**2 / doubt if doubt > 0 else math.inf
 
     def of_mean(self, reading: Reading) -> ReadingVariance:
-        """What runs and responses make of a reading's mean over seeds."""
+        """What runs and responses make of a reading's mean over seeds, in a difference."""
         seeds = len(reading.seed_names)
-        total, responses = (self._of(one, reading) for one in (self.total, self.responses))
-        own = reading.concentration
-        kept = self.correlation + (1 - self.correlation) * own
+        own, responses, freedom = (
+            self._of(one, reading) for one in (self.own, self.responses, self.freedom)
+        )
+        kept, averaged = reading.concentration, 1 / len(self.own[reading.loss])
+        own_in_loss = averaged * own
+        rest = max(kept - averaged, 0.0)
+        loss = max(self.loss.value, own_in_loss) if self.loss.freedom else own_in_loss
+        total = loss + rest * own
+        doubt = MeanSquare(loss, self.loss.freedom or freedom).doubt()
+        doubt += MeanSquare(own, freedom).doubt(rest)
         return ReadingVariance(
-            total=kept * total / seeds,
-            in_total=kept * responses / seeds,
-            responses=own * responses / seeds,
-            freedom=self._of(self.freedom, reading),
+            total=total / seeds,
+            in_total=max(kept, averaged) * responses / seeds,
+            responses=kept * responses / seeds,
+            freedom=total**2 / doubt if doubt > 0 else freedom,
         )
 
     @staticmethod
@@ -112,26 +141,23 @@ class RunVariance:
         return float(reading.shares @ values[reading.loss])
 
 
-_Residuals = tuple[float, float, list[Array], Array]
-
-
 def run_variance(curves: Mapping[str, Curve]) -> RunVariance:
     """Estimate it from all trained policies of a comparison."""
-    cells = [_cell(curve, index) for curve in curves.values() for index in range(len(curve.points))]
-    owners = [name for name, curve in curves.items() for _ in curve.points]
-    common, spread, rest, freedom = _without_common([(cell.seeds, cell.means) for cell in cells])
-    squares = np.array([(own**2).sum() for own in rest])
-    variance = np.divide(squares, freedom, out=np.full(len(cells), np.nan), where=freedom > 0)
-    responses = np.array([cell.responses for cell in cells])
+    cells = {
+        name: [_cell(curve, index) for index in range(len(curve.points))]
+        for name, curve in curves.items()
+    }
+    effects = {name: _seed_effects(found) for name, found in cells.items()}
+    variance, freedom = _own(cells, effects)
     moderated, posterior, shared = moderate(variance, freedom)
-    ends = np.cumsum([len(curve.points) for curve in curves.values()])[:-1]
+    responses = np.array([cell.responses for found in cells.values() for cell in found])
+    ends = np.cumsum([len(found) for found in cells.values()])[:-1]
     by_loss = [
         dict(zip(curves, np.split(column, ends), strict=True))
         for column in (moderated, responses, posterior)
     ]
-    runs = [(owner, cell.seeds, own) for owner, cell, own in zip(owners, cells, rest, strict=True)]
-    correlation = _correlation(runs, float(np.mean(responses)))
-    return RunVariance(by_loss[0], by_loss[1], by_loss[2], common, spread, correlation, shared)
+    loss, seed = _of_seeds(effects)
+    return RunVariance(by_loss[0], by_loss[1], by_loss[2], loss, seed, len(curves), shared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,52 +198,49 @@ def _responses(curve: Curve, point: Point, slope: float) -> float:
     return float((rest**2).sum() / ((seeds - 1) * (prompts - 1)) / prompts)
 
 
-def _without_common(cells: Sequence[tuple[tuple[int, ...], Array]]) -> _Residuals:
-    """What all cells of a seed share is taken off.
-
-    Returns:
-        its variance, what that was estimated from, residuals by cell, and their freedom by cell.
-    """
-    by_seed: dict[int, list[float]] = {}
-    for names, means in cells:
-        if len(names) > 1:
-            for name, mean in zip(names, means, strict=True):
-                by_seed.setdefault(name, []).append(float(mean))
-    repeated = sum(len(names) > 1 for names, _ in cells)
-    lost = 1 / repeated if repeated > 1 else 0.0
-    effect = {name: float(np.mean(found)) if lost else 0.0 for name, found in by_seed.items()}
-    freedom = np.array([(len(names) - 1) * (1 - lost) for names, _ in cells])
-    rest = []
-    for names, means in cells:
-        own = means - np.array([effect.get(name, 0.0) for name in names])
-        rest.append(own - own.mean())
-    if not lost or len(effect) < 2:
-        return 0.0, 0.0, rest, freedom
-    pooled = sum(float((own**2).sum()) for own in rest) / float(freedom.sum())
-    spread = float(np.var(list(effect.values()), ddof=1))
-    return max(spread - lost * pooled, 0.0), spread, rest, freedom
+def _seed_effects(cells: Sequence[_Cell]) -> dict[int, float]:
+    """What each seed does to a loss at all of its strengths; empty with one seed."""
+    found: dict[int, list[float]] = {}
+    for cell in cells:
+        if len(cell.seeds) > 1:
+            for name, mean in zip(cell.seeds, cell.means, strict=True):
+                found.setdefault(name, []).append(float(mean))
+    return {name: float(np.mean(means)) for name, means in found.items()}
 
 
-def _correlation(runs: Sequence[tuple[str, tuple[int, ...], Array]], responses: float) -> float:
-    """Of two runs of one loss and seed at different strengths, responses taken off; 0 to 1.
+def _own(
+    cells: Mapping[str, Sequence[_Cell]], effects: Mapping[str, Mapping[int, float]]
+) -> tuple[Array, Array]:
+    """Variance [settings] of what is a run's own, and its degrees of freedom."""
+    variance, freedom = [], []
+    for name, found in cells.items():
+        repeated = sum(len(cell.seeds) > 1 for cell in found)
+        # with one strength, what is its run's own and what is the loss's are one and the same
+        lost = 1 / repeated if repeated > 1 else 0.0
+        for cell in found:
+            taken = [effects[name].get(seed, 0.0) if lost else 0.0 for seed in cell.seeds]
+            rest = cell.means - np.array(taken)
+            free = (len(cell.seeds) - 1) * (1 - lost)
+            freedom.append(free)
+            variance.append(float(((rest - rest.mean()) ** 2).sum() / free) if free else math.nan)
+    return np.array(variance), np.array(freedom)
 
-    From the products of all such pairs beside the squares of the runs themselves.
-    """
-    by_run: dict[tuple[str, int], list[float]] = {}
-    for loss, names, own in runs:
-        for name, value in zip(names, own, strict=True):
-            by_run.setdefault((loss, name), []).append(float(value))
-    products = pairs = squares = count = 0.0
-    for values in by_run.values():
-        total, square = sum(values), sum(value**2 for value in values)
-        products += total**2 - square
-        pairs += len(values) * (len(values) - 1)
-        squares += square
-        count += len(values)
-    size = squares / count - responses if count else 0.0
-    if not pairs or size <= 0:
-        return 1.0
-    return min(max(products / pairs / size, 0.0), 1.0)
+
+def _of_seeds(effects: Mapping[str, Mapping[int, float]]) -> tuple[MeanSquare, MeanSquare]:
+    """Mean squares of what a seed does to one loss, and to all of them."""
+    repeated = [one for one in effects.values() if len(one) > 1]
+    names = sorted({seed for one in repeated for seed in one})
+    if len(names) < 2:
+        return MeanSquare(0.0, 0.0), MeanSquare(0.0, 0.0)
+    common = {
+        seed: float(np.mean([one[seed] for one in repeated if seed in one])) for seed in names
+    }
+    seed = MeanSquare(float(np.var(list(common.values()), ddof=1)), len(names) - 1.0)
+    freedom = (len(repeated) - 1) * (len(names) - 1.0)
+    if not freedom:
+        return MeanSquare(0.0, 0.0), seed
+    squares = sum((one[name] - common[name]) ** 2 for one in repeated for name in one)
+    return MeanSquare(squares / freedom, freedom), seed
 
 
 def moderate(variances: ArrayLike, freedom: ArrayLike) -> tuple[Array, Array, bool]:

@@ -10,7 +10,7 @@ from dpo_bench.analysis.best_setting import BestSetting
 from dpo_bench.analysis.compare import MatchedComparison
 from dpo_bench.analysis.comparisons import Comparison
 from dpo_bench.analysis.loss_curves import LossCurve
-from dpo_bench.analysis.metrics import KL
+from dpo_bench.analysis.metrics import KL, ranking
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
 from dpo_bench.report.templating import Words
@@ -50,8 +50,10 @@ def opening(
 ) -> tuple[str, ...]:
     """The sentences, in their order; fewer where a sweep cannot answer."""
     if isinstance(comparison, str):
-        words = Words("opening", seeds=len(results.seeds))
-        return (*words.items("not_compared", comparison), *words.items("one_run"))
+        words = Words("opening", seeds=len(results.seeds), measure=ranking(results))
+        setting = _setting(best, series)
+        train = words.items("train", setting) if setting else ()
+        return (*words.items("not_compared", comparison), *words.items("one_run"), *train)
     labels = {one.index: one.label for one in series}
     words = Words(
         "opening",
