@@ -310,9 +310,10 @@ def band_levels(low: float, high: float, count: int = 25) -> list[float]:
     return [low, *(float(root) ** 2 for root in roots[1:-1]), high]
 
 
-COLUMNS = (
-    "loss", "against", "kl", "difference", "low", "high", "p", "verdict", "at_least", "at_most",
-    "policies", "bias_bound", "se_prompts", "se_responses", "se_runs", "se_interpolation", "reason",
+COLUMNS = ("loss", "against", "kl", "difference", "low", "high", "p", "verdict")
+DETAILS = (
+    "at_least", "at_most", "policies", "bias_bound", "se_prompts", "se_responses", "se_runs",
+    "se_interpolation", "reason",
 )  # fmt: skip
 
 
@@ -323,6 +324,7 @@ def comparison_frame(
     baseline: str | None = None,
     kl: Sequence[float] | Literal["band"] | None = None,
     same_within: float | None = None,
+    details: bool = False,
 ) -> pd.DataFrame:
     """Losses compared by a metric at matched KL, a row per pair and KL.
 
@@ -335,14 +337,15 @@ def comparison_frame(
             over all of it, which make one simultaneous band. Without any KL in the results their
             figures are compared as they are, and the column is missing.
         same_within: differences up to this size are no difference that matters.
+        details: with the further columns below.
 
     Returns:
         loss, against, kl (nats), difference (loss minus against), its own 95% interval (low, high),
-        p (over all rows together), verdict, at_least and at_most (the smallest and largest size of
-        the difference in a band that holds for all rows at once), policies (the verdict on the
-        policies at hand, over prompts alone where there is one seed), bias_bound (what reading
-        between policies may be off by), se_... (standard errors by source), and reason (why there
-        is no difference, or no verdict although p is small).
+        p (over all rows together), verdict. In detail also at_least and at_most (the smallest and
+        largest size of the difference in a band that holds for all rows at once), policies (the
+        verdict on the policies at hand, over prompts alone where there is one seed), bias_bound
+        (what reading between policies may be off by), se_... (standard errors by source), and
+        reason (why there is no difference, or no verdict although p is small).
 
         The verdict is ``better`` or ``worse`` where p < .05, ``same`` where the band at 90% lies
         within ``same_within``, else ``open``. With one seed it is open: it takes a second run to
@@ -366,7 +369,8 @@ def comparison_frame(
         share=measure.is_share,
     )
     rows = [_row(one, names, has_kl=results.has_kl) for one in family.all]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *DETAILS])
+    return frame if details else frame[list(COLUMNS)]
 
 
 def _row(one: Comparison, names: Mapping[str, str], *, has_kl: bool) -> tuple[Any, ...]:

@@ -44,6 +44,9 @@ WITHIN = 0.1
 _SMALLEST = 0.05
 """sqrt(nats): nearer to the reference than this a KL has no slope worth following"""
 
+_ROUNDING = 1e-8
+"""of figures, relative to their size, as files with ten digits have it: it decides nothing"""
+
 _MOST_BENDS = 5
 """bends of the common curve, at most"""
 
@@ -329,8 +332,20 @@ def curves_in_common(curves: Curves) -> dict[str, Curve]:
     bends, rises = _moderated_roots(seconds), _moderated_roots(slopes)
     if not any(len(one[0]) for one in seconds.values()):
         bends = {name: _monotone_bend(*one) for name, one in nodes.items()}
+    scale = max(float(np.abs(one.reward).max()) for found in points.values() for one in found)
+
+    def sized(value: float) -> float:
+        return value if value > _ROUNDING * scale else 0.0
+
     return {
-        name: Curve(name, tuple(found), common, bends[name], rises[name], noise[name])
+        name: Curve(
+            name,
+            tuple(found),
+            common,
+            sized(bends[name]),
+            sized(rises[name]),
+            sized(math.sqrt(noise[name])) ** 2,
+        )
         for name, found in points.items()
     }
 

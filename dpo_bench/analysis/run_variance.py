@@ -31,6 +31,9 @@ from dpo_bench.analysis.bootstrap import Array
 from dpo_bench.analysis.points import Point
 from dpo_bench.analysis.readings import Curve, Reading, distances, mean_line
 
+_ROUNDING = 1e-8
+"""of figures, relative to their size, as files with ten digits have it"""
+
 _AGREE = 1e-5
 """variance of log variances, beyond chance, below which they are one and the same"""
 
@@ -118,21 +121,23 @@ class RunVariance:
 
     def of_mean(self, reading: Reading) -> ReadingVariance:
         """What runs and responses make of a reading's mean over seeds, in a difference."""
-        seeds = len(reading.seed_names)
         own, responses, freedom = (
             self._of(one, reading) for one in (self.own, self.responses, self.freedom)
         )
-        kept, averaged = reading.concentration, 1 / len(self.own[reading.loss])
-        own_in_loss = averaged * own
-        rest = max(kept - averaged, 0.0)
-        loss = max(self.loss.value, own_in_loss) if self.loss.freedom else own_in_loss
-        total = loss + rest * own
-        doubt = MeanSquare(loss, self.loss.freedom or freedom).doubt()
-        doubt += MeanSquare(own, freedom).doubt(rest)
+        strengths = len(self.own[reading.loss])
+        if strengths == 1:  # what is the run's own and what is the loss's are one and the same
+            total, doubt = own, MeanSquare(own, freedom).doubt()
+        else:
+            rest = max(reading.concentration - 1 / strengths, 0.0)
+            loss = max(self.loss.value, own / strengths)
+            total = loss + rest * own
+            doubt = MeanSquare(loss, self.loss.freedom or freedom).doubt()
+            doubt += MeanSquare(own, freedom).doubt(rest)
+        seeds, kept = len(reading.seed_names), max(reading.concentration, 1 / strengths)
         return ReadingVariance(
             total=total / seeds,
-            in_total=max(kept, averaged) * responses / seeds,
-            responses=kept * responses / seeds,
+            in_total=kept * responses / seeds,
+            responses=reading.concentration * responses / seeds,
             freedom=total**2 / doubt if doubt > 0 else freedom,
         )
 
@@ -148,7 +153,8 @@ def run_variance(curves: Mapping[str, Curve]) -> RunVariance:
         for name, curve in curves.items()
     }
     effects = {name: _seed_effects(found) for name, found in cells.items()}
-    variance, freedom = _own(cells, effects)
+    common, loss, seed = _of_seeds(effects)
+    variance, freedom = _own(cells, effects, common)
     moderated, posterior, shared = moderate(variance, freedom)
     responses = np.array([cell.responses for found in cells.values() for cell in found])
     ends = np.cumsum([len(found) for found in cells.values()])[:-1]
@@ -156,7 +162,6 @@ def run_variance(curves: Mapping[str, Curve]) -> RunVariance:
         dict(zip(curves, np.split(column, ends), strict=True))
         for column in (moderated, responses, posterior)
     ]
-    loss, seed = _of_seeds(effects)
     return RunVariance(by_loss[0], by_loss[1], by_loss[2], loss, seed, len(curves), shared)
 
 
@@ -167,6 +172,7 @@ class _Cell:
     seeds: tuple[int, ...]
     means: Array
     responses: float
+    scale: float
 
 
 def _cell(curve: Curve, index: int) -> _Cell:
@@ -174,7 +180,8 @@ def _cell(curve: Curve, index: int) -> _Cell:
     place = distances(point)
     slope = _slope(curve, point)
     left = point.reward.mean(axis=1) - curve.common.at(place) - slope * (place - place.mean())
-    return _Cell(point.seed_names, left - left.mean(), _responses(curve, point, slope))
+    scale = float(np.abs(point.reward).max())
+    return _Cell(point.seed_names, left - left.mean(), _responses(curve, point, slope), scale)
 
 
 def _slope(curve: Curve, point: Point) -> float:
@@ -209,38 +216,51 @@ def _seed_effects(cells: Sequence[_Cell]) -> dict[int, float]:
 
 
 def _own(
-    cells: Mapping[str, Sequence[_Cell]], effects: Mapping[str, Mapping[int, float]]
+    cells: Mapping[str, Sequence[_Cell]],
+    effects: Mapping[str, Mapping[int, float]],
+    common: Mapping[int, float],
 ) -> tuple[Array, Array]:
     """Variance [settings] of what is a run's own, and its degrees of freedom."""
+    losses = sum(len(one) > 1 for one in effects.values())
     variance, freedom = [], []
     for name, found in cells.items():
         repeated = sum(len(cell.seeds) > 1 for cell in found)
         # with one strength, what is its run's own and what is the loss's are one and the same
-        lost = 1 / repeated if repeated > 1 else 0.0
+        taken, of = (effects[name], repeated) if repeated > 1 else (common, losses)
         for cell in found:
-            taken = [effects[name].get(seed, 0.0) if lost else 0.0 for seed in cell.seeds]
-            rest = cell.means - np.array(taken)
-            free = (len(cell.seeds) - 1) * (1 - lost)
+            free = (len(cell.seeds) - 1) * (1 - 1 / of if of > 1 else 1.0)
+            rest = cell.means - np.array(
+                [taken.get(seed, 0.0) if of > 1 else 0.0 for seed in cell.seeds]
+            )
+            squares = float(((rest - rest.mean()) ** 2).sum())
             freedom.append(free)
-            variance.append(float(((rest - rest.mean()) ** 2).sum() / free) if free else math.nan)
+            variance.append(_unless_rounding(squares / free, cell) if free else math.nan)
     return np.array(variance), np.array(freedom)
 
 
-def _of_seeds(effects: Mapping[str, Mapping[int, float]]) -> tuple[MeanSquare, MeanSquare]:
-    """Mean squares of what a seed does to one loss, and to all of them."""
+def _unless_rounding(variance: float, cell: _Cell) -> float:
+    """A variance, 0 where it is no more than the rounding of the figures behind it."""
+    return variance if variance > (_ROUNDING * cell.scale) ** 2 else 0.0
+
+
+def _of_seeds(
+    effects: Mapping[str, Mapping[int, float]],
+) -> tuple[dict[int, float], MeanSquare, MeanSquare]:
+    """What a seed does to all losses, and mean squares of what it does to one and to all."""
     repeated = [one for one in effects.values() if len(one) > 1]
     names = sorted({seed for one in repeated for seed in one})
+    nothing = MeanSquare(0.0, 0.0)
     if len(names) < 2:
-        return MeanSquare(0.0, 0.0), MeanSquare(0.0, 0.0)
+        return {}, nothing, nothing
     common = {
-        seed: float(np.mean([one[seed] for one in repeated if seed in one])) for seed in names
+        name: float(np.mean([one[name] for one in repeated if name in one])) for name in names
     }
     seed = MeanSquare(float(np.var(list(common.values()), ddof=1)), len(names) - 1.0)
     freedom = (len(repeated) - 1) * (len(names) - 1.0)
     if not freedom:
-        return MeanSquare(0.0, 0.0), seed
+        return common, nothing, seed
     squares = sum((one[name] - common[name]) ** 2 for one in repeated for name in one)
-    return MeanSquare(squares / freedom, freedom), seed
+    return common, MeanSquare(squares / freedom, freedom), seed
 
 
 def moderate(variances: ArrayLike, freedom: ArrayLike) -> tuple[Array, Array, bool]:
