@@ -40,12 +40,16 @@ from numpy.typing import ArrayLike
 
 from dpo_bench.analysis.bootstrap import Array, bootstrap, bootstrap_each
 from dpo_bench.analysis.estimate import Estimate
+from dpo_bench.analysis.tilting import PolicySamples, Tilt, Tilting
 
 MARGIN = 1.2
 """nats below ln K where the curve ends at the latest"""
 
 TOLERANCE = 0.05
 """largest correction of the reward, in standard deviations within a prompt, that is trusted"""
+
+LARGEST_GAIN = 0.25
+"""largest correction of ln Z, nats, that is trusted beyond ln K - `MARGIN`"""
 
 POINTS = 65
 """points of the drawn curve, evenly in sqrt(KL)"""
@@ -76,22 +80,23 @@ class Frontier:
     kl: Array
     reward: Array
     valid_kl: float
+    effective: float
+    policies: int
 
-    def __init__(self, rewards: ArrayLike) -> None:
+    def __init__(self, rewards: ArrayLike, policies: PolicySamples | None = None) -> None:
         ordered = np.sort(_checked(rewards), axis=1)
-        top = ordered[:, -1:]
-        if ordered.shape[1] < 4 or not (ordered < top).any():
-            self.reward = ordered.mean(axis=1, keepdims=True)
-            self.kl, self.temperatures = np.zeros_like(self.reward), np.array([math.inf])
-            self.valid_kl = 0.0
-            return
-        scale = math.sqrt(ordered.var(axis=1).mean())
-        inverse = _inverse_temperatures((ordered - top) / scale)
-        tilts = [_corrected((ordered - top) / scale, one) for one in inverse]
-        self.temperatures = np.array([scale / one if one else math.inf for one in inverse])
-        self.kl = np.stack([tilt.kl for tilt in tilts], axis=1)
-        self.reward = top + scale * np.stack([tilt.reward for tilt in tilts], axis=1)
-        self.valid_kl = float(self.kl[:, POINTS - 1].mean())
+        if policies is not None and policies.rewards.shape[1] != len(ordered):
+            raise ValueError(
+                f"the reference has {len(ordered)} prompts, the policies"
+                f" {policies.rewards.shape[1]}"
+            )
+        curve = _reference_alone(ordered)
+        if policies is not None and curve.end > 0:
+            wider = _curve(ordered, policies)
+            if _extends(wider, curve, TOLERANCE / 2 * _deviation(ordered)):
+                curve = wider
+        self.temperatures, self.kl, self.reward = curve.temperatures, curve.kl, curve.reward
+        self.valid_kl, self.effective, self.policies = curve.end, curve.effective, curve.policies
 
     def table(self, weights: Array) -> pd.DataFrame:
         """The curve to draw, within its valid range.
@@ -195,19 +200,7 @@ class Frontier:
 
         Linear in sqrt(KL), in which a frontier starts as a straight line.
         """
-        points = len(self.temperatures)
-        root = np.sqrt(np.maximum(np.maximum.accumulate(means[:, :points], axis=1), 0))
-        wanted = np.broadcast_to(np.sqrt(np.maximum(level, 0)), (len(means),))
-        rows = np.arange(len(means))
-        right = np.clip((root < wanted[:, None]).sum(axis=1), min(1, points - 1), points - 1)
-        left = np.maximum(right - 1, 0)
-        width = root[rows, right] - root[rows, left]
-        share = np.divide(
-            wanted - root[rows, left], width, out=np.zeros_like(width), where=width > 0
-        )
-        share = np.clip(share, 0, 1)
-        reward = means[:, points:]
-        return np.asarray(reward[rows, left] * (1 - share) + reward[rows, right] * share)
+        return _read(means, level)
 
 
 def best_of_n(rewards: ArrayLike, weights: Array) -> pd.DataFrame:
@@ -255,66 +248,127 @@ def _checked(rewards: ArrayLike) -> Array:
     return table
 
 
-@dataclass(frozen=True)
-class _Tilt:
-    """A tilt of every prompt's samples: KL and reward [prompts], and the size of the correction."""
-
-    kl: Array
-    reward: Array
-    correction: float
+def _correction(tilt: Tilt, inverse: float) -> float:
+    """What the jackknife adds to the reward at a KL: beta times what it adds to ln Z."""
+    return tilt.gain / inverse if inverse else 0.0
 
 
-def _corrected(shortfall: Array, inverse: float) -> _Tilt:
-    """Tilt each prompt's samples by exp(inverse x shortfall), corrected by the jackknife.
-
-    Args:
-        shortfall: [prompts, K], ascending rewards minus the prompt's largest (so the last is 0).
-        inverse: 1 / beta.
-    """
-    samples = shortfall.shape[1]
-    each = np.exp(inverse * shortfall)
-    share, moment = each.sum(axis=1), (each * shortfall).sum(axis=1)
-    partition, reward = np.log(share / samples), moment / share
-    # each sample left out but the largest, whose removal would cancel: it takes a sum of its own
-    rest = share[:, None] - each[:, :-1]
-    partition_sum = np.log(rest / (samples - 1)).sum(axis=1)
-    reward_sum = ((moment[:, None] - (each * shortfall)[:, :-1]) / rest).sum(axis=1)
-    second = shortfall[:, -2:-1]
-    lower = np.exp(inverse * (shortfall[:, :-1] - second))
-    partition_sum += np.log(lower.mean(axis=1)) + inverse * second[:, 0]
-    reward_sum += (lower * shortfall[:, :-1]).sum(axis=1) / lower.sum(axis=1)
-    fixed_partition = samples * partition - (samples - 1) / samples * partition_sum
-    fixed_reward = samples * reward - (samples - 1) / samples * reward_sum
-    gain = float((fixed_partition - partition).mean())
-    return _Tilt(
-        kl=inverse * fixed_reward - fixed_partition,
-        reward=fixed_reward,
-        correction=gain / inverse if inverse else 0.0,
-    )
+def _excess(tilting: Tilting, tilt: Tilt, inverse: float) -> float:
+    """How far a tilt is beyond what can be trusted; below 0 where it can."""
+    reach = float(tilt.kl.mean()) / (math.log(tilting.rewards.shape[1]) - MARGIN)
+    if tilting.policies is not None:
+        reach = min(reach, tilt.gain / LARGEST_GAIN)
+    return max(reach, _correction(tilt, inverse) / TOLERANCE) - 1
 
 
-def _inverse_temperatures(shortfall: Array) -> Array:
+def _inverse_temperatures(tilting: Tilting) -> Array:
     """Inverse temperatures of the curve: POINTS evenly in sqrt(KL) to its end, and some beyond."""
     from scipy.optimize import brentq
 
-    limit = math.log(shortfall.shape[1]) - MARGIN
+    def excess(inverse: float) -> float:
+        return _excess(tilting, tilting.at(inverse), inverse)
 
-    def excess(tilt: _Tilt) -> float:
-        return max(float(tilt.kl.mean()) / limit, tilt.correction / TOLERANCE) - 1
-
-    grid = np.concatenate([[0.0], np.geomspace(0.01, 1000, 161)])
-    tilts = [_corrected(shortfall, one) for one in grid]
-    kl = np.array([float(tilt.kl.mean()) for tilt in tilts])
-    # where the KL stops to rise only the best samples are left: a colder tilt is the same one
-    still = np.flatnonzero(np.diff(kl) <= 1e-3 * kl[1:])
-    last = max(1, int(still[0])) if len(still) else len(grid) - 1
-    grid, root = grid[: last + 1], np.sqrt(np.maximum(kl[: last + 1], 0))
-    over = [index for index in range(1, last + 1) if excess(tilts[index]) >= 0]
+    grid, kl, over = _scanned(tilting)
+    root = np.sqrt(np.maximum(np.maximum.accumulate(kl), 0))
     end = float(grid[-1])
     if over:
-        bracket = grid[over[0] - 1], grid[over[0]]
-        end = float(brentq(lambda one: excess(_corrected(shortfall, one)), *bracket, rtol=1e-12))
+        end = float(brentq(excess, grid[over - 1], grid[over], rtol=1e-12))
     inside = np.linspace(0, float(np.interp(end, grid, root)), POINTS)
     beyond = inside[-1] + inside[1] * np.arange(1, _BEYOND + 1)
     beyond = np.interp(beyond[beyond <= root[-1]], root, grid)
     return np.concatenate([np.interp(inside[:-1], root, grid), [end], beyond])
+
+
+def _scanned(tilting: Tilting) -> tuple[Array, Array, int]:
+    """Inverse temperatures to where the curve ends and a little beyond.
+
+    Returns:
+        the grid, the mean KL along it, and the index of the first that is not trusted; 0: all are.
+    """
+    grid, kl, over = [0.0], [float(tilting.at(0.0).kl.mean())], 0
+    for inverse in np.geomspace(0.01, 1000, 161):
+        tilt = tilting.at(float(inverse))
+        level = float(tilt.kl.mean())
+        # where the KL stops to rise only the best samples are left: a colder tilt is the same one
+        if len(grid) > 1 and level - kl[-1] <= 1e-3 * level:
+            break
+        grid.append(float(inverse))
+        kl.append(level)
+        if not over and _excess(tilting, tilt, float(inverse)) >= 0:
+            over = len(grid) - 1
+        if over and level > kl[over] * (1 + (_BEYOND + 1) / POINTS) ** 2:
+            break
+    return np.array(grid), np.array(kl), over
+
+
+@dataclass(frozen=True, eq=False)
+class _Curve:
+    """A curve along temperatures; see `Frontier`."""
+
+    temperatures: Array
+    kl: Array
+    reward: Array
+    end: float
+    effective: float
+    policies: int
+
+    def reward_at(self, level: float) -> float:
+        means = np.hstack([self.kl, self.reward]).mean(axis=0, keepdims=True)
+        return float(_read(means, level)[0])
+
+
+def _deviation(rewards: Array) -> float:
+    """Standard deviation of the reward within a prompt."""
+    return math.sqrt(rewards.var(axis=1).mean())
+
+
+def _reference_alone(rewards: Array) -> _Curve:
+    """The curve of the reference's own samples [prompts, K]; the reference where there is none."""
+    samples = rewards.shape[1]
+    if samples >= 4 and (rewards < rewards[:, -1:]).any():
+        return _curve(rewards, None)
+    mean = rewards.mean(axis=1, keepdims=True)
+    return _Curve(np.array([math.inf]), np.zeros_like(mean), mean, 0.0, float(samples), 0)
+
+
+def _curve(rewards: Array, policies: PolicySamples | None) -> _Curve:
+    """The curve of the reference's samples [prompts, K], sorted, and of the policies'."""
+    top, scale = rewards[:, -1:], _deviation(rewards)
+    pooled = None
+    if policies is not None:
+        top = np.maximum(top, policies.rewards.max(axis=(0, 2))[:, None])
+        pooled = PolicySamples((policies.rewards - top) / scale, policies.logratio)
+    tilting = Tilting((rewards - top) / scale, pooled)
+    inverse = _inverse_temperatures(tilting)
+    tilts = [tilting.at(one) for one in inverse]
+    end = tilts[POINTS - 1]
+    return _Curve(
+        temperatures=np.array([scale / one if one else math.inf for one in inverse]),
+        kl=np.stack([tilt.kl for tilt in tilts], axis=1),
+        reward=top + scale * np.stack([tilt.reward for tilt in tilts], axis=1),
+        end=float(end.kl.mean()),
+        effective=end.effective,
+        policies=int((tilting.shares(inverse[POINTS - 1]) > 0).any(axis=1).sum()),
+    )
+
+
+def _extends(wider: _Curve, curve: _Curve, slack: float) -> bool:
+    """Whether policies carry a curve farther without lowering it where it is known."""
+    if not wider.policies or wider.end <= curve.end:
+        return False
+    return curve.reward_at(curve.end) - wider.reward_at(curve.end) <= slack
+
+
+def _read(means: Array, level: float | Array) -> Array:
+    """The reward [rows] at a level of curves [rows, 2 points]: KLs, then rewards."""
+    points = means.shape[1] // 2
+    root = np.sqrt(np.maximum(np.maximum.accumulate(means[:, :points], axis=1), 0))
+    wanted = np.broadcast_to(np.sqrt(np.maximum(level, 0)), (len(means),))
+    rows = np.arange(len(means))
+    right = np.clip((root < wanted[:, None]).sum(axis=1), min(1, points - 1), points - 1)
+    left = np.maximum(right - 1, 0)
+    width = root[rows, right] - root[rows, left]
+    share = np.divide(wanted - root[rows, left], width, out=np.zeros_like(width), where=width > 0)
+    share = np.clip(share, 0, 1)
+    reward = means[:, points:]
+    return np.asarray(reward[rows, left] * (1 - share) + reward[rows, right] * share)
