@@ -32,9 +32,9 @@ deviations of the reward within a prompt. Blank: beyond the range in which the e
 _OPENING = """# Do verdicts and intervals hold?
 
 Written by `{command}` in {minutes:.0f} minutes on {cores} cores ({machine}, numpy {numpy}, scipy
-{scipy}). Every line draws experiments in which the truth is known from a formula, never from what an
-estimate reads off, and counts. Accepted is what the column says, give or take two standard errors of
-the simulation; these go by independent experiments, since intervals of one experiment are alike.
+{scipy}). Every line draws experiments in which the truth is known from a formula, never from what
+an estimate reads off, and counts. Accepted is what the column says, give or take two standard
+errors of the simulation; these go by independent experiments, since intervals of one are alike.
 
 An experiment has three or more losses with five strengths each. A run's KL scatters (by 15%, where
 losses are equal by 30%), its reward is tanh(.1 + .28 sqrt(KL)) plus what loss, prompt (deviation

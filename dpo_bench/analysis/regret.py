@@ -69,13 +69,24 @@ def _at(
 ) -> RegretAtLevel:
     if not frontier.covers(kl):
         return RegretAtLevel(kl, None, {})
+    found = regret_at(own, variance, frontier, kl)
+    gaps = {int(name): gap for name, gap in found.items()}
+    return RegretAtLevel(kl, frontier.reward_at(kl), gaps)
+
+
+def regret_at(
+    own: Mapping[str, Curve], variance: RunVariance, frontier: Frontier, kl: float
+) -> dict[str, Estimate]:
+    """The optimal reward at a KL (nats) minus each loss's, by loss; those without one are absent.
+
+    Raises:
+        ValueError: the KL is outside the frontier's range, or the prompts differ in number.
+    """
     ideal = frontier.values_at(kl)
     readings = [one for curve in own.values() if isinstance(one := curve.read(kl), Reading)]
-    gaps = {
-        int(one.loss): loss_value(replace(one, values=ideal - one.values), variance)
-        for one in readings
+    return {
+        one.loss: loss_value(replace(one, values=ideal - one.values), variance) for one in readings
     }
-    return RegretAtLevel(kl, frontier.reward_at(kl), gaps)
 
 
 def _frontier(results: SweepResults, prompts: pd.Index) -> Frontier | None:
