@@ -116,16 +116,20 @@ class Sweep:
         metric: str | None = None,
         *,
         baseline: str | None = None,
-        kl: Sequence[float] | None = None,
+        kl: Sequence[float] | Literal["band"] | None = None,
         same_within: float | None = None,
+        details: bool = False,
     ) -> pd.DataFrame:
         """Losses at matched KL; see `analysis.compare.comparison_frame`.
 
         Args:
             metric: ``reward`` or ``win_rate``; None: reward, or win rate where there is none.
             baseline: a loss that every other one is compared with; None: every pair.
-            kl: nats; None: three KLs inside the range that most losses cover together.
+            kl: nats; None: three KLs inside the range that most losses cover together; ``band``:
+                all along that range.
             same_within: differences up to this size are no difference that matters.
+            details: with further columns: at_least, at_most, policies, bias_bound, standard errors
+                by source, reason.
 
         Returns:
             loss, against, kl, difference, low, high, p, verdict.
@@ -141,7 +145,12 @@ class Sweep:
         if name not in known:
             raise ConfigurationError(f"losses are compared by {' or '.join(known)}, not {name}.")
         return comparison_frame(
-            self.results, known[name], baseline=baseline, kl=kl, same_within=same_within
+            self.results,
+            known[name],
+            baseline=baseline,
+            kl=kl,
+            same_within=same_within,
+            details=details,
         )
 
     def frontier(self) -> pd.DataFrame:
@@ -324,9 +333,10 @@ def compare(
     frame: pd.DataFrame,
     *,
     baseline: str | None = None,
-    kl: Sequence[float] | None = None,
+    kl: Sequence[float] | Literal["band"] | None = None,
     metric: str | None = None,
     same_within: float | None = None,
+    details: bool = False,
 ) -> pd.DataFrame:
     """Losses of another trainer's results at matched KL; see `load_results` and `Sweep.compare`.
 
@@ -341,7 +351,9 @@ def compare(
     >>> compare(frame, baseline="dpo", kl=[2.0])[["loss", "against", "verdict"]].values.tolist()
     [['ipo', 'dpo', 'worse']]
     """
-    return load_results(frame).compare(metric, baseline=baseline, kl=kl, same_within=same_within)
+    return load_results(frame).compare(
+        metric, baseline=baseline, kl=kl, same_within=same_within, details=details
+    )
 
 
 def evaluate(

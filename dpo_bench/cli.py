@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -14,6 +14,9 @@ from typer.core import TyperCommand
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Loudness
 from dpo_bench.sweep.executors.base import ExecutorName
+
+if TYPE_CHECKING:
+    from dpo_bench.analysis.compare import Choices
 
 app = typer.Typer(
     name="dpo-bench",
@@ -82,6 +85,16 @@ Settings = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results; default: runs/NAME.")]
+Baseline = Annotated[
+    str | None,
+    typer.Option(metavar="LOSS", help="The loss that all others are compared with; default: dpo."),
+]
+SameWithin = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DIFFERENCE", help="Differences up to this size do not matter: losses may be same."
+    ),
+]
 Plugins = Annotated[
     list[Path] | None, typer.Option(help="Folder with further losses; may be repeated.")
 ]
@@ -118,10 +131,26 @@ def sweep(
         typer.Option(help="Where workers run: this machine, or a Ray cluster (extra ray)."),
     ] = "local",
     plugins: Plugins = None,
+    baseline: Baseline = None,
+    same_within: SameWithin = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything and show the plan; train nothing."),
     ] = False,
+    detect: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DIFFERENCE",
+            help="With --dry-run: prompts x responses x seeds that show such a difference in the "
+            "primary measure with a chance of 80%, the cheapest first.",
+        ),
+    ] = None,
+    pilot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="With --detect: an earlier sweep whose variances and times count."
+        ),
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     log_json: LogJson = False,
@@ -140,16 +169,21 @@ def sweep(
         "losses": tuple(losses or ()),
         "beta": tuple(beta or ()),
         "seeds": tuple(seeds or ()),
-        "settings": tuple(settings or ()),
+        "settings": (*(settings or ()), *_comparison_settings(baseline, same_within)),
     }
     if dry_run:
         from dpo_bench.experiment.overrides import Overrides, resolve
+        from dpo_bench.sweep.power import print_mixes
         from dpo_bench.sweep.preview import print_plan
 
         _load_plugins(plugins)
         experiment = resolve(file, Overrides(**asked))
-        print_plan(experiment, _worker_count(workers), _console(), loudness)
+        seconds = print_plan(experiment, _worker_count(workers), _console(), loudness)
+        if detect is not None:
+            print_mixes(experiment, detect, pilot, seconds, _console())
         return
+    if detect is not None or pilot is not None:
+        raise ConfigurationError("--detect and --pilot go with --dry-run: they plan, nothing runs.")
     _run(file, asked, out, plugins, loudness, workers=_worker_count(workers), executor=executor)
 
 
@@ -256,13 +290,24 @@ def report(
         Literal["html", "markdown", "latex"],
         typer.Option("--format", help="html: page, Markdown and figures; latex: for a paper."),
     ] = "html",
+    baseline: Baseline = None,
+    same_within: SameWithin = None,
+    kl: Annotated[
+        str | None, typer.Option(metavar="KL,...", help="KLs to compare at, nats: 0.5,1,2.")
+    ] = None,
+    measure: Annotated[
+        str | None, typer.Option(help="The primary measure: reward or win_rate.")
+    ] = None,
 ) -> None:
     """Rebuild a sweep's report, or compare several sweeps (and machines) in one.
 
     Sweeps that differ in data, reference, reward or evaluation are refused: they do not compare.
     """
+    from dpo_bench.analysis.compare import Choices
+
+    choices = Choices(measure, baseline, _kls(kl), same_within)
     if source is not None:
-        _report_elsewhere(source, folders, out, kind)
+        _report_elsewhere(source, folders, out, kind, choices)
         return
     from dpo_bench.report.write import report_sweeps
 
@@ -273,20 +318,40 @@ def report(
             raise ConfigurationError(f"{folder} is not a sweep's folder: no experiment.json in it.")
     if out is None and len(folders) > 1:
         raise ConfigurationError("Several sweeps become one report: say where with --out DIR.")
-    written = report_sweeps(folders, out, kind)
+    written = report_sweeps(folders, out, kind, choices)
     _console().print(str(written), markup=False, soft_wrap=True)
 
 
+def _kls(text: str | None) -> tuple[float, ...] | None:
+    """KLs given as 0.5,1,2."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < one < float("inf") for one in found):
+        raise ConfigurationError(f"--kl {text}: give KLs above 0 in nats, such as 0.5,1,2.")
+    return found
+
+
+def _comparison_settings(baseline: str | None, same_within: float | None) -> tuple[str, ...]:
+    """The options on the comparison as settings of the experiment."""
+    given = {"baseline": baseline and json.dumps(baseline), "same_within": same_within}
+    return tuple(f"comparison.{key}={value}" for key, value in given.items() if value is not None)
+
+
 def _report_elsewhere(
-    source: Path, folders: list[Path] | None, out: Path | None, kind: Any
+    source: Path, folders: list[Path] | None, out: Path | None, kind: Any, choices: Choices
 ) -> None:
     from dpo_bench import api
+    from dpo_bench.report.write import write_results_report
 
     if folders:
         raise ConfigurationError("report: give sweep folders or --from FILE, not both.")
     if out is None:
         raise ConfigurationError("report --from FILE: say where the report goes with --out DIR.")
-    written = api.load_results(source).report(out, kind)
+    written = write_results_report(api.load_results(source).results, out, kind, choices)
     _console().print(str(written), markup=False, soft_wrap=True)
 
 

@@ -1,16 +1,17 @@
-"""The cases of the table. Each draws a number of experiments from a generator of its own."""
+"""Figures of single policies: means, win rates, strengths, length control, peaks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import choix
 import numpy as np
 from scipy import special
 
-from benchmarks.calibration.rows import Row, coverage, false_separations, holds
-from benchmarks.calibration.simulate import Losses, hump, plain_two_way, pooled
+from benchmarks.calibration.rows import Row, coverage, holds
+from benchmarks.calibration.simulate import hump
 from dpo_bench.analysis.bootstrap import (
     Array,
     bootstrap_each,
@@ -20,12 +21,9 @@ from dpo_bench.analysis.bootstrap import (
 )
 from dpo_bench.analysis.bradley_terry import round_robin
 from dpo_bench.analysis.length_control import length_controlled
-from dpo_bench.analysis.matched import areas, compare, compare_levels
 from dpo_bench.analysis.overoptimization import fit_overoptimization
 
 RESAMPLES = 600
-LEVEL = 3.0
-"""KL at which losses are compared, nats"""
 
 
 def _weights(prompts: int, simulation: int) -> Array:
@@ -80,49 +78,6 @@ def win_rate(simulations: int) -> Row:
     return coverage("win rate", "2 responses against 8, 128 prompts", held)
 
 
-def matched_difference(seeds: int, deviation: float, simulations: int) -> Row:
-    """The difference of two losses at a KL, over prompts and seeds."""
-    losses = Losses((0.0, 0.05), seeds=seeds, seed_deviation=deviation)
-    setting = f"{seeds} seeds, deviation between seeds {deviation:g}" if seeds > 1 else "1 seed"
-    return _of_the_difference(losses, setting, np.random.default_rng(seeds), simulations)
-
-
-def along_training(seeds: int, simulations: int) -> Row:
-    """The same difference where policies are measured at three steps of each run."""
-    deviation = 0.03 if seeds > 1 else 0.0
-    losses = Losses((0.0, 0.05), seeds=seeds, seed_deviation=deviation, along=True, staggered=True)
-    setting = f"{seeds} seed{'s' if seeds > 1 else ''}, three steps of every run"
-    return _of_the_difference(losses, setting, np.random.default_rng(50 + seeds), simulations)
-
-
-def _of_the_difference(
-    losses: Losses, setting: str, generator: np.random.Generator, simulations: int
-) -> Row:
-    """Two losses' difference; over several seeds, beside it the plain two-way bootstrap."""
-    held: list[bool] = []
-    plain: list[bool] = []
-    truth = float(-np.diff(losses.at(LEVEL))[0])
-    for seed in range(simulations):
-        curves, weights = losses.draw(generator), _weights(128, seed)
-        (found,) = compare(curves, LEVEL, weights)
-        held.append(holds(found.difference, truth))
-        if losses.seeds > 1:
-            low, high = plain_two_way(curves, LEVEL, weights, generator)
-            plain.append(low <= truth <= high)
-    return coverage("matched-KL difference", setting, held, plain)
-
-
-def area(seeds: int, deviation: float, simulations: int) -> Row:
-    """The area between two curves over the KLs that both cover."""
-    losses = Losses((0.0, 0.05), seeds=seeds, seed_deviation=deviation)
-    generator, held = np.random.default_rng(10 + seeds), []
-    for seed in range(simulations):
-        (found,) = areas(losses.draw(generator), _weights(128, seed))
-        # both curves have the same shape: their distance is the same at every KL
-        held.append(holds(found.area, -0.05 * (found.high - found.low)))
-    return coverage("area between curves", "1 seed" if seeds == 1 else f"{seeds} seeds", held)
-
-
 def strengths(simulations: int) -> Row:
     """All Bradley-Terry strengths of five policies."""
     skill, taste = np.array([-0.6, -0.2, 0.0, 0.3, 0.5]), 0.5
@@ -168,60 +123,18 @@ def peak(seeds: int, simulations: int) -> Row:
     return coverage("peak of gold reward", "1 seed" if seeds == 1 else f"{seeds} seeds", held)
 
 
-def null_family(seeds: int, levels: int, simulations: int) -> Row:
-    """Six losses that do not differ."""
-    deviation = 0.03 if seeds > 1 else 0.0
-    losses = Losses((0.0,) * 6, seeds=seeds, seed_deviation=deviation)
-    generator, wrong = np.random.default_rng(30 + seeds + levels), []
-    for seed in range(simulations):
-        curves, weights = losses.draw(generator), _weights(128, seed)
-        found = compare_levels(curves, [1.2, LEVEL, 6.0][:levels], weights)
-        wrong.append(any(one.separated for part in found for one in part))
-    family = f"{15 * levels} comparisons"
-    return false_separations(
-        "any false separation", f"{family}, {seeds} seed{'s' if seeds > 1 else ''}", wrong
-    )
-
-
-def null_along(simulations: int) -> Row:
-    """Six losses that do not differ but in where their strengths lie, at three steps of each run.
-
-    Beside it the same with one curve through the policies of all steps.
-    """
-    losses = Losses((0.0,) * 6, prompts=256, along=True, staggered=True)
-    generator = np.random.default_rng(40)
-    wrong: list[bool] = []
-    plain: list[bool] = []
-    for seed in range(simulations):
-        curves, weights = losses.draw(generator), _weights(256, seed)
-        for drawn, counted in ((curves, wrong), (pooled(curves), plain)):
-            found = compare(drawn, LEVEL, weights)
-            counted.append(any(one.separated for one in found))
-    return false_separations(
-        "any false separation", "15 comparisons, 1 seed, three steps, 256 prompts", wrong, plain
-    )
-
-
-def all_cases(simulations: int) -> Iterator[Row]:
-    """Every row of the table but the frontier's."""
+def policy_rows(simulations: int) -> Iterator[Callable[[], list[Row]]]:
+    """Every row on figures of single policies, as pieces of work."""
     for kind in ("normal", "exponential"):
         for prompts in (64, 256):
-            yield mean(kind, prompts, simulations)
-    yield paired_difference(simulations)
-    yield win_rate(simulations)
-    yield length_control(simulations)
-    yield strengths(simulations // 3)
-    yield matched_difference(1, 0.0, simulations)
-    for seeds in (2, 3, 5):
-        for deviation in (0.0, 0.03, 0.1):
-            yield matched_difference(seeds, deviation, simulations)
-    yield along_training(1, simulations)
-    yield along_training(3, simulations)
-    yield area(1, 0.0, simulations // 2)
-    yield area(3, 0.03, simulations // 2)
-    yield peak(1, simulations)
-    yield peak(3, simulations)
-    yield null_family(1, 1, simulations)
-    yield null_family(1, 3, simulations // 2)
-    yield null_family(3, 1, simulations)
-    yield null_along(simulations // 2)
+            yield partial(_one, mean, kind, prompts, simulations)
+    yield partial(_one, paired_difference, simulations)
+    yield partial(_one, win_rate, simulations)
+    yield partial(_one, length_control, simulations // 4)
+    yield partial(_one, strengths, simulations // 4)
+    yield partial(_one, peak, 1, simulations // 2)
+    yield partial(_one, peak, 3, simulations // 2)
+
+
+def _one(case: Callable[..., Row], *arguments: object) -> list[Row]:
+    return [case(*arguments)]

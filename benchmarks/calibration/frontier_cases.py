@@ -7,19 +7,21 @@ reference's samples alone, and with those of a handful of policies.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
+from scipy.optimize import brentq
 
 from benchmarks.calibration.enumerable import EnumerableWorld, NormalWorld
 from benchmarks.calibration.rows import Row, coverage, holds
 from dpo_bench.analysis.bootstrap import Array, resample_weights
-from dpo_bench.analysis.curves import cells, read
 from dpo_bench.analysis.frontier import Frontier
-from dpo_bench.analysis.matched import regret_at
 from dpo_bench.analysis.points import Curves, Point
+from dpo_bench.analysis.readings import curves_in_common
+from dpo_bench.analysis.regret import regret_at
+from dpo_bench.analysis.run_variance import run_variance
 from dpo_bench.analysis.tilting import PolicySamples
 
 PROMPTS, SAMPLES, POPULATION = 128, 64, 3000
@@ -182,36 +184,49 @@ def population() -> EnumerableWorld:
     return EnumerableWorld.of("saturating", prompts=POPULATION, responses=150)
 
 
-def frontier_rows(simulations: int) -> Iterator[Row]:
+def frontier_rows(simulations: int) -> Iterator[Callable[[], list[Row]]]:
+    """Every row on the frontier, as pieces of work."""
+    yield partial(reference_rows, simulations)
+    yield partial(pooled_rows, simulations)
+
+
+def reference_rows(simulations: int) -> list[Row]:
     """Coverage of the frontier's own interval, and of the gap of a loss at KL 1.
 
-    The loss tilts the reference by a distorted reward.
+    The loss tilts the reference by a distorted reward; what it reaches at KL 1 is that of the tilt
+    whose KL is 1, not what is read off between the others.
     """
     world, generator = population(), np.random.default_rng(5)
     distorted = world.rewards + generator.normal(0, 0.5, world.rewards.shape)
-    policies = [world.policy(inverse, distorted) for inverse in (0.8, 1.6, 3.0)]
-    tilts = [world.measured(policy) for policy in policies]
-    everyone = {"loss": [Point(*tilt) for tilt in tilts]}
+
+    def measured(inverse: float) -> tuple[Array, Array]:
+        return world.measured(world.policy(inverse, distorted))
+
+    tilts = [measured(inverse) for inverse in (0.8, 1.2, 1.6, 3.0)]
+    at_one = brentq(lambda inverse: float(measured(inverse)[0].mean()) - 1.0, 0.1, 10.0)
     best = float(world.exact(np.array([1.0]))[0])
-    gap = best - float(read(everyone, cells(everyone)[0].mean(axis=0, keepdims=True), 1.0)[0, 0])
+    gap = best - float(measured(at_one)[1].mean())
     curve, difference = [], []
     for seed in range(simulations):
         chosen = generator.choice(POPULATION, PROMPTS, replace=False)
         part = EnumerableWorld(world.probabilities[chosen], world.rewards[chosen])
         frontier = Frontier(part.sample(SAMPLES, seed))
-        weights = resample_weights(PROMPTS, 600, seed)
-        table = frontier.table(weights)
+        table = frontier.table(resample_weights(PROMPTS, 600, seed))
         low, high = (np.interp(1.0, table["kl"], table[f"reward_{end}"]) for end in ("low", "high"))
         curve.append(bool(low <= best <= high))
-        curves = _noisy([(kl[chosen], reward[chosen]) for kl, reward in tilts], generator)
-        difference.append(holds(regret_at(curves, frontier, 1.0, weights)["loss"].estimate, gap))
+        curves = curves_in_common(
+            _noisy([(kl[chosen], reward[chosen]) for kl, reward in tilts], generator)
+        )
+        found = regret_at(curves, run_variance(curves), frontier, 1.0)
+        difference.append(holds(found["loss"], gap))
     setting = f"KL 1, {SAMPLES} samples for {PROMPTS} prompts"
-    yield coverage("optimal frontier", setting, curve)
-    yield coverage("gap to the optimal frontier", setting, difference)
-    yield from pooled_rows(simulations)
+    return [
+        coverage("optimal frontier", setting, curve),
+        coverage("gap to the optimal frontier", setting, difference),
+    ]
 
 
-def pooled_rows(simulations: int) -> Iterator[Row]:
+def pooled_rows(simulations: int) -> list[Row]:
     """Coverage where policies carry the frontier: its interval, and the gap of one of them."""
     world, generator = population(), np.random.default_rng(6)
     policies = [world.trained(0.8, kl, place) for place, kl in enumerate(POLICY_KLS)]
@@ -239,8 +254,10 @@ def pooled_rows(simulations: int) -> Iterator[Row]:
         if found := frontier.gap(drawn[2][0].mean(axis=1), kl[chosen], weights):
             difference.append(holds(found, gap))
     setting = f"KL {level:.2g}, 16 samples and {len(policies)} policies for {PROMPTS} prompts"
-    yield coverage("optimal frontier", setting, curve)
-    yield coverage("gap to the optimal frontier", setting, difference)
+    return [
+        coverage("optimal frontier", setting, curve),
+        coverage("gap to the optimal frontier", setting, difference),
+    ]
 
 
 def _noisy(tilts: list[tuple[Array, Array]], generator: np.random.Generator) -> Curves:

@@ -1,15 +1,20 @@
-"""Synthetic policies whose expected rewards and KLs are known."""
+"""Synthetic policies whose expected rewards and KLs are known, from a formula and not from a fit.
+
+A loss at KL k has the expected reward tanh(.1 + .28 sqrt(k)) plus the loss's height and bend; a
+share of wins is a probability of its own. What an estimate reads off between policies never decides
+the truth.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from dpo_bench.analysis.bootstrap import Array
-from dpo_bench.analysis.curves import cells, read
 from dpo_bench.analysis.points import Curves, Point
 
 GRID = (0.4, 1.0, 2.5, 5.0, 9.0)
@@ -18,126 +23,149 @@ GRID = (0.4, 1.0, 2.5, 5.0, 9.0)
 STAGGERED = (0.35, 0.65, 1.6, 3.6, 9.5)
 """the same for losses whose strengths fall between those of the others"""
 
+TARGETS = (0.5, 1.2, 3.0, 6.0, 8.0)
+"""the same where strengths were searched for, the compared KLs among them"""
 
-@dataclass(frozen=True)
-class Stage:
-    """A step of training: its share of the final KL, and how much lower the reward at a KL is."""
+LEVELS = (1.2, 3.0, 6.0)
+"""KLs at which losses are compared, nats"""
 
-    step: int
-    share: float
-    shortfall: float
+Noise = Literal["normal", "t3", "log-normal", "binary"]
 
 
-STAGES = (Stage(1, 0.35, 0.1), Stage(2, 0.9, 0.03), Stage(3, 1.0, 0.0))
-"""about what the quickstart's policies are at a third, at two thirds and at the end of training"""
+def expected_reward(kl: float | Array) -> Array:
+    """The reward that every loss of height 0 has at a KL."""
+    return np.asarray(np.tanh(0.1 + 0.28 * np.sqrt(kl)))
 
 
 @dataclass(frozen=True)
 class Losses:
     """Losses of which each has a curve of five strengths.
 
-    A response's reward is the curve's value plus what prompt, prompt and loss, training seed and
-    chance add; its KL is the expected one times log-normal factors of the same four.
+    A response's reward is the curve's value at the run's own expected KL plus what prompt, prompt
+    and loss, run and chance add; its KL is the run's times log-normal factors of prompt and chance.
 
     Attributes:
         heights: added to the reward of each loss.
         prompts: number of prompts.
         seeds: number of training seeds; the same seed has something in common in all losses.
-        seed_deviation: of the reward between seeds; the KL's is of the same size relative to it.
-        along: whether policies are measured along training, too: at each of `STAGES`.
-        staggered: whether every other loss has a grid half-way between the others'.
+        seed_deviation: of the reward between runs.
+        scatter: of the logarithm of the runs' KLs.
+        noise: distribution of what responses add, of deviation .4; ``binary``: rewards are 0 or 1.
+        wins: for ``binary``, the probability of 1 at KL 3 at height 0.
+        grid: ``staggered``: every other loss has a grid between the others'; ``targets``: all have
+            policies near the compared KLs, within 10%.
+        alike: share of the runs' variance that all strengths of a loss and seed have in common.
+        bends: of each loss, reward per nat by which its curve leaves the others' on both sides of
+            KL 3, where all are equal.
     """
 
     heights: tuple[float, ...]
-    prompts: int = 128
-    seeds: int = 1
-    seed_deviation: float = 0.0
-    along: bool = False
-    staggered: bool = False
+    prompts: int = 256
+    seeds: int = 3
+    seed_deviation: float = 0.02
+    scatter: float = 0.15
+    noise: Noise = "normal"
+    wins: float = 0.5
+    grid: Literal["staggered", "targets"] = "staggered"
+    alike: float = 0.0
+    bends: tuple[float, ...] = ()
 
-    @property
-    def truth(self) -> Curves:
-        """The expected curves, over one prompt."""
-        return {
-            str(index): [
-                Point([kl], [self._reward(kl, stage) + height], step=stage.step)
-                for strength in self._grid(index)
-                for stage in self._stages
-                for kl in [strength * stage.share]
-            ]
-            for index, height in enumerate(self.heights)
-        }
+    def truth(self, loss: str, kl: float) -> float:
+        """What a loss reaches at a KL."""
+        height = self.heights[int(loss)]
+        if self.noise == "binary":
+            return float(self._chance(np.array(kl), height))
+        return float(expected_reward(kl)) + height + float(self._bent(loss, np.array(kl)))
 
-    def at(self, level: float) -> Array:
-        """The expected reward [losses] at a KL (nats), read off as the estimate is."""
-        return np.asarray(read(self.truth, cells(self.truth)[0], level)[0])
+    def _bent(self, loss: str, kl: Array) -> Array:
+        bend = self.bends[int(loss)] if self.bends else 0.0
+        return np.asarray(bend * (np.sqrt(kl) - math.sqrt(3.0)) ** 2)
 
     def draw(self, generator: np.random.Generator) -> Curves:
         """One experiment."""
         ease = generator.normal(0, 1, self.prompts)
         common = generator.normal(0, 1, self.seeds)
         return {
-            str(index): self._loss(generator, self._grid(index), height, ease, common)
+            str(index): self._loss(generator, str(index), height, ease, common)
             for index, height in enumerate(self.heights)
         }
 
     def _loss(
         self,
         generator: np.random.Generator,
-        grid: Sequence[float],
+        loss: str,
         height: float,
         ease: Array,
         common: Array,
     ) -> Sequence[Point]:
-        taste = generator.normal(0, 0.25, self.prompts)
+        taste = generator.normal(0, 1, self.prompts)
+        of_seed = generator.normal(0, 1, self.seeds)
         points = []
-        for strength in grid:
-            # of one run: what its seed and its texts have in common at all of its stages
-            own = generator.normal(0, 1, self.seeds)
-            shift = self.seed_deviation * (0.5 * common + math.sqrt(0.75) * own)[:, None]
-            drift = 2 * self.seed_deviation
-            trained = drift * generator.normal(0, 1, self.seeds)[:, None]
-            for stage in self._stages:
-                noise = generator.normal(0, 0.4, (self.seeds, self.prompts))
-                kl = strength * stage.share
-                reward = self._reward(kl, stage) + height + 0.5 * ease + taste + shift + noise
-                # log-normal, of expectation 1: prompts and responses, then seeds
-                log = 0.4 * ease + 0.3 * generator.normal(0, 1, (self.seeds, self.prompts))
-                factor = np.exp(log - 0.5 * (0.16 + 0.09) + trained - 0.5 * drift**2)
-                points.append(Point(kl * factor, reward, step=stage.step))
+        for strength in self._grid(int(loss)):
+            alone = generator.normal(0, 1, self.seeds)
+            own = math.sqrt(self.alike) * of_seed + math.sqrt(1 - self.alike) * alone
+            shift = self.seed_deviation * (0.5 * common + math.sqrt(0.75) * own)
+            kl = self._kls(generator, strength)[:, None]
+            if self.noise == "binary":
+                reward = self._wins(generator, kl, height + shift[:, None], taste)
+            else:
+                reward = expected_reward(kl) + self._bent(loss, kl) + height + shift[:, None]
+                reward = reward + 0.5 * ease + 0.25 * taste + self._responses(generator)
+            log = 0.4 * ease + 0.3 * generator.normal(0, 1, (self.seeds, self.prompts))
+            points.append(Point(kl * np.exp(log - 0.5 * (0.16 + 0.09)), reward))
         return points
 
+    def _kls(self, generator: np.random.Generator, strength: float) -> Array:
+        """The runs' own expected KLs."""
+        if self.grid == "targets":
+            return strength * generator.uniform(0.9, 1.1, self.seeds)
+        factor = np.exp(generator.normal(0, self.scatter, self.seeds) - self.scatter**2 / 2)
+        return np.asarray(strength * factor)
+
+    def _responses(self, generator: np.random.Generator) -> Array:
+        size = (self.seeds, self.prompts)
+        if self.noise == "t3":
+            return np.asarray(0.4 * generator.standard_t(3, size) / math.sqrt(3))
+        if self.noise == "log-normal":
+            deviation = math.sqrt((math.e - 1) * math.e)
+            return np.asarray(0.4 * (generator.lognormal(0, 1, size) - math.exp(0.5)) / deviation)
+        return generator.normal(0, 0.4, size)
+
+    def _chance(self, kl: Array, height: float | Array) -> Array:
+        """The probability of a win at a KL; it moves by a fifth of its room along the curve."""
+        room = min(self.wins, 1 - self.wins)
+        moved = room * 0.4 * (expected_reward(kl) - expected_reward(3.0))
+        return np.asarray(self.wins + moved + height)
+
+    def _wins(
+        self, generator: np.random.Generator, kl: Array, height: Array, taste: Array
+    ) -> Array:
+        """Share of two responses that win; prompts differ by up to .6 of the room."""
+        chance = self._chance(kl, height)
+        spread = 0.6 * np.minimum(chance, 1 - chance) * np.clip(taste / 2, -1, 1)
+        drawn = generator.random((2, self.seeds, self.prompts))
+        return np.asarray((drawn < np.clip(chance + spread, 0, 1)).mean(axis=0))
+
     def _grid(self, index: int) -> tuple[float, ...]:
-        return STAGGERED if self.staggered and index % 2 else GRID
-
-    @property
-    def _stages(self) -> tuple[Stage, ...]:
-        return STAGES if self.along else STAGES[-1:]
-
-    @staticmethod
-    def _reward(kl: float, stage: Stage) -> float:
-        return float(np.tanh(0.1 + 0.28 * math.sqrt(kl))) - stage.shortfall
+        if self.grid == "targets":
+            return TARGETS
+        return STAGGERED if index % 2 else GRID
 
 
-def pooled(curves: Curves) -> Curves:
-    """The same policies on one curve, whatever their step."""
-    return {
-        name: [Point(one.kl, one.reward, one.seed_names) for one in points]
-        for name, points in curves.items()
-    }
-
-
-def plain_two_way(
-    curves: Curves, level: float, weights: Array, generator: np.random.Generator
-) -> tuple[float, float]:
-    """Percentiles of the first loss minus the second when prompts and seeds are both resampled."""
-    table = cells(curves)
-    seeds = len(table)
-    drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(weights)) / seeds
-    means = np.einsum("bs,bsk->bk", drawn, np.einsum("bc,sck->bsk", weights, table))
-    rewards = read(curves, means, level)
-    low, high = np.quantile(rewards[:, 0] - rewards[:, 1], [0.025, 0.975])
-    return float(low), float(high)
+def equal_settings(
+    generator: np.random.Generator, settings: int, prompts: int, seeds: int, deviation: float
+) -> Curves:
+    """Settings that all reach 0: five strengths of each loss, at KLs 1 to 5."""
+    ease = generator.normal(0, 0.5, prompts)
+    common = 0.5 * deviation * generator.normal(0, 1, seeds)
+    curves: dict[str, list[Point]] = {}
+    for index in range(settings):
+        own = math.sqrt(0.75) * deviation * generator.normal(0, 1, seeds)
+        noise = generator.normal(0, 0.4, (seeds, prompts)) + generator.normal(0, 0.2, prompts)
+        reward = ease + noise + (common + own)[:, None]
+        kl = np.full((seeds, prompts), 1.0 + index % 5)
+        curves.setdefault(str(index // 5), []).append(Point(kl, reward))
+    return curves
 
 
 def hump(

@@ -161,6 +161,31 @@ class Frontier:
 
         return bootstrap(difference, np.hstack([policy, self.columns]), weights)
 
+    def values_at(self, kl: float) -> Array:
+        """What each prompt adds to the optimal mean reward at a mean KL (nats): [prompts].
+
+        Their mean is `reward_at`. To first order the optimum at a KL is linear in the prompts'
+        rewards and KLs, so that the spread of these values is that of the optimum.
+
+        Raises:
+            ValueError: the KL is outside the valid range.
+        """
+        if not self.covers(kl):
+            raise ValueError(f"the frontier ends at KL {self.valid_kl:.3g}")
+        root = np.sqrt(np.maximum(np.maximum.accumulate(self.kl.mean(axis=0)), 0))
+        right = int(np.clip((root < math.sqrt(max(kl, 0.0))).sum(), 1, max(len(root) - 1, 1)))
+        if len(root) == 1:
+            return np.asarray(self.reward[:, 0])
+        left, width = right - 1, float(root[right] - root[right - 1])
+        share = (math.sqrt(max(kl, 0.0)) - float(root[left])) / width if width > 0 else 0.0
+        rise = float(self.reward[:, right].mean() - self.reward[:, left].mean())
+        slope = rise / (float(self.kl[:, right].mean() - self.kl[:, left].mean()) or math.inf)
+        own = [
+            self.reward[:, at] - slope * (self.kl[:, at] - self.kl[:, at].mean())
+            for at in (left, right)
+        ]
+        return np.asarray(own[0] * (1 - share) + own[1] * share)
+
     @property
     def columns(self) -> Array:
         """[prompts, 2 points]: KLs, then rewards, whose means over prompts make the curve."""

@@ -13,6 +13,9 @@ from dpo_bench.analysis.kl_axis import position
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.wording import plain_number
 
+CUT_SHARE = 0.1
+"""share of responses cut at the token limit from which a policy's figures are doubtful"""
+
 
 @dataclass(frozen=True, slots=True)
 class GridPoint:
@@ -32,6 +35,17 @@ class GridPoint:
     def done(self) -> tuple[Trial, ...]:
         """The trials that finished."""
         return tuple(trial for trial in self.trials if trial.done)
+
+    @property
+    def doubts(self) -> str:
+        """Why its policies are no good examples, in words; empty where they are.
+
+        A policy is degenerate by the stated rule, or more than `CUT_SHARE` of its responses were
+        cut at the token limit.
+        """
+        degenerate = any(trial.value("degenerate") == 1 for trial in self.done)
+        cut = any((trial.cut_share or 0.0) > CUT_SHARE for trial in self.done)
+        return " and ".join(["degenerate"] * degenerate + ["cut"] * cut)
 
     def mean(self, name: str) -> float | None:
         """Mean of a figure over the seeds that have it; None when none has."""

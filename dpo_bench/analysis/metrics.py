@@ -76,6 +76,11 @@ class Metric:
     in_heat_map: bool = False
 
     @property
+    def is_share(self) -> bool:
+        """Whether it is a share of comparisons, from 0 to 1."""
+        return self.name in ("win_rate", "win_rate_chosen", "preference_accuracy")
+
+    @property
     def phrase(self) -> str:
         """The title inside a sentence."""
         return self.title[:1].lower() + self.title[1:]

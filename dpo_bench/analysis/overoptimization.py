@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dpo_bench.analysis.bootstrap import Array
-from dpo_bench.analysis.curves import cells
 from dpo_bench.analysis.estimate import Estimate
-from dpo_bench.analysis.points import Point
+from dpo_bench.analysis.points import Point, cells
 from dpo_bench.analysis.two_way import Clustered, two_way
 
 

@@ -82,3 +82,21 @@ def trained(points: Sequence[Point]) -> list[Point]:
     """The points of the last step: policies after their training."""
     steps = by_step(points)
     return [points[index] for index in steps[max(steps)]] if steps else []
+
+
+def cells(curves: Curves) -> Array:
+    """KLs, then rewards, of all points [seeds, clusters, 2 points], for `two_way.two_way`.
+
+    Raises:
+        ValueError: the points differ in their number of prompts.
+    """
+    points = [point for grid in curves.values() for point in grid]
+    if len({point.kl.shape[1] for point in points}) > 1:
+        raise ValueError("the points differ in their number of prompts: they cannot be paired")
+    names = sorted({name for point in points for name in point.seed_names})
+    table = np.full((len(names), points[0].kl.shape[1], 2 * len(points)), np.nan)
+    for index, point in enumerate(points):
+        rows = [names.index(name) for name in point.seed_names]
+        table[rows, :, index] = point.kl
+        table[rows, :, len(points) + index] = point.reward
+    return table

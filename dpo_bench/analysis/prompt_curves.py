@@ -2,10 +2,10 @@
 
 Every policy of a loss is a point: one for each strength, and one more for each strength and step at
 which `evaluation.every` measured it. The last step is the trial's own evaluation and counts once.
-The points of a step make a curve (`dpo_bench.analysis.curves` says why not those of all steps).
-The policies of several training seeds at the same strength and step are one point with a row per
-seed; a seed keeps its name over all steps and losses, so that whole runs are followed when seeds
-are compared.
+Losses are compared by their policies after training alone: half-way through a learning-rate
+schedule a policy reaches less at the same KL than one that is trained to the end. The others are
+drawn, a curve for each step. The policies of several training seeds at the same strength and step
+are one point with a row per seed; a seed keeps its name over all losses.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 
-from dpo_bench.analysis import matched
 from dpo_bench.analysis.bootstrap import Array, resample_weights
-from dpo_bench.analysis.curves import outline
 from dpo_bench.analysis.loss_curves import GridPoint, LossCurve
 from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Metric
+from dpo_bench.analysis.points import Curves, Point
+from dpo_bench.analysis.readings import outline
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.errors import ConfigurationError
 
@@ -50,17 +50,25 @@ class CurvesOnPrompts:
         prompts: ids, sorted.
         weights: [resamples, prompts] of the bootstrap that serves all comparisons; None where only
             means of whole runs are known.
-        checkpoints: how many of the points were measured along training.
+        seed: of what is simulated over these prompts.
+        doubts: by index of series, for each of its trained points why its policies are doubtful;
+            empty where they are not.
     """
 
     measures: tuple[Metric, ...]
-    by_measure: Mapping[str, matched.Curves]
+    by_measure: Mapping[str, Curves]
     prompts: pd.Index
     weights: Array | None
-    checkpoints: int
+    seed: int
+    doubts: Mapping[str, Sequence[str]]
 
     @property
-    def curves(self) -> matched.Curves:
+    def prompts_known(self) -> bool:
+        """Whether figures are known prompt by prompt, not only run by run."""
+        return self.weights is not None
+
+    @property
+    def curves(self) -> Curves:
         """Those of the headline measure."""
         return self.by_measure[self.measures[0].name]
 
@@ -108,7 +116,6 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
     )
     if not len(prompts):
         return "The trials share no prompt on which all of them were scored."
-    strengths = sum(bool(s.done) for one in series for s in one.settings)
     return CurvesOnPrompts(
         measures,
         {
@@ -120,7 +127,11 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
         },
         prompts,
         bootstrap_weights(results, len(prompts)),
-        sum(map(len, policies.values())) - strengths,
+        results.bootstrap_seed,
+        {
+            str(one.index): [setting.doubts for setting in one.settings if setting.done]
+            for one in series
+        },
     )
 
 
@@ -149,18 +160,16 @@ def _shared_prompts(tables: Iterable[pd.DataFrame]) -> pd.Index:
     return reduce(lambda left, right: left.intersection(right), indices).sort_values()
 
 
-def _point(policy: _Policy, measure: str, prompts: pd.Index) -> matched.Point:
+def _point(policy: _Policy, measure: str, prompts: pd.Index) -> Point:
     """Seeds are kept apart; the comparison averages over them prompt by prompt."""
     tables = [table.loc[prompts] for _, table in policy.seeds]
     kl, values = (
         np.stack([table[name].to_numpy(float) for table in tables]) for name in (KL.name, measure)
     )
-    return matched.Point(kl, values, [seed for seed, _ in policy.seeds], policy.step)
+    return Point(kl, values, [seed for seed, _ in policy.seeds], policy.step)
 
 
-def unmatched_curves(
-    results: SweepResults, series: Sequence[LossCurve], measure: Metric
-) -> tuple[matched.Curves, Array | None]:
+def unmatched_curves(series: Sequence[LossCurve], measure: Metric) -> Curves:
     """Curves of one point each, at KL 0, for results without KLs: losses as they are.
 
     Raises:
@@ -185,5 +194,5 @@ def unmatched_curves(
     for index, found in tables.items():
         values = np.stack([table.loc[prompts, measure.name].to_numpy(float) for _, table in found])
         seeds = [seed for seed, _ in found]
-        curves[index] = [matched.Point(np.zeros_like(values), values, seeds)]
-    return curves, bootstrap_weights(results, len(prompts))
+        curves[index] = [Point(np.zeros_like(values), values, seeds)]
+    return curves

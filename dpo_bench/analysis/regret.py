@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from dpo_bench.analysis import matched
-from dpo_bench.analysis.compare import MatchedComparison, compare_series
+from dpo_bench.analysis.compare import MatchedComparison, Plan, compare_series, default_levels
+from dpo_bench.analysis.comparisons import loss_value
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.frontier import Frontier
 from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.metrics import REWARD
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
+from dpo_bench.analysis.readings import Curve, Reading, covered_range, curves_in_common
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.analysis.run_variance import RunVariance, run_variance
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,8 @@ def frontier_regret(
     own = curves.by_measure[REWARD.name]
     if not isinstance(comparison, str):
         levels = [level.kl for level in comparison.levels]
-    elif len(own) == 1 and (ends := matched.common_range(own)):
-        levels = matched.default_levels(*ends)
+    elif len(own) == 1 and (ends := covered_range(next(iter(curves_in_common(own).values())))):
+        levels = default_levels(*ends)
     else:
         return ()
     return _at_levels(results, curves, levels)
@@ -54,21 +56,37 @@ def frontier_regret(
 def _at_levels(
     results: SweepResults, curves: CurvesOnPrompts, levels: Sequence[float]
 ) -> tuple[RegretAtLevel, ...]:
-    own = curves.by_measure[REWARD.name]
     frontier = results.frontier_on(curves.prompts)
     if frontier is None or not any(map(frontier.covers, levels)):
         return ()
-    return tuple(_at(own, frontier, kl, curves) for kl in levels)
+    own = curves_in_common(curves.by_measure[REWARD.name])
+    variance = run_variance(own)
+    return tuple(_at(own, variance, frontier, kl) for kl in levels)
 
 
 def _at(
-    own: matched.Curves, frontier: Frontier, kl: float, curves: CurvesOnPrompts
+    own: Mapping[str, Curve], variance: RunVariance, frontier: Frontier, kl: float
 ) -> RegretAtLevel:
     if not frontier.covers(kl):
         return RegretAtLevel(kl, None, {})
-    found = matched.regret_at(own, frontier, kl, curves.weights)
-    gaps = {int(name): one.estimate for name, one in found.items()}
+    found = regret_at(own, variance, frontier, kl)
+    gaps = {int(name): gap for name, gap in found.items()}
     return RegretAtLevel(kl, frontier.reward_at(kl), gaps)
+
+
+def regret_at(
+    own: Mapping[str, Curve], variance: RunVariance, frontier: Frontier, kl: float
+) -> dict[str, Estimate]:
+    """The optimal reward at a KL (nats) minus each loss's, by loss; those without one are absent.
+
+    Raises:
+        ValueError: the KL is outside the frontier's range, or the prompts differ in number.
+    """
+    ideal = frontier.values_at(kl)
+    readings = [one for curve in own.values() if isinstance(one := curve.read(kl), Reading)]
+    return {
+        one.loss: loss_value(replace(one, values=ideal - one.values), variance) for one in readings
+    }
 
 
 def regret_frame(results: SweepResults, kl: Sequence[float] | None = None) -> pd.DataFrame:
@@ -88,7 +106,7 @@ def regret_frame(results: SweepResults, kl: Sequence[float] | None = None) -> pd
     if isinstance(curves, str) or REWARD not in curves.measures:
         found: tuple[RegretAtLevel, ...] = ()
     elif kl is None:
-        found = frontier_regret(results, curves, compare_series(curves))
+        found = frontier_regret(results, curves, compare_series(curves, series, Plan.of(results)))
     else:
         found = _at_levels(results, curves, [float(one) for one in kl])
     rows = [

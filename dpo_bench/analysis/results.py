@@ -90,6 +90,13 @@ class Trial:
         return self._table("samples") if self.done else pd.DataFrame()
 
     @cached_property
+    def cut_share(self) -> float | None:
+        """The share of its responses that were cut at the token limit; None where not known."""
+        if "finished" not in self.samples or self.samples.empty:
+            return None
+        return 1.0 - float(self.samples["finished"].mean())
+
+    @cached_property
     def checkpoints(self) -> pd.DataFrame:
         """A row per evaluation along training, by step; empty where there was none."""
         return self._along("checkpoints")

@@ -299,6 +299,19 @@ class Evaluation(Section):
     """also judge every trial against every other: prompts x trials x (trials - 1) requests"""
 
 
+class Comparison(Section):
+    """``[comparison]``: what the losses are compared by; nothing of it changes a trial."""
+
+    measure: Annotated[Literal["", "reward", "win_rate"], NO_EFFECT] = ""
+    """the primary measure, of which verdicts speak; empty: reward, or else win rate"""
+    baseline: Annotated[str, NO_EFFECT] = ""
+    """the loss that the others are compared with; empty: dpo, or else the first"""
+    kl: Annotated[tuple[Positive, ...], NO_EFFECT] = ()
+    """KLs at which they are compared, nats; empty: three that most of them cover"""
+    same_within: Annotated[Positive | None, NO_EFFECT] = None
+    """differences up to this size do not matter, in the measure's unit; unset: none are the same"""
+
+
 class LossGrid(BaseModel):
     """One ``[[losses]]`` table: a name, and a value or list of values for each hyperparameter."""
 
@@ -339,6 +352,8 @@ class Experiment(Section):
     """the trainer"""
     evaluation: Evaluation = Evaluation()
     """the evaluator"""
+    comparison: Annotated[Comparison, NO_EFFECT] = Comparison()
+    """what the report compares"""
     losses: Annotated[
         tuple[LossGrid, ...],
         Field(min_length=1),

@@ -69,7 +69,7 @@ def render_latex(view: ReportView, figures: Sequence[str]) -> dict[str, str]:
     tables: dict[str, Table] = {"results.tex": brief_results_table(view.results, view.series)}
     for one in view.compared:
         end = _ending(view, one)
-        tables |= {f"matched{end}.tex": one.best_first, f"differences{end}.tex": one.shown}
+        tables |= {f"matched{end}.tex": one.best_first, f"differences{end}.tex": one.differences}
     if view.gaps:
         tables["gaps.tex"] = gaps_table(view.series, view.gaps, with_optimum=True)
     tabular = latex_templates().get_template("tabular.tex.j2")

@@ -1,41 +1,33 @@
-"""A matched-KL comparison laid out: figures by loss and level, differences by pair and level."""
+"""A matched-KL comparison laid out: figures by loss and level, differences from the baseline."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
+from dpo_bench.analysis.compare import Level, MatchedComparison
+from dpo_bench.analysis.comparisons import Comparison
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import KL, Metric
 from dpo_bench.report.table_values import Cell, Row, Table, estimate_cell
-from dpo_bench.wording import MISSING, interval, listing, number
+from dpo_bench.wording import MISSING, interval, number
 
 
 @dataclass(frozen=True, slots=True)
 class DifferenceCell(Cell):
-    """One pair at one level, strong where the two are separated.
+    """One loss against the baseline at one level, strong where the losses differ.
 
-    That is corrected for all pairs at all levels; the interval is the pair's own and may exclude 0
-    where they are not separated. The notes are the verdict, what would separate the pair, and the
-    standard errors from prompts and from seeds.
+    The interval is the comparison's own; the verdict is corrected for all comparisons at all
+    levels. The notes are the verdict, and the standard errors by source.
 
     Attributes:
         strip: low, value and high as shares (0 to 1) of an axis with 0 in its middle, the same
-            for all cells; None when the pair was not compared.
+            for all cells; None when there is no difference.
     """
 
     strip: tuple[float, float, float] | None = None
-
-
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_NAMES = 24
-"""names in all groups of a level up to which they are listed; beyond, letters say it"""
-_ROOM = 66
-"""pairs that are shown at once: twelve losses"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +36,29 @@ class MatchedTables:
 
     Attributes:
         comparison: what is laid out.
+        baseline: label of the loss that the others are compared with.
         levels: heading of each level.
-        values: a row per series, a cell per level, marked with the letters of its groups.
-        differences: a row per pair that is compared at any level, a `DifferenceCell` per level.
-        shown: those of them that a picture or a page has room for: all, or where there are very
-            many the ones with the loss that is best at the middle level.
-        groups: for each level the sets that are not separated, best first, as text.
-        letters: for each level the letters of the groups that each series is in, by its index.
-        few: whether the groups are short enough to be read as lists of names.
+        values: a row per series, a cell per level.
+        differences: a row per loss that is compared at any level, a `DifferenceCell` per level.
         reach: half the width of the differences' common axis.
     """
 
     comparison: MatchedComparison
+    baseline: str
     levels: tuple[str, ...]
     values: Table
     differences: Table
-    shown: Table
-    groups: tuple[tuple[str, ...], ...]
-    letters: tuple[dict[int, str], ...]
-    few: bool
     reach: float
 
     @property
     def measure(self) -> Metric:
         """What was compared."""
         return self.comparison.measure
+
+    @property
+    def title(self) -> str:
+        """The measure, and that it is descriptive where it is not the primary one."""
+        return self.measure.title + ("" if self.comparison.primary else " (descriptive)")
 
     @property
     def best_first(self) -> Table:
@@ -81,56 +71,27 @@ class MatchedTables:
 
         return dataclasses.replace(self.values, rows=tuple(sorted(self.values.rows, key=place)))
 
-    @property
-    def in_groups(self) -> Table:
-        """The letters alone: which losses are not separated at which level."""
-        rows = []
-        for row in self.values.rows:
-            first, *cells = row.cells
-            marks = [Cell(cell.mark or MISSING) for cell in cells]
-            rows.append(Row((first, *marks), row.series))
-        return dataclasses.replace(self.values, rows=tuple(rows))
-
 
 def matched_tables(comparison: MatchedComparison, series: Sequence[LossCurve]) -> MatchedTables:
     """Lay out a comparison."""
-    shown = {one.index: one for one in series}
-    reach, measure = comparison_reach(comparison), comparison.measure
-    pairs = comparison.levels[0].pairs
-    columns = [
-        [difference_cell(pair, reach, measure) for pair in level.pairs]
-        for level in comparison.levels
-    ]
-    compared = [
-        (pair, cells)
-        for pair, cells in zip(pairs, zip(*columns, strict=True), strict=True)
-        if any(cell.strip for cell in cells)
-    ]
+    labels = {one.index: one.label for one in series}
+    reach = comparison_reach(comparison)
     levels = tuple(f"KL {number(level.kl, KL.decimals)}" for level in comparison.levels)
     headings = tuple((f"at {level} nats", "") for level in levels)
-    differences = tuple(
-        Row((Cell(f"{shown[pair.first].label} \u2212 {shown[pair.second].label}"), *cells))
-        for pair, cells in compared
-    )
-    best = comparison.middle.best
-    of_the_best = [best in (pair.first, pair.second) for pair, _ in compared]
-    few = tuple(itertools.compress(differences, of_the_best))
-    letters = tuple(_letters(level.groups) for level in comparison.levels)
-    indices = sorted({index for pair in pairs for index in (pair.first, pair.second)})
-    values = [
-        Row((Cell(shown[index].label), *_values(comparison, letters, index)), index)
-        for index in indices
+    baseline = labels[comparison.baseline]
+    indices = [one.index for one in series if one.done]
+    values = [Row((Cell(labels[i]), *_values(comparison, i)), i) for i in indices]
+    differences = [
+        Row((Cell(f"{labels[i]} \u2212 {baseline}"), *_differences(comparison, i, reach)), i)
+        for i in indices
+        if any(one.compared for one in comparison.of(i))
     ]
-    titled = (("Pair", ""), *headings)
     return MatchedTables(
         comparison=comparison,
+        baseline=baseline,
         levels=levels,
         values=Table((("Loss", ""), *headings), tuple(values)),
-        differences=Table(titled, differences),
-        shown=Table(titled, differences if len(differences) <= _ROOM else few),
-        groups=tuple(tuple(_groups(level, shown)) for level in comparison.levels),
-        letters=letters,
-        few=max(sum(map(len, level.groups)) for level in comparison.levels) <= _NAMES,
+        differences=Table((("Difference", ""), *headings), tuple(differences)),
         reach=reach,
     )
 
@@ -140,85 +101,98 @@ def comparison_reach(comparison: MatchedComparison) -> float:
     ends = [
         abs(end)
         for level in comparison.levels
-        for pair in level.compared
-        for end in (pair.difference.low, pair.difference.high)
+        for one in level.compared
+        for end in (one.difference.low, one.difference.high)
+        if not math.isnan(end)
     ]
     return max(ends, default=0.0) or 1.0
 
 
-def difference_cell(pair: PairAtLevel, reach: float, measure: Metric) -> DifferenceCell:
-    """One pair at one level, with its place on an axis from ``-reach`` to ``reach``."""
-    if pair.reason:
-        return DifferenceCell(MISSING, notes=(pair.reason,))
-    found = pair.difference
-    low, value, high = (0.5 + 0.5 * end / reach for end in (found.low, found.value, found.high))
-    verdict = "separated" if pair.separated else "not separated"
+def _differences(
+    comparison: MatchedComparison, index: int, reach: float
+) -> Iterator[DifferenceCell]:
+    for one in comparison.of(index):
+        yield difference_cell(one, reach, comparison.measure, primary=comparison.primary)
+
+
+def difference_cell(
+    one: Comparison, reach: float, measure: Metric, *, primary: bool = True
+) -> DifferenceCell:
+    """One comparison at one level, with its place on an axis from ``-reach`` to ``reach``."""
+    if not one.compared:
+        return DifferenceCell(MISSING, notes=("not covered by both",))
+    found = one.difference
+    if not found.has_interval:
+        return DifferenceCell(number(found.value, measure.decimals), "", (one.reason,), found.value)
+    ends = (found.low, found.value, found.high)
+    low, value, high = (min(max(0.5 + 0.5 * end / reach, 0.0), 1.0) for end in ends)
+    said = verdict_in_words(one, measure) if primary else ""
     return DifferenceCell(
         number(found.value, measure.decimals),
         interval(found.low, found.high, measure.decimals),
-        (verdict, needed_to_separate(pair), spread_apart(pair, measure)),
+        tuple(filter(None, (said, spread_apart(one, measure)))),
         found.value,
-        strong=pair.separated,
+        strong=primary and one.decided,
         strip=(low, value, high),
     )
 
 
-def needed_to_separate(pair: PairAtLevel) -> str:
-    """How many prompts or seeds would separate a pair, in words; empty for one that is."""
-    if pair.separated or pair.reason:
+def verdict_in_words(one: Comparison, measure: Metric) -> str:
+    """The verdict on a loss against the baseline, with what the band leaves to the difference."""
+    said = _verdict(one, one.verdict, measure)
+    if one.verdict == "open" and one.policies not in ("open", one.verdict):
+        said = f"open (one seed); these policies: {_verdict(one, one.policies, measure)}"
+    elif one.reason:
+        said = f"{said} ({one.reason})"
+    return said
+
+
+def _verdict(one: Comparison, verdict: str, measure: Metric) -> str:
+    least, most = (number(end, measure.decimals) for end in (one.at_least, one.at_most))
+    if verdict in ("better", "worse"):
+        return f"{verdict} by {least} to {most}"
+    return f"same: at most {most} apart" if verdict == "same" else "open"
+
+
+def spread_apart(one: Comparison, measure: Metric) -> str:
+    """The standard error of a difference by what it comes from."""
+    if one.spread is None:
         return ""
-    if not pair.difference.n:  # not known prompt by prompt
-        return "" if pair.seeds is None else f"{_round_up(pair.seeds):,} seeds would separate"
-    ways = [] if pair.prompts is None else [f"about {_round_up(pair.prompts):,} prompts"]
-    ways += [] if pair.seeds is None else [f"{_round_up(pair.seeds):,} seeds"]
-    if ways:
-        return f"{' or '.join(ways)} would separate"
-    if pair.shares is None:
-        return ""
-    return "neither prompts alone nor seeds alone would separate"
+    spread, decimals = one.spread, measure.decimals + 1
+    named = {
+        "prompts": spread.prompts,
+        "responses": spread.responses,
+        "runs": spread.runs,
+        "reading between policies": spread.interpolation,
+    }
+    parts = [
+        f"{number(error, decimals)} from {name}"
+        for name, error in named.items()
+        if not math.isnan(error) and error > 0
+    ]
+    return f"standard error {', '.join(parts)}" if parts else ""
 
 
-def spread_apart(pair: PairAtLevel, measure: Metric) -> str:
-    """The standard errors of a difference by what they come from; empty with one seed."""
-    if pair.shares is None:
-        return ""
-    prompts, seeds = (number(share, measure.decimals) for share in pair.shares)
-    if not pair.difference.n:  # not known prompt by prompt
-        return f"standard error {seeds} from seeds"
-    return f"standard error {prompts} from prompts, {seeds} from seeds"
-
-
-def _round_up(count: int) -> int:
-    """Two significant digits, upwards: the extrapolation is no better than that."""
-    step = int(10 ** max(len(str(count)) - 2, 0))
-    return -(-count // step) * step
-
-
-def _values(
-    comparison: MatchedComparison, letters: Sequence[dict[int, str]], index: int
-) -> Iterator[Cell]:
+def _values(comparison: MatchedComparison, index: int) -> Iterator[Cell]:
     """A loss's figure at each level."""
     measure = comparison.measure
-    for level, marks in zip(comparison.levels, letters, strict=True):
+    for level in comparison.levels:
         if index not in level.values:
             yield Cell(MISSING, notes=(level.reasons.get(index, ""),))
             continue
         found = level.values[index]
         cell = estimate_cell(found, measure.decimals)
         notes = (f"n = {found.n:,}",) if found.n else ()
-        yield dataclasses.replace(cell, notes=notes, mark=marks.get(index, ""))
+        yield dataclasses.replace(cell, notes=(*notes, *_how_read(level, index, measure)))
 
 
-def _letters(groups: Sequence[Sequence[int]]) -> dict[int, str]:
-    """The letters of the groups that each series belongs to, the best group's first."""
-    found: dict[int, list[str]] = {}
-    for place, group in enumerate(groups):
-        mark = _LETTERS[place] if place < len(_LETTERS) else f"({place + 1})"
-        for index in group:
-            found.setdefault(index, []).append(mark)
-    return {index: ",".join(marks) for index, marks in found.items()}
-
-
-def _groups(level: Level, shown: dict[int, LossCurve]) -> Iterator[str]:
-    for group in level.groups:
-        yield listing([shown[index].label for index in group])
+def _how_read(level: Level, index: int, measure: Metric) -> Iterator[str]:
+    low, high = level.brackets[index]
+    if low == high:
+        yield f"read at a policy of KL {number(low, KL.decimals)}"
+    else:
+        ends = " and ".join(number(end, KL.decimals) for end in (low, high))
+        bound = number(level.bias_bounds[index], measure.decimals)
+        yield f"read between KL {ends}, off by at most {bound}"
+    if why := level.doubts.get(index):
+        yield f"rests on policies that are {why}"

@@ -36,7 +36,6 @@ SCRIPTS = (
     "linked",
     "training",
     "table",
-    "matrix",
     "trial",
     "samples",
     "main",

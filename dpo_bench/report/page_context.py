@@ -137,9 +137,10 @@ def _matched_context(view: ReportView) -> dict[str, Any]:
         return {"compared": (), "not_compared": view.comparison}
     ends = (view.comparison.low, view.comparison.high)
     return {
-        "middle": len(view.comparison.levels) // 2,
         "compared": view.compared,
-        "coverage": view.comparison.coverage,
+        "baseline": view.matched.baseline,
+        "everywhere": view.comparison.everywhere,
+        "total": view.comparison.total,
         "span": [number(end, KL.decimals) for end in ends],
         "compared_prompts": view.comparison.prompts,
         "reaches": [number(one.reach, one.measure.decimals) for one in view.compared],

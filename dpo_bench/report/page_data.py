@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
 from dpo_bench.analysis.estimate import Estimate, finite
 from dpo_bench.analysis.kl_axis import ticks
 from dpo_bench.analysis.loss_curves import LossCurve, largest_kl, trial_label
@@ -17,18 +16,17 @@ from dpo_bench.analysis.metrics import CHOSEN, KL, REJECTED, Metric, explored, h
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.configuration import spelled
 from dpo_bench.report.families import loss_card
-from dpo_bench.report.matched_table import needed_to_separate, spread_apart
 from dpo_bench.report.theme import style
 from dpo_bench.report.training_curves import training_data
 from dpo_bench.report.view import ReportView
-from dpo_bench.wording import one_line, plain_number, rounded, visible
+from dpo_bench.wording import one_line, rounded, visible
 
 _CROWD = 12
 """series from which intervals are first hidden: more of them cannot be told apart"""
 
 
 def page_data(view: ReportView) -> dict[str, Any]:
-    """Everything that the page's figures, matrix and panels show."""
+    """Everything that the page's figures and panels show."""
     results, series = view.results, view.series
     ordered = [(one, trial) for one in series for trial in one.trials]
     places = {trial.id: index for index, (_, trial) in enumerate(ordered)}
@@ -41,7 +39,6 @@ def page_data(view: ReportView) -> dict[str, Any]:
         "series": [_series(one) for one in series],
         "trials": [_trial(one, trial, results, measures) for one, trial in ordered],
         "reference": _reference(results),
-        "compared": [_compared(one.comparison) for one in view.compared],
         "training": training_data(series, places),
         "selections": [
             {
@@ -160,33 +157,3 @@ def _reference(results: SweepResults) -> dict[str, Any]:
             for p in reference.best_of_n
         ],
     }
-
-
-def _compared(comparison: MatchedComparison) -> dict[str, Any]:
-    return {
-        "measure": comparison.measure.phrase,
-        "prompts": comparison.prompts,
-        "levels": [_level(one, comparison.measure) for one in comparison.levels],
-    }
-
-
-def _level(level: Level, measure: Metric) -> dict[str, Any]:
-    return {
-        "kl": plain_number(float(f"{level.kl:.3g}")),
-        "values": {
-            str(index): [rounded(end, 4) for end in (found.value, found.low, found.high)]
-            for index, found in level.values.items()
-        },
-        "pairs": [_pair(pair, measure) for pair in level.pairs],
-        "groups": [list(group) for group in level.groups],
-    }  # fmt: skip
-
-
-def _pair(pair: PairAtLevel, measure: Metric) -> list[Any]:
-    """First, second, difference, low, high, separated, what would separate them, spread apart."""
-    if pair.reason:
-        return [pair.first, pair.second, None, None, None, False, "", ""]
-    found = pair.difference
-    ends = [rounded(end, 4) for end in (found.value, found.low, found.high)]
-    words = [needed_to_separate(pair), spread_apart(pair, measure)]
-    return [pair.first, pair.second, *ends, pair.separated, *words]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dpo_bench.analysis.compare import MatchedComparison, compare_series
+from dpo_bench.analysis.best_setting import BestSetting, best_setting
+from dpo_bench.analysis.compare import MatchedComparison, Plan, compare_series, primary_measure
 from dpo_bench.analysis.loss_curves import LossCurve, group_series, trial_label
 from dpo_bench.analysis.matched_policies import MatchedPolicies, matched_policies
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
+from dpo_bench.analysis.readings import curves_in_common
 from dpo_bench.analysis.regret import RegretAtLevel, frontier_regret
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.analysis.run_variance import run_variance
 from dpo_bench.experiment import Experiment
 from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
@@ -47,7 +50,8 @@ class ReportView:
         curves: of each loss over KL; None when nothing was scored.
         comparison: by the headline measure at matched KL, or a sentence: why there is none.
         matched: the comparison laid out; None when there is none.
-        also_matched: the same by further measures, at the same KLs.
+        also_matched: the same by further measures, at the same KLs: descriptive.
+        best: the setting to train; None where nothing tells.
         policies: each loss's policy nearest to the middle one of these KLs.
         gaps: to the optimal frontier at these KLs; empty where it is not known there.
         heat_maps: one per measure.
@@ -70,6 +74,7 @@ class ReportView:
     comparison: MatchedComparison | str
     matched: MatchedTables | None
     also_matched: tuple[MatchedTables, ...]
+    best: BestSetting | None
     policies: MatchedPolicies
     gaps: tuple[RegretAtLevel, ...]
     heat_maps: tuple[HeatMap, ...]
@@ -97,8 +102,12 @@ class ReportView:
         return no_reward(self.results)
 
 
-def build_view(results: SweepResults) -> ReportView:
+def build_view(results: SweepResults, plan: Plan | None = None) -> ReportView:
     """Work out everything that a report says about a sweep.
+
+    Args:
+        results: the sweep.
+        plan: what is compared; None: what the experiment says.
 
     Raises:
         ConfigurationError: its experiment is of another version of the program.
@@ -107,21 +116,24 @@ def build_view(results: SweepResults) -> ReportView:
     series = group_series(results)
     curves = read_curves(results, series)
     known = None if isinstance(curves, str) else curves
-    comparison = compare_series(curves)
+    plan = plan or Plan.of(results)
+    comparison = compare_series(curves, series, plan)
     matched = None if isinstance(comparison, str) else matched_tables(comparison, series)
-    also = _also_matched(known, series) if matched else ()
+    also = _also_matched(known, series, plan) if matched else ()
+    best = _best(known, plan)
     policies = matched_policies(series, comparison)
     gaps = frontier_regret(results, curves, comparison)
     return ReportView(
         results=results,
         experiment=experiment,
         series=series,
-        findings=find(results, experiment, series, comparison, [one.comparison for one in also]),
+        findings=find(results, experiment, series, comparison, best),
         setup=describe_setup(results, experiment, series),
         curves=known,
         comparison=comparison,
         matched=matched,
         also_matched=also,
+        best=best,
         policies=policies,
         gaps=gaps,
         heat_maps=heat_maps(results, series),
@@ -130,7 +142,13 @@ def build_view(results: SweepResults) -> ReportView:
         selections=selections(results, series, policies),
         failed=tuple(_failures(results, series)),
         further=further_sections(
-            results, experiment, series, curves=known, policies=policies, gaps=gaps
+            results,
+            experiment,
+            series,
+            curves=known,
+            policies=policies,
+            gaps=gaps,
+            comparison=comparison,
         ),
         notes=method_notes(results, experiment, known if matched else None),
         provenance=tuple(_provenance(results)),
@@ -138,11 +156,23 @@ def build_view(results: SweepResults) -> ReportView:
 
 
 def _also_matched(
-    curves: CurvesOnPrompts | None, series: tuple[LossCurve, ...]
+    curves: CurvesOnPrompts | None, series: tuple[LossCurve, ...], plan: Plan
 ) -> tuple[MatchedTables, ...]:
-    """The comparison by the measures beside the headline."""
-    found = [compare_series(curves, one) for one in curves.measures[1:]] if curves else []
+    """The comparison by the measures beside the primary one."""
+    if curves is None:
+        return ()
+    others = [one for one in curves.measures if one != primary_measure(curves, plan)]
+    found = [compare_series(curves, series, plan, one) for one in others]
     return tuple(matched_tables(one, series) for one in found if not isinstance(one, str))
+
+
+def _best(curves: CurvesOnPrompts | None, plan: Plan) -> BestSetting | None:
+    """The setting with the highest primary measure."""
+    if curves is None:
+        return None
+    points = curves.by_measure[primary_measure(curves, plan).name]
+    variance = run_variance(curves_in_common(points))
+    return best_setting(points, curves.doubts, variance, prompts_known=curves.prompts_known)
 
 
 def _failures(results: SweepResults, series: tuple[LossCurve, ...]) -> Iterator[Failure]:

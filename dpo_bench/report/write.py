@@ -10,6 +10,7 @@ from importlib import metadata, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from dpo_bench.analysis.compare import Choices, Plan
 from dpo_bench.analysis.merge import read_sweeps
 from dpo_bench.analysis.results import EXPERIMENT, RESULTS, SweepResults, read_json, read_sweep
 from dpo_bench.errors import ConfigurationError
@@ -48,11 +49,12 @@ _REFERENCE_FILES = (
 _SOURCES = ("dpo_bench.report", "dpo_bench.analysis", "dpo_bench.experiment", "dpo_bench.losses")
 """packages whose code decides what a report says"""
 _LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "scipy")
+AS_PLANNED = Choices()
 _HEAD = 4096
 """the page's own record stands in its first so many bytes"""
 
 
-def write_report(folder: Path, progress: Progress = quiet) -> Path:
+def write_report(folder: Path, progress: Progress = quiet, choices: Choices = AS_PLANNED) -> Path:
     """Write ``report.html``, ``report.md`` and ``figures/`` of a sweep's folder.
 
     Reads only the results table, the experiment and the folders of trials and reference. The same
@@ -61,6 +63,7 @@ def write_report(folder: Path, progress: Progress = quiet) -> Path:
     Args:
         folder: of a sweep.
         progress: told of the phase "report".
+        choices: what is compared instead of what the experiment says.
 
     Returns:
         the path of ``report.html``.
@@ -69,36 +72,45 @@ def write_report(folder: Path, progress: Progress = quiet) -> Path:
         ConfigurationError: the folder holds no sweep.
         EnvironmentProblem: one of its files is missing or damaged.
     """
-    page, inputs = folder / PAGE, inputs_digest(folder)
+    page, inputs = folder / PAGE, digest([inputs_digest(folder), str(choices)])
     if not _is_current(page, inputs):
-        _write_pages(folder, inputs, lambda: build_view(read_sweep(folder)), progress)
+        _write_pages(folder, inputs, lambda: _view(read_sweep(folder), choices), progress)
     return page
 
 
-def report_sweeps(folders: Sequence[Path], out: Path | None, kind: str) -> Path:
+def report_sweeps(
+    folders: Sequence[Path], out: Path | None, kind: str, choices: Choices = AS_PLANNED
+) -> Path:
     """What the command ``report`` asks for: page and Markdown, or a paper's files.
 
     Args:
         folders: of sweeps; several are merged.
         out: where the report goes; None for the one sweep's own folder.
         kind: html, markdown or latex.
+        choices: what is compared instead of what the experiment says.
 
     Returns:
         the file to open first.
     """
     if kind == "latex":
-        return write_paper(folders, out or folders[0])
-    page = write_report(folders[0]) if out is None else write_comparison(folders, out)
+        return write_paper(folders, out or folders[0], choices)
+    if out is None:
+        page = write_report(folders[0], choices=choices)
+    else:
+        page = write_comparison(folders, out, choices=choices)
     return page.parent / TEXT if kind == "markdown" else page
 
 
-def write_results_report(results: SweepResults, out: Path, kind: str) -> Path:
+def write_results_report(
+    results: SweepResults, out: Path, kind: str, choices: Choices = AS_PLANNED
+) -> Path:
     """Write the report of results that were read already, a sweep's or another program's.
 
     Args:
         results: what is reported.
         out: folder of the report.
         kind: html, markdown or latex.
+        choices: what is compared instead of what the experiment says.
 
     Returns:
         the file to open first.
@@ -109,12 +121,17 @@ def write_results_report(results: SweepResults, out: Path, kind: str) -> Path:
     if (out / EXPERIMENT).exists() and out.resolve() != results.folder.resolve():
         raise ConfigurationError(f"{out} is a sweep's folder: give another one for the report.")
     if kind == "latex":
-        return _write_paper(build_view(results), out)
-    _write_pages(out, "", lambda: build_view(results), quiet)
+        return _write_paper(_view(results, choices), out)
+    _write_pages(out, "", lambda: _view(results, choices), quiet)
     return out / (TEXT if kind == "markdown" else PAGE)
 
 
-def write_comparison(folders: Sequence[Path], out: Path, progress: Progress = quiet) -> Path:
+def write_comparison(
+    folders: Sequence[Path],
+    out: Path,
+    progress: Progress = quiet,
+    choices: Choices = AS_PLANNED,
+) -> Path:
     """Write the report of one or several sweeps into a folder of its own.
 
     Beside what `write_report` writes there are the merged ``results.parquet`` and ``results.csv``
@@ -126,19 +143,24 @@ def write_comparison(folders: Sequence[Path], out: Path, progress: Progress = qu
     """
     if (out / EXPERIMENT).exists() and len(folders) > 1:
         raise ConfigurationError(f"{out} is a sweep's folder: give another one for the comparison.")
-    page, inputs = out / PAGE, digest([inputs_digest(folder) for folder in folders])
+    made_from = [*(inputs_digest(folder) for folder in folders), str(choices)]
+    page, inputs = out / PAGE, digest(made_from)
     if not _is_current(page, inputs):
-        _write_pages(out, inputs, lambda: build_view(_merged(folders, out)), progress)
+        _write_pages(out, inputs, lambda: _view(_merged(folders, out), choices), progress)
     return page
 
 
-def write_paper(folders: Sequence[Path], out: Path) -> Path:
+def write_paper(folders: Sequence[Path], out: Path, choices: Choices = AS_PLANNED) -> Path:
     """Write the tables, the methods and the figures for a LaTeX paper into ``out/paper``.
 
     Returns:
         the path of ``paper/report.tex``, which holds all of them.
     """
-    return _write_paper(build_view(read_sweeps(folders)), out)
+    return _write_paper(_view(read_sweeps(folders), choices), out)
+
+
+def _view(results: SweepResults, choices: Choices) -> ReportView:
+    return build_view(results, Plan.of(results).changed(choices))
 
 
 def _write_paper(view: ReportView, out: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -30,6 +31,7 @@ from dpo_bench.sweep.estimate import Size, estimate, evaluations, in_words, matr
 from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_workers, this_machine
 from dpo_bench.sweep.inputs import Inputs, describe, prepare_inputs
 from dpo_bench.sweep.judging import count_questions, describe_cost, describe_questions
+from dpo_bench.sweep.power import TrialSeconds
 from dpo_bench.sweep.sources import Sources, find_sources, preferences_source
 from dpo_bench.training.input_builders import require_margins
 from dpo_bench.training.trainer import number_of_steps
@@ -44,8 +46,11 @@ SHOWN = 160
 
 def print_plan(
     experiment: Experiment, workers: int | None, console: Console, loudness: Loudness = "normal"
-) -> None:
+) -> TrialSeconds | None:
     """Check an experiment and print its trials, its data and what it may take.
+
+    Returns:
+        what a trial may take by its prompts and responses; None where that is not known.
 
     Raises:
         DpoBenchError: what a run would raise.
@@ -69,14 +74,16 @@ def print_plan(
             "Data, reward and device were checked; lengths, time and memory are not known.",
         )
         _print_judging(experiment, len(trials), None, console)
-        return
+        return None
     for line in describe(inputs, experiment):
         _say(console, line)
     for line in _examples(inputs):
         _say(console, line)
     size = _size(models[0], inputs)
     _print_judging(experiment, len(trials), size, console)
-    _print_cost(experiment, sources, size, _count(workers, experiment, sources, trials), console)
+    return _print_cost(
+        experiment, sources, size, _count(workers, experiment, sources, trials), console
+    )
 
 
 def _check_without_models(experiment: Experiment, display: Display) -> None:
@@ -172,8 +179,8 @@ def _count(
 
 def _print_cost(
     experiment: Experiment, sources: Sources, size: Size, load: tuple[int, int], console: Console
-) -> None:
-    """Steps, memory and, on a CPU, time."""
+) -> TrialSeconds | None:
+    """Steps, memory and, on a CPU, time, which it gives."""
     training, (workers, trials_each) = experiment.training, load
     steps = number_of_steps(training, size.pairs)
     passes = steps * training.pairs_per_step / size.pairs
@@ -190,13 +197,22 @@ def _print_cost(
     )
     if sources.device != "cpu":
         _say(console, "No estimate of the time: none was ever measured on a GPU.")
-        return
-    seconds = estimate(experiment, size, matrix_speed())
+        return None
+    speed = matrix_speed()
+    seconds = estimate(experiment, size, speed)
     _say(
         console,
         f"Time: about {in_words(seconds)} a trial and {in_words(seconds * trials_each)} in all "
         "(an estimate, good to a factor of two or three).",
     )
+
+    def of(prompts: int, responses: int) -> float:
+        asked = {"prompts": prompts, "samples_per_prompt": responses}
+        evaluation = experiment.evaluation.model_copy(update=asked)
+        planned = experiment.model_copy(update={"evaluation": evaluation})
+        return estimate(planned, replace(size, prompts=prompts), speed)
+
+    return of
 
 
 def _say(console: Console, text: str) -> None:

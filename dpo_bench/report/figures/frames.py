@@ -161,27 +161,34 @@ def _reference_curves(results: SweepResults) -> Iterator[Row]:
 
 
 def _differences(view: ReportView) -> Iterator[Row]:
-    names = {one.index: visible(one.label) for one in view.series}
+    names = {str(one.index): visible(one.label) for one in view.series}
     for matched in view.compared:
-        for level in matched.comparison.levels:
-            for pair in level.compared:
-                found = pair.difference
-                yield {
-                    "measure": matched.measure.name, "kl": level.kl,
-                    "first": names[pair.first], "second": names[pair.second],
-                    "difference": found.value, "low": found.low, "high": found.high, "n": found.n,
-                    "p_value": pair.p_value, "p_holm": pair.adjusted, "separated": pair.separated,
-                    "standard_error_prompts": pair.shares[0] if pair.shares else None,
-                    "standard_error_seeds": pair.shares[1] if pair.shares else None,
-                    "prompts_to_separate": pair.prompts, "seeds_to_separate": pair.seeds,
-                }  # fmt: skip
+        primary = matched.comparison.primary
+        for one in matched.comparison.family.all:
+            if not one.compared or one.spread is None:
+                continue
+            found, spread = one.difference, one.spread
+            yield {
+                "measure": matched.measure.name, "kl": one.kl,
+                "loss": names[one.first], "against": names[one.second],
+                "difference": found.value, "low": found.low, "high": found.high, "n": found.n,
+                "p_value": one.p_value if primary else None,
+                "verdict": one.verdict if primary else "descriptive",
+                "policies": one.policies if primary else "descriptive",
+                "at_least": one.at_least if primary else None,
+                "at_most": one.at_most if primary else None,
+                "bias_bound": one.bias_bound, "standard_error_prompts": spread.prompts,
+                "standard_error_responses": spread.responses,
+                "standard_error_runs": spread.runs,
+                "standard_error_interpolation": spread.interpolation, "reason": one.reason,
+            }  # fmt: skip
 
 
 def matched_values(view: ReportView) -> pd.DataFrame:
     """What losses reach at matched KL: a row per measure, KL and loss, gaps to the optimum last.
 
-    Columns measure, kl (nats), series, loss, value, low, high, n, and groups: the letters that
-    losses share which are not separated there.
+    Columns measure, kl (nats), series, loss, value, low, high, n, kl_below and kl_above (between
+    whose policies it is read), bias_bound, doubts (why these are doubtful).
     """
     table = pd.DataFrame(list(chain(_matched(view), _gaps(view))))
     return table.drop(columns="index", errors="ignore")
@@ -189,13 +196,16 @@ def matched_values(view: ReportView) -> pd.DataFrame:
 
 def _matched(view: ReportView) -> Iterator[Row]:
     for matched in view.compared:
-        for level, letters in zip(matched.comparison.levels, matched.letters, strict=True):
+        for level in matched.comparison.levels:
             for one in view.series:
                 if found := level.values.get(one.index):
+                    below, above = level.brackets[one.index]
                     yield {
                         "measure": matched.measure.name, "kl": level.kl, **_named(one),
                         "value": found.value, "low": found.low, "high": found.high, "n": found.n,
-                        "groups": letters[one.index],
+                        "kl_below": below, "kl_above": above,
+                        "bias_bound": level.bias_bounds[one.index],
+                        "doubts": level.doubts.get(one.index, ""),
                     }  # fmt: skip
 
 

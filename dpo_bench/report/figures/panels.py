@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def draw_differences(view: ReportView) -> Figure:
-    """Every pair's difference in the headline measure with its interval, a panel per KL.
+    """Every loss's difference from the baseline with its own interval, a panel per KL.
 
     Raises:
         ValueError: the view has no comparison.
@@ -24,19 +24,19 @@ def draw_differences(view: ReportView) -> Figure:
     matched = view.matched
     if matched is None:
         raise ValueError("there is no comparison to draw")
-    count = len(matched.shown.rows)
-    labels = [font_text(row.cells[0].text, 40) for row in matched.shown.rows]
+    count = len(matched.differences.rows)
+    labels = [font_text(row.cells[0].text, 40) for row in matched.differences.rows]
     figure, axes = new_figure(6.6, 0.9 + 0.27 * count, columns=len(matched.levels))
     for column, (axis, title) in enumerate(zip(axes[0], matched.levels, strict=True)):
         axis.axvline(0, color=theme.LIGHT["muted"], linewidth=0.9, linestyle="--")
-        for place, row in enumerate(matched.shown.rows):
+        for place, row in enumerate(matched.differences.rows):
             _difference(axis, place, row.cells[1 + column], matched.reach)
         axis.set_title(f"{title} nats", fontsize=9)
         axis.set_xlim(-1.08 * matched.reach, 1.08 * matched.reach)
         axis.set_ylim(count - 0.5, -0.5)
         axis.set_yticks(range(count), [""] * count if column else labels)
         axis.tick_params(axis="y", length=0)
-    figure.supxlabel(f"difference in {matched.measure.phrase}; blue: separated", fontsize=9)
+    figure.supxlabel(f"difference in {matched.measure.phrase}; blue: losses differ", fontsize=9)
     return figure
 
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from dpo_bench.analysis.compare import MatchedComparison
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.matched_policies import MatchedPolicies
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
 from dpo_bench.analysis.regret import RegretAtLevel
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
-from dpo_bench.report.sections.areas import areas_section
+from dpo_bench.report.sections.components import components_section
 from dpo_bench.report.sections.gaps import gaps_section
 from dpo_bench.report.sections.judging import judging_section
 from dpo_bench.report.sections.length_control import length_section
@@ -30,9 +31,11 @@ def further_sections(
     curves: CurvesOnPrompts | None,
     policies: MatchedPolicies,
     gaps: Sequence[RegretAtLevel],
+    comparison: MatchedComparison | str,
 ) -> tuple[ReportSection, ...]:
     """All sections for which the sweep has the data, in their order."""
     found = (
+        components_section(results, experiment, comparison),
         gaps_section(series, gaps),
         *_of_curves(results, series, curves, policies),
         controls_section(results),
@@ -48,7 +51,6 @@ def _of_curves(
     policies: MatchedPolicies,
 ) -> Iterator[ReportSection | None]:
     if curves is not None:
-        yield areas_section(series, curves)
         yield overoptimization_section(results, series, curves)
         yield strengths_section(results, curves.prompts, policies)
         yield length_section(results, curves.prompts, policies)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
 import pandas as pd
 
 from dpo_bench.analysis.bootstrap import Array, resample_weights
-from dpo_bench.analysis.length_control import length_controlled
+from dpo_bench.analysis.length_control import MANY, Difficulty, length_controlled
 from dpo_bench.analysis.loss_curves import trial_label
 from dpo_bench.analysis.matched_policies import MatchedPolicies
+from dpo_bench.analysis.meetings import OPPONENTS, Meetings, meetings, shared_difficulty
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.report.sections.section import ReportSection, written
 from dpo_bench.report.table_values import Cell, Row, estimate_cell
@@ -24,41 +27,48 @@ def length_section(
     if not results.prompts_known or not len(prompts):
         return None
     weights = resample_weights(len(prompts), RESAMPLES, results.bootstrap_seed)
-    rows = []
-    for one, trial in policies.players:
-        table = trial.samples[trial.samples["prompt_id"].isin(prompts)]
-        counts = table.groupby("prompt_id").size()
-        extra = _extra_length(results, table)
-        if (
-            extra is None
-            or "win_reference" not in table
-            or counts.nunique() != 1
-            or len(counts) != len(prompts)
-            or table["win_reference"].isna().any()
-        ):
-            continue
-        table = table.assign(extra=extra).sort_values(["prompt_id", "sample"])
-        extra = table["extra"].to_numpy(float)
-        shape = (len(prompts), int(counts.iloc[0]))
-        wins = table["win_reference"].to_numpy(float).reshape(shape)
-        found = length_controlled(wins, extra.reshape(shape), weights)
-        cells = (
-            Cell(trial_label(one, trial, results.seeds)), estimate_cell(found.raw),
-            estimate_cell(found.controlled), estimate_cell(found.extra_length, 1),
-        )  # fmt: skip
-        rows.append(Row(cells, one.index))
+    faced = [one for name in OPPONENTS if (one := _faced(results, prompts, name)) is not None]
+    rows = [row for one in faced for row in one.rows(results, policies, weights)]
     if not rows:
         return None
-    return written("length", rows, (policies.whose if results.has_kl else "",))
+    players = max(one.difficulty.players for one in faced)
+    whose = policies.whose if results.has_kl else ""
+    return written("length", rows, (whose, players, players < MANY))
 
 
-def _extra_length(results: SweepResults, table: pd.DataFrame) -> Array | None:
-    """How much longer each response is than the reference's to its prompt; None: not known."""
-    if "extra_length" in table:
-        return table["extra_length"].to_numpy(float)
-    own = results.reference.samples
-    if own.empty or "tokens" not in table:
-        return None
-    lengths = own.groupby("prompt_id")["tokens"].mean()
-    usual = lengths.reindex(table["prompt_id"]).to_numpy(float)
-    return np.asarray(table["tokens"].to_numpy(float) - usual)
+@dataclass(frozen=True, slots=True)
+class _Opponent:
+    """An opponent and all that met it.
+
+    Attributes:
+        name: what it is called.
+        met: comparisons by trial.
+        difficulty: of the prompts, over these trials.
+    """
+
+    name: str
+    met: Mapping[str, Meetings]
+    difficulty: Difficulty
+
+    def rows(
+        self, results: SweepResults, policies: MatchedPolicies, weights: Array
+    ) -> Iterator[Row]:
+        """Those of the policies that are shown."""
+        for one, trial in policies.players:
+            if trial.id not in self.met:
+                continue
+            own = self.met[trial.id]
+            fitted = length_controlled(own.won, own.longer, weights, self.difficulty)
+            cells = (
+                Cell(trial_label(one, trial, results.seeds)), Cell(self.name),
+                estimate_cell(fitted.raw), estimate_cell(fitted.controlled),
+                estimate_cell(fitted.extra_length, 1),
+            )  # fmt: skip
+            yield Row(cells, one.index)
+
+
+def _faced(results: SweepResults, prompts: pd.Index, opponent: str) -> _Opponent | None:
+    """The opponent as all trials met it; None where none did."""
+    known = {one.id: meetings(results, one, prompts, opponent) for one in results.done}
+    met = {name: one for name, one in known.items() if one is not None}
+    return _Opponent(opponent, met, shared_difficulty(list(met.values()))) if met else None

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dpo_bench.analysis.compare import MatchedComparison
-from dpo_bench.analysis.curves import NEAR
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import KL
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
+from dpo_bench.analysis.readings import NEAR, WITHIN
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
 from dpo_bench.report.templating import Words
@@ -36,7 +36,7 @@ def method_notes(
     frontier, own = results.frontier, results.reference.frontier
     words = Words(
         "methods",
-        **_measured(results, experiment),
+        **_measured(results),
         name=results.name,
         has_kl=results.has_kl,
         evaluation=experiment.evaluation if experiment else None,
@@ -45,7 +45,6 @@ def method_notes(
         frontier_policies=results.optimum.policies if results.optimum else 0,
         frontier_effective=results.optimum.effective if results.optimum else None,
         measures=[one.phrase for one in compared.measures] if compared else [],
-        checkpoints=compared.checkpoints if compared else 0,
     )
     return tuple(words.notes("all"))
 
@@ -64,7 +63,7 @@ def appendix(
     grids = {len([s for s in one.settings if s.strength is not None]) for one in series} - {0}
     words = Words(
         "appendix",
-        **_measured(results, experiment),
+        **_measured(results),
         name=results.name,
         experiment=experiment,
         losses=list(dict.fromkeys(one.loss for one in series)),
@@ -75,12 +74,16 @@ def appendix(
         failed=len(results.failed),
         comparison=compared,
         levels=[number(one.kl, KL.decimals) for one in compared.levels] if compared else [],
-        checkpoints=sum(len(trial.checkpoint_prompts) > 0 for trial in results.done),
+        baseline=_label(series, compared.baseline) if compared else "",
     )
     return words.paragraph("trained"), words.paragraph("measured")
 
 
-def _measured(results: SweepResults, experiment: Experiment | None) -> dict[str, Any]:
+def _label(series: Sequence[LossCurve], index: int) -> str:
+    return next(one.label for one in series if one.index == index)
+
+
+def _measured(results: SweepResults) -> dict[str, Any]:
     """What notes and appendix say of rewards, intervals and curves."""
     return {
         "judge": results.judge,
@@ -88,8 +91,8 @@ def _measured(results: SweepResults, experiment: Experiment | None) -> dict[str,
         "prompts_known": results.prompts_known,
         "resamples": results.resamples,
         "seeds": len(results.seeds),
-        "every": experiment.evaluation.every if experiment else 0,
         "near": NEAR,
+        "within": WITHIN,
     }
 
 

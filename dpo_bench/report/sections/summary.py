@@ -6,23 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dpo_bench.analysis.compare import Level, MatchedComparison, PairAtLevel
-from dpo_bench.analysis.estimate import Estimate
-from dpo_bench.analysis.loss_curves import LossCurve, trial_label
+from dpo_bench.analysis.best_setting import BestSetting
+from dpo_bench.analysis.compare import MatchedComparison
+from dpo_bench.analysis.loss_curves import CUT_SHARE, LossCurve, trial_label
 from dpo_bench.analysis.metrics import ACCURACY, CHOSEN, FRONTIER_GAP, KL, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.moved import unmoved_in_words
 from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.experiment import Experiment
+from dpo_bench.report.sections.opening import opening, setting_label, verdicts
 from dpo_bench.report.sections.sanity_checks import agreement, follows_the_place, missed_controls
 from dpo_bench.report.templating import Words
-from dpo_bench.wording import interval, listing, number
+from dpo_bench.wording import interval, number
 
-_NAMED_LOSSES = 12
-"""how many losses the summary names as not separated"""
 _LOSS_TOLERANCE = 1e-5
 """allowed relative difference of the loss at step 0 from its known value at the reference"""
-_CUT_SHARE = 0.1
-"""share of responses cut at the token limit from which a warning is due"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +29,6 @@ class Tile:
     title: str
     figure: str
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Better:
-    """A pair of losses that are separated, the better one first.
-
-    Attributes:
-        better: its label.
-        worse: the other's.
-        difference: how much better.
-    """
-
-    better: str
-    worse: str
-    difference: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +53,7 @@ def find(
     experiment: Experiment | None,
     series: Sequence[LossCurve],
     comparison: MatchedComparison | str,
-    others: Sequence[MatchedComparison] = (),
+    best: BestSetting | None = None,
 ) -> Summary:
     """Write the summary of a sweep.
 
@@ -79,8 +61,8 @@ def find(
         results: the sweep.
         experiment: what made it; None where that is not known.
         series: its curves.
-        comparison: by the headline measure, or why there is none.
-        others: the same by further measures.
+        comparison: by the primary measure, or why there is none.
+        best: the setting to train.
     """
     labels = {t.id: trial_label(one, t, results.seeds) for one in series for t in one.trials}
     words = Words(
@@ -92,45 +74,25 @@ def find(
         failed=len(results.failed),
         pending=results.pending,
     )
-    sentences, also = [*words.items("state")], list[str]()
+    state = words.items("state")
+    sentences: tuple[str, ...] = ()
     if results.done:
-        sentences += _best(results, labels, words)
-        sentences += words.items("reached", _span(results, KL))
-        if not follows_the_place(results):  # nobody is called better by such a judge
-            sentences += _matched(series, comparison, words)
-            also += [sentence for one in others for sentence in _matched(series, one, words)]
-        also += _also(results, labels, words)
-    if len(results.seeds) == 1:
-        sentences += words.items("one_seed")
+        sentences = _unusable(results, words) or opening(
+            results, experiment, series, comparison, best
+        )
     return Summary(
-        tuple(sentences),
-        tuple(also),
+        sentences or state,
+        (*(state if sentences else ()), *(_also(results, labels, words) if results.done else ())),
         tuple(_warnings(results, experiment, labels, words)),
-        tuple(_tiles(results, labels, comparison)),
+        tuple(_tiles(results, series, comparison, best)),
     )
 
 
-def _highest(results: SweepResults, measure: Metric) -> tuple[Trial, Estimate] | None:
-    measured = [(trial, trial.estimate(measure.name)) for trial in results.done]
-    known = [(trial, figure) for trial, figure in measured if not figure.is_missing]
-    return max(known, key=lambda pair: pair[1].value) if known else None
-
-
-def _best(results: SweepResults, labels: dict[str, str], words: Words) -> tuple[str, ...]:
-    measure = WIN_RATE if results.has_wins else ACCURACY
-    best = None
-    if found := _highest(results, measure):
-        trial, figure = found
-        best = {"label": labels[trial.id], "kl": trial.value(KL.name), "figure": figure}
-    return words.items(
-        "highest",
-        results.judge,
-        results.has_wins,
-        agreement(results) if follows_the_place(results) else None,
-        best is not None and _all_ties(results, measure),
-        best,
-        measure,
-    )
+def _unusable(results: SweepResults, words: Words) -> tuple[str, ...]:
+    """What is said instead of verdicts where a judge's answers tell nothing."""
+    ties = _all_ties(results, WIN_RATE if results.has_wins else ACCURACY)
+    follows = agreement(results) if follows_the_place(results) else None
+    return words.items("unusable", results.judge, follows, ties)
 
 
 def _all_ties(results: SweepResults, measure: Metric) -> bool:
@@ -138,43 +100,6 @@ def _all_ties(results: SweepResults, measure: Metric) -> bool:
     return measure == WIN_RATE and all(
         (one.value, one.low, one.high) == (0.5, 0.5, 0.5) for one in figures
     )
-
-
-def _matched(
-    series: Sequence[LossCurve], comparison: MatchedComparison | str, words: Words
-) -> tuple[str, ...]:
-    if isinstance(comparison, str):
-        return ()
-    names = {one.index: one.label for one in series}
-    level = comparison.middle
-    apart = [pair for pair in level.compared if pair.separated]
-    widest = max(apart, key=lambda pair: abs(pair.difference.value), default=None)
-    return words.items(
-        "matched",
-        level.kl,
-        comparison.measure,
-        len(level.compared),
-        len(apart),
-        comparison.compared == comparison.total,
-        widest and _better_first(widest, names),
-        _alike(level, names),
-        len(level.groups[0]),
-    )
-
-
-def _alike(level: Level, names: dict[int, str]) -> list[str]:
-    """The groups of more than one loss; none where they are too many to be named."""
-    groups = [[names[index] for index in group] for group in level.groups if len(group) > 1]
-    return [] if sum(map(len, groups)) > _NAMED_LOSSES else list(map(listing, groups))
-
-
-def _better_first(pair: PairAtLevel, names: dict[int, str]) -> Better:
-    better, worse, difference = pair.first, pair.second, pair.difference
-    if difference.value < 0:
-        better, worse = worse, better
-        ends = (-difference.value, -difference.high, -difference.low)
-        difference = Estimate(*ends, difference.n)
-    return Better(names[better], names[worse], difference)
 
 
 def _also(results: SweepResults, labels: dict[str, str], words: Words) -> tuple[str, ...]:
@@ -252,16 +177,12 @@ def _continued(results: SweepResults, labels: dict[str, str], words: Words) -> I
 
 
 def _cut(results: SweepResults, labels: dict[str, str], words: Words) -> tuple[str, ...]:
-    shares = {
-        labels[trial.id]: 1.0 - float(trial.samples["finished"].mean())
-        for trial in results.done
-        if "finished" in trial.samples and len(trial.samples)
-    }
-    over = {name: share for name, share in shares.items() if share > _CUT_SHARE}
+    shares = {labels[trial.id]: trial.cut_share or 0.0 for trial in results.done}
+    over = {name: share for name, share in shares.items() if share > CUT_SHARE}
     if not over:
         return ()
     worst = max(over, key=lambda name: over[name])
-    return words.items("cut", len(over), _CUT_SHARE, worst, over[worst])
+    return words.items("cut", len(over), CUT_SHARE, worst, over[worst])
 
 
 def no_reward(results: SweepResults) -> str:
@@ -272,35 +193,42 @@ def no_reward(results: SweepResults) -> str:
 
 
 def _tiles(
-    results: SweepResults, labels: dict[str, str], comparison: MatchedComparison | str
+    results: SweepResults,
+    series: Sequence[LossCurve],
+    comparison: MatchedComparison | str,
+    best: BestSetting | None,
 ) -> Iterator[Tile]:
-    measure = WIN_RATE if results.has_wins else ACCURACY
-    best = _highest(results, measure)
     if follows_the_place(results):
         agreed = agreement(results)
         brackets = interval(agreed.low, agreed.high, 3)
         title = "The judge's orders agree"
         yield Tile(title, number(agreed.value, 3), f"{brackets} of the controlled pairs")
-    elif best and not _all_ties(results, measure):
-        trial, figure = best
-        brackets = interval(figure.low, figure.high, measure.decimals)
-        title = "Best win rate" if measure == WIN_RATE else f"Best {measure.title.lower()}"
-        yield Tile(
-            title, number(figure.value, measure.decimals), f"{brackets} {labels[trial.id]}".strip()
-        )
+    elif not isinstance(comparison, str):
+        yield from _verdict_tiles(series, comparison, best)
     if span := _span(results, KL):
         yield Tile(
             "KL covered", f"{number(span[0], 2)} to {number(span[1], 2)}", "nats, to the reference"
         )
-    if not isinstance(comparison, str) and not follows_the_place(results):
-        pairs = comparison.middle.compared
-        apart = sum(pair.separated for pair in pairs)
-        where = f"pairs of losses, at KL {number(comparison.middle.kl, KL.decimals)} nats"
-        yield Tile("Separated", f"{apart} of {len(pairs)}", where)
     failed = f"{len(results.failed)} failed" if results.failed else "none failed"
     waiting = f", {results.pending} not run" if results.pending else ""
     total = len(results.trials) + results.pending
     yield Tile("Trials", f"{len(results.done)} of {total}", f"finished; {failed}{waiting}")
+
+
+def _verdict_tiles(
+    series: Sequence[LossCurve], comparison: MatchedComparison, best: BestSetting | None
+) -> Iterator[Tile]:
+    labels = {one.index: one.label for one in series}
+    found = verdicts(comparison, labels)
+    better = sum(one.said == "better" for one in found)
+    kind = "losses" if comparison.repeated else "losses, by one policy each"
+    title = f"Better than {labels[comparison.baseline]}"
+    yield Tile(title, f"{better} of {len(found)}", f"{kind}, at the same KL")
+    if best is not None:
+        decimals = comparison.measure.decimals
+        brackets = interval(best.expected.low, best.expected.high, decimals)
+        expected = f"{number(best.expected.value, decimals)} {brackets} {comparison.measure.phrase}"
+        yield Tile("To train", setting_label(best, series), f"expect {expected}")
 
 
 def _span(results: SweepResults, measure: Metric) -> tuple[float, float] | None:

@@ -25,7 +25,7 @@ def test_a_full_sweep_has_all_sections_in_order(view_of: ViewOf) -> None:
         "strengths",
         "length",
     ]
-    assert [len(one.table.rows) for one in found] == [4, 6, 4, 5, 4]
+    assert [len(one.table.rows) for one in found] == [4, 6, 4, 5, 8]
     for one in found:
         assert {len(row.cells) for row in one.table.rows} == {len(one.table.columns)}
 
@@ -48,9 +48,28 @@ def test_strengths_put_the_reference_last(view_of: ViewOf) -> None:
 
 def test_raw_win_rates_beside_the_controlled_are_the_trials_own(view_of: ViewOf) -> None:
     view = view_of("clean")
-    rates = {trial.row["win_rate"] for trial in view.results.done}
-    for row in view.further[4].table.rows:
-        assert min(abs(float(row.cells[1].value or 0) - rate) for rate in rates) == pytest.approx(0)
+    for opponent, metric in (("reference", "win_rate"), ("chosen", "win_rate_chosen")):
+        rates = [trial.value(metric) or 0.0 for trial in view.results.done]
+        rows = [row for row in view.further[4].table.rows if row.cells[1].text == opponent]
+        assert len(rows) == 4
+        for row in rows:
+            apart = [abs(float(row.cells[2].value or 0) - rate) for rate in rates]
+            assert min(apart) == pytest.approx(0)
+
+
+def test_length_control_says_how_many_policies_the_difficulties_rest_on(
+    view_of: ViewOf, tmp_path: Path
+) -> None:
+    view = view_of("clean")
+    assert f"over all {len(view.results.done)} policies" in view.further[4].about
+    for count, words in (
+        (1, "no difficulty is fitted"),
+        (2, "over both 2 policies that met the opponent. With so few"),
+    ):
+        sweep = small(losses=("dpo",), strengths=count, failed=(), prompts=24)
+        lone = build_view(read_sweep(build(tmp_path / str(count), sweep)))
+        (section,) = (one for one in lone.further if one.key == "length")
+        assert words in section.about
 
 
 def test_too_many_losses_for_a_round_robin_are_told(

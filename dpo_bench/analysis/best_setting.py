@@ -1,0 +1,149 @@
+"""Which setting to train, and what it can be expected to reach.
+
+The largest of many figures is partly luck. Of 20 equal settings the best looks two standard errors
+better than it is, and an interval around it covers 72%. So a setting is chosen on one half of the
+prompts and reported on the other half. Prompts are not all of the luck: a run may be lucky on every
+prompt. With several seeds the larger half of them chooses, too, and the others report. (To leave
+out one seed at a time and average is no way out: the parts then choose each other, and an interval
+that takes them for independent covers 90%.)
+
+Settings take part whose policies are no degenerate ones and have few responses cut at the token
+limit: what such figures say of training again is doubtful.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpo_bench.analysis.bootstrap import Array
+from dpo_bench.analysis.estimate import Estimate
+from dpo_bench.analysis.points import Curves, Point, trained
+from dpo_bench.analysis.run_variance import RunVariance
+
+_Place = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BestSetting:
+    """The choice and what it reaches.
+
+    Attributes:
+        loss: key of its curve.
+        strength: index of it among the loss's trained points.
+        kl: of its policies, nats.
+        expected: what a policy trained so reaches, by prompts and seeds that did not choose it,
+            with a 95% interval.
+        seeds: number of training seeds that chose and that reported.
+        agreed: of all seeds, those that by themselves choose the same setting.
+        candidates: number of settings among which it was chosen.
+        left_out: number of settings with doubtful policies.
+    """
+
+    loss: str
+    strength: int
+    kl: float
+    expected: Estimate
+    seeds: tuple[int, int]
+    agreed: int
+    candidates: int
+    left_out: int
+
+
+def best_setting(
+    curves: Curves,
+    doubts: Mapping[str, Sequence[str]],
+    variance: RunVariance,
+    *,
+    prompts_known: bool = True,
+) -> BestSetting | None:
+    """Choose the setting with the highest figure; None where nothing tells how sure it is.
+
+    Args:
+        curves: of each loss.
+        doubts: for each of a loss's trained points why it does not take part; empty where it does.
+        variance: of runs, over the same curves.
+        prompts_known: False where a run's mean is all that is known of it.
+    """
+    points = {
+        (name, index): point
+        for name, found in curves.items()
+        for index, point in enumerate(trained(found))
+    }
+    usable = {
+        place: point
+        for place, point in points.items()
+        if not _doubt(doubts.get(place[0], ()), place)
+    }
+    if not usable:
+        return None
+    names = sorted(set.intersection(*(set(point.seed_names) for point in usable.values())))
+    prompts = next(iter(usable.values())).reward.shape[1]
+    if not names or (len(names) < 2 and (not prompts_known or prompts < 4)):
+        return None
+    chosen, reported = _halves(prompts, split=prompts_known and prompts >= 4)
+    half = (len(names) + 1) // 2
+    choosing, reporting = (names[:half], names[half:]) if len(names) > 1 else (names, names)
+    choice = _choice(usable, choosing, chosen)
+    point = usable[choice]
+    by_prompt = np.mean([_row(point, name)[reported] for name in reporting], axis=0)
+    alone = [_choice(usable, [name], chosen) for name in names]
+    return BestSetting(
+        *choice,
+        point.mean_kl,
+        _expected(by_prompt, choice, variance, len(reporting), prompts_known=prompts_known),
+        (len(choosing), len(reporting)),
+        alone.count(choice),
+        len(usable),
+        len(points) - len(usable),
+    )
+
+
+def _doubt(doubts: Sequence[str], place: _Place) -> str:
+    return doubts[place[1]] if place[1] < len(doubts) else ""
+
+
+def _halves(prompts: int, *, split: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Every other prompt chooses, the rest report; all do both where they cannot be split."""
+    everything = np.arange(prompts)
+    return (everything[::2], everything[1::2]) if split else (everything, everything)
+
+
+def _choice(
+    usable: Mapping[_Place, Point], names: Sequence[int], prompts: NDArray[np.intp]
+) -> _Place:
+    def height(place: _Place) -> float:
+        return float(np.mean([_row(usable[place], name)[prompts].mean() for name in names]))
+
+    return max(usable, key=height)
+
+
+def _row(point: Point, name: int) -> Array:
+    return np.asarray(point.reward[point.seed_names.index(name)])
+
+
+def _expected(
+    by_prompt: Array, place: _Place, variance: RunVariance, seeds: int, *, prompts_known: bool
+) -> Estimate:
+    from scipy.special import stdtrit
+
+    count = len(by_prompt) if prompts_known else 0
+    within = float(by_prompt.var(ddof=1)) / count if count > 1 else 0.0
+    own, responses, freedom = (
+        float(one[place[0]][place[1]])
+        for one in (variance.own, variance.responses, variance.freedom)
+    )
+    runs = 0.0
+    if math.isfinite(own):
+        of_loss = max(variance.loss.value - own / len(variance.own[place[0]]), 0.0)
+        alone = (max(own - responses, 0.0) + of_loss) / seeds
+        runs, freedom = variance.with_common(alone, freedom, seeds)
+    parts = within**2 / max(count - 1, 1) + runs**2 / max(freedom, 1e-9)
+    width = float(stdtrit((within + runs) ** 2 / parts, 0.975)) if parts > 0 else 0.0
+    half = width * math.sqrt(within + runs)
+    value = float(by_prompt.mean())
+    return Estimate(value, value - half, value + half, count)
