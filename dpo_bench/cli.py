@@ -424,6 +424,7 @@ def reproduce(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="What to reproduce; without it: the list.")
     ] = None,
+    *,
     exact: Annotated[
         bool, typer.Option("--exact", help="All that need no model; exit 1 if a verdict fails.")
     ] = False,
@@ -435,13 +436,18 @@ def reproduce(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Fill a paper's table from this sweep; repeatable."),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="The authors' own file or folder, where one is read."),
+    ] = None,
 ) -> None:
     """Published results beside what the registry's losses give."""
     from dpo_bench.reproduce.command import ReproduceRequest
     from dpo_bench.reproduce.command import reproduce as run
 
     command = shlex.join(["dpo-bench", *sys.argv[1:]])
-    if not run(ReproduceRequest(name, exact, as_json, out, tuple(runs or ()), command), _console()):
+    wanted = ReproduceRequest(name, exact, as_json, out, tuple(runs or ()), command, data)
+    if not run(wanted, _console()):
         raise typer.Exit(1)
 
 

@@ -48,7 +48,7 @@ def read_file(path: Path) -> SweepResults:
         ".parquet": read_parquet,
         ".csv": pd.read_csv,
         ".jsonl": lambda file: pd.read_json(file, lines=True),
-        ".json": _annotations,
+        ".json": lambda file: read_annotations(file).dropna(subset="win"),
     }
     if path.suffix not in readers:
         raise ConfigurationError(
@@ -205,20 +205,29 @@ def _estimate(rows: pd.DataFrame, column: str, by_prompt: bool) -> Estimate:
     return bootstrap_mean(means, resample_weights(len(means), DEFAULT_RESAMPLES, 0))
 
 
-def _annotations(path: Path) -> pd.DataFrame:
-    """AlpacaEval's annotations: a row per comparison of a model with the baseline."""
+def read_annotations(path: Path) -> pd.DataFrame:
+    """AlpacaEval's annotations: a row per comparison of a model with the baseline.
+
+    Returns:
+        loss (the model), prompt, win (missing where the judge gave no preference), extra_length
+        (characters, the model's output minus the baseline's) and response.
+
+    Raises:
+        TypeError: the file holds no list.
+        KeyError: an annotation lacks a field.
+        ValueError: it is no JSON, or a preference is none.
+    """
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, list):
         raise TypeError("not a list of annotations")
-    rows = [_annotation(entry, row) for row, entry in enumerate(content, 1)]
-    return pd.DataFrame([row for row in rows if row["win"] is not None])
+    return pd.DataFrame([_annotation(entry, row) for row, entry in enumerate(content, 1)])
 
 
 def _annotation(entry: Mapping[str, Any], row: int) -> dict[str, Any]:
     """One comparison; the preference is 1 for the first output, 2 for the second, or between.
 
     As AlpacaEval reads it the second output is the model's and the first the baseline's; 0 and 1.5
-    are ties, and a comparison without a preference is left out.
+    are ties.
     """
     missing = {"instruction", "output_1", "output_2", "generator_2", "preference"} - set(entry)
     if missing:

@@ -37,6 +37,8 @@ The published model's `regularize_to_baseline_lambda` (tatsu-lab/alpaca_eval, gl
 MANY = 4
 """players that can tell how noisy an outcome is: fewer confuse that with how hard prompts are"""
 
+_LEAST = 0.01
+"""dispersion: of the mean of a hundred comparisons; outcomes without any scatter have none"""
 _STEPS = 200
 _TIE = float(np.tanh(1.0))
 _CELLS = 8
@@ -127,7 +129,8 @@ def prompt_difficulty(won: ArrayLike, longer: ArrayLike) -> Difficulty:
         variance = float((gamma**2 + 1 / precision)[free].mean())
         if players >= MANY:
             left = known.sum() - players - 1 - (curve.sum(axis=0) / precision).sum()
-            dispersion = min(float((known * (wins - chance) ** 2 / even).sum() / left), 1.0)
+            pearson = (known * (wins - chance) ** 2 / np.maximum(even, 1e-6)).sum()
+            dispersion = float(np.clip(pearson / left, _LEAST, 1.0))
         if longest < 1e-8 and np.abs(np.array([variance, dispersion]) / before - 1).max() < 1e-5:
             break
     sway = _sway(miss, curve, terms, precision)[free]
@@ -220,7 +223,10 @@ def length_controlled(
         parts = [rows[first : first + size] for first in range(0, len(rows), size)]
         found = np.concatenate([model.fit(part, start) for part in parts], axis=1)
         counted = np.einsum("bp,p->b", rows, answered)
-        raw, lengths = (np.einsum("bp,p->b", rows, one) / counted for one in (plain, extra))
+        # of very few answered prompts a resample may draw none: it has nothing to say of them
+        drawn = np.where((counted > 0)[:, None], rows, everyone)
+        counted = np.where(counted > 0, counted, answered.mean())
+        raw, lengths = (np.einsum("bp,p->b", drawn, one) / counted for one in (plain, extra))
         return np.stack([model.at_equal_length(found, rows), raw, found[1], lengths], axis=1)
 
     return LengthControlled(*bootstrap_weighted(fit, weights))

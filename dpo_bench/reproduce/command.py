@@ -31,6 +31,7 @@ class ReproduceRequest:
         out: folder of the report; None for none.
         runs: finished sweep folders that fill a paper's table.
         command: the command line, for the report.
+        data: the authors' own file, or a folder that holds it.
     """
 
     name: str | None
@@ -39,6 +40,7 @@ class ReproduceRequest:
     out: Path | None
     runs: tuple[Path, ...]
     command: str
+    data: Path | None = None
 
 
 def reproduce(wanted: ReproduceRequest, console: Console) -> bool:
@@ -50,8 +52,8 @@ def reproduce(wanted: ReproduceRequest, console: Console) -> bool:
     if wanted.exact and wanted.name:
         raise ConfigurationError("--exact runs all exact experiments: give it no name.")
     if not wanted.exact and wanted.name is None:
-        if wanted.out or wanted.runs:
-            raise ConfigurationError("--out and --runs need a name, or --exact.")
+        if wanted.out or wanted.runs or wanted.data:
+            raise ConfigurationError("--out, --runs and --data need a name, or --exact.")
         _list(wanted, console)
         return True
     chosen: Sequence[Reproducible] = exact_experiments()
@@ -89,7 +91,7 @@ def _run(
     finished = []
     for experiment in chosen:
         start = time.perf_counter()
-        outcome = experiment.run(wanted.runs)
+        outcome = experiment.run(wanted.runs, wanted.data)
         finished.append(Finished(experiment, outcome, time.perf_counter() - start))
         if not wanted.as_json:
             print_outcome(console, experiment, outcome)

@@ -82,6 +82,16 @@ EXPERIMENTS = (
         "claims",
         "claims.claims:run",
     ),
+    RunnableResult(
+        "alpaca-eval-length-control",
+        "length-controlled win rates of the public leaderboard, from its annotations",
+        "Dubois et al. 2024, arXiv:2404.04475; tatsu-lab/alpaca_eval",
+        2.0,
+        "data",
+        "raw.alpaca_eval:run",
+        "AlpacaEval's annotations (git clone --depth 1 https://github.com/tatsu-lab/alpaca_eval,"
+        " or a folder with annotations.npz)",
+    ),
 )
 
 

@@ -65,8 +65,9 @@ def _markdown(finished: Sequence[Finished], command: str) -> str:
     head = [
         "# Published results, reproduced",
         f"`{command}` took {total:.0f} s on one core of {platform.machine()} ({versions()}).",
-        f"{judged - failed} of {judged} verdicts hold; {failed} fail.",
     ]
+    if judged:
+        head.append(f"{judged - failed} of {judged} verdicts hold; {failed} fail.")
     sections = (markdown_section(one.experiment, one.outcome, one.seconds) for one in finished)
     return "\n\n".join([*head, *sections]) + "\n"
 

@@ -19,7 +19,13 @@ from dpo_bench.experiment import Experiment
 from dpo_bench.experiment.fields import NO_EFFECT, SOURCE, VARIED, values
 from dpo_bench.experiment.read import find_file, read_file, validate, validate_record
 from dpo_bench.reproduce.precision import Z95, Difference, share_error
-from dpo_bench.reproduce.record import Kind, Provenance, PublishedRow, Reproduced
+from dpo_bench.reproduce.record import (
+    Kind,
+    Provenance,
+    PublishedRow,
+    Reproduced,
+    recomputed,
+)
 
 FAILED, BLANK = "failed", "blank"
 Cell = float | str
@@ -99,6 +105,8 @@ class PublishedTable:
         n: prompts behind each figure, None where the paper does not say.
         judge: a judge that can no longer be asked; empty where the reward can be rerun.
         compare: pairs of series whose published difference is judged at n.
+        data: which file of the authors holds its raw numbers, and where that is; empty for none.
+        function: ``module:function`` that judges the paper's claims by that file.
     """
 
     name: str
@@ -110,6 +118,8 @@ class PublishedTable:
     n: int | None = None
     judge: str = ""
     compare: tuple[tuple[str, str], ...] = ()
+    data: str = ""
+    function: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -121,12 +131,22 @@ class PublishedTable:
         """What running it takes, in words."""
         return "hub, GPU"
 
-    def run(self, folders: Sequence[Path] = ()) -> Reproduced:
+    def run(self, folders: Sequence[Path] = (), data: Path | None = None) -> Reproduced:
         """Published beside ours, filled from finished sweeps where there are any.
 
+        With the authors' own file: their claims, judged by its raw numbers.
+
         Raises:
-            ConfigurationError: a folder is no sweep of this table's experiment files.
+            ConfigurationError: a folder is no sweep of this table's experiment files, or there is
+                a file where none is read.
         """
+        if data is not None:
+            if folders or not self.data:
+                raise ConfigurationError(
+                    f"--data: {self.name} is filled from sweeps (--runs)"
+                    + (", or judged by its authors' file: give one of both." if self.data else ".")
+                )
+            return recomputed(self.name, self.source, self.function, self.data, data)
         if folders:
             rows, remarks = filled_rows(self, folders)
         else:
@@ -183,6 +203,8 @@ class PublishedTable:
             if self.judge
             else "`--runs DIR` fills our column from its finished folder."
         )
+        if self.data:
+            fate += f" `--data PATH` judges the paper's claims by {self.data}."
         return "\n\n".join(
             filter(None, [self.text.strip(), f"Experiment: {files}. {fate}", *remarks])
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +27,12 @@ PROVENANCE = MappingProxyType(
 )
 """What the mark beside a figure means."""
 
-Kind = Literal["exact", "variant", "claims", "table"]
+Kind = Literal["exact", "variant", "claims", "data", "table"]
+
+Word = Literal["holds", "tie", "fails"]
+"""What became of a claim."""
+CODES: Mapping[Word, float] = MappingProxyType({"holds": 1.0, "tie": 0.0, "fails": -1.0})
+"""The same as figures, so that a claim is a row like any other."""
 
 KEYS = ("source", "series", "x", "published", "reproduced", "tolerance", "ok")
 """Keys of a row for programs, in this order."""
@@ -152,8 +157,13 @@ class Reproducible(Protocol):
     def cost(self) -> str:
         """Its measured cost in words."""
 
-    def run(self, folders: Sequence[Path] = ()) -> Reproduced:
-        """Published beside reproduced; a table is filled from sweep folders."""
+    def run(self, folders: Sequence[Path] = (), data: Path | None = None) -> Reproduced:
+        """Published beside reproduced; a table is filled from sweep folders.
+
+        Args:
+            folders: of finished sweeps.
+            data: the authors' own file, or a folder that holds it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +176,10 @@ class RunnableResult:
         source: paper, arXiv id, section or figure.
         seconds: measured cost on one core.
         kind: ``exact`` belongs to `reproduce --exact`, ``variant`` is offered beside it, ``claims``
-            is the report on claims, ``table`` needs a model.
-        function: ``module:function`` below `dpo_bench.reproduce`: takes the source, gives
-            what was reproduced.
+            is the report on claims, ``data`` reads the authors' own file, ``table`` needs a model.
+        function: ``module:function`` below `dpo_bench.reproduce`: takes the source, and the
+            authors' file where it reads one; gives what was reproduced.
+        data: which file of the authors it reads and where that is; empty where it needs none.
     """
 
     name: str
@@ -177,23 +188,60 @@ class RunnableResult:
     seconds: float
     kind: Kind
     function: str
+    data: str = ""
 
     @property
     def cost(self) -> str:
         """Its measured cost in words."""
         return f"{self.seconds:g} s"
 
-    def run(self, folders: Sequence[Path] = ()) -> Reproduced:
+    def run(self, folders: Sequence[Path] = (), data: Path | None = None) -> Reproduced:
         """Run it, on one thread: the tensors are tiny, and the bits do not vary.
 
         Raises:
-            ConfigurationError: there are sweep folders to fill it from, but it needs none.
+            ConfigurationError: there are sweep folders to fill it from, but it needs none; or it
+                needs the authors' file and has none, or the other way round.
         """
         if folders:
             raise ConfigurationError(f"--runs: {self.name} is computed here, not filled from runs.")
-        module, _, function = self.function.partition(":")
+        if self.data:
+            return recomputed(self.name, self.source, self.function, self.data, data)
+        if data is not None:
+            raise ConfigurationError(f"--data: {self.name} is computed here and reads no file.")
         with one_thread():
-            home = importlib.import_module(f"dpo_bench.reproduce.{module}")
-            outcome: Reproduced = getattr(home, function)(self.source)
-        rows = tuple(replace(row, source=self.source) for row in outcome.rows)
-        return replace(outcome, rows=rows)
+            return _of_source(self.source, find_function(self.function)(self.source))
+
+
+def recomputed(name: str, source: str, function: str, wanted: str, data: Path | None) -> Reproduced:
+    """What a function makes of the authors' own file.
+
+    Args:
+        name: what is reproduced.
+        source: of its rows.
+        function: ``module:function``, takes source and file.
+        wanted: which file that is and where to fetch it.
+        data: the file, or a folder that holds it.
+
+    Raises:
+        ConfigurationError: it was not given, or there is none.
+        DataError: it is not what was wanted.
+    """
+    if data is None:
+        raise ConfigurationError(
+            f"{name} reads {wanted}: fetch it, and give the file or the folder with --data PATH."
+        )
+    if not data.exists():
+        raise ConfigurationError(f"--data: there is no {data}.")
+    return _of_source(source, find_function(function)(source, data))
+
+
+def find_function(name: str) -> Callable[..., Reproduced]:
+    """The function of this ``module:function`` below `dpo_bench.reproduce`."""
+    module, _, function = name.partition(":")
+    home = importlib.import_module(f"dpo_bench.reproduce.{module}")
+    found: Callable[..., Reproduced] = getattr(home, function)
+    return found
+
+
+def _of_source(source: str, outcome: Reproduced) -> Reproduced:
+    return replace(outcome, rows=tuple(replace(row, source=source) for row in outcome.rows))

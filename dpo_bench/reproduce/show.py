@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dpo_bench.reproduce.record import PROVENANCE, PublishedRow, Reproduced, Reproducible
+from dpo_bench.reproduce.record import CODES, PROVENANCE, PublishedRow, Reproduced, Reproducible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,8 @@ def published_text(row: PublishedRow) -> str:
     """The paper's figure with the mark of where it comes from, never an eye-read one unmarked."""
     if row.published is not None:
         about = "≈ " if row.provenance == "eye" else ""
-        return f"{about}{figure_text(row.published)} [{row.provenance}]"
+        mark = f" [{row.provenance}]" if row.provenance else ""
+        return f"{about}{figure_text(row.published)}{mark}"
     if row.rerun is not None:
         return f"{BLANK} (rerun {figure_text(row.rerun)})"
     return BLANK
@@ -61,6 +62,10 @@ def summary(outcome: Reproduced) -> str:
     """How many verdicts there are and how many fail."""
     judged = [row for row in outcome.rows if row.ok is not None]
     without = len(outcome.rows) - len(judged)
+    words = [row.note for row in outcome.rows if row.ok is None and row.note in CODES]
+    if words:
+        counts = ", ".join(f"{word} {words.count(word)}" for word in CODES)
+        return f"Verdicts on {len(words)} claims of the authors: {counts}."
     if not judged:
         return "No row has a verdict: nothing of ours, or nothing published, to compare."
     more = f"; {without} rows without a verdict" if without else ""

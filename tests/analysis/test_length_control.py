@@ -315,3 +315,24 @@ def test_missing_preferences_are_left_out_and_wrong_ones_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             length_controlled_leaderboard(wrong, longer)
+
+
+@pytest.mark.parametrize("outcome", [0.0, 0.5, 1.0])
+def test_players_that_all_come_out_alike_stay_finite(outcome: float) -> None:
+    """No scatter at all: neither a dispersion nor a difficulty of 0 may divide anything."""
+    longer = np.random.default_rng(5).normal(size=(5, 12))
+    terms = np.stack([length_term(one, np.ones(12)) for one in longer])
+    won = np.full((5, 12), outcome)
+    found = prompt_difficulty(won, terms)
+    draws = resample_weights(12, 20, 0)
+    fitted = length_controlled(won[0][:, None], longer[0][:, None], draws, found).controlled
+    assert fitted.value == pytest.approx((outcome * 12 + 0.5) / 13, abs=0.05)
+    assert 0 <= fitted.low <= fitted.high <= 1
+
+
+def test_one_answered_prompt_of_many_is_enough() -> None:
+    won = np.full((6, 1), np.nan)
+    won[2] = 1.0
+    found = length_controlled(won, np.arange(6.0)[:, None], resample_weights(6, 40, 0))
+    assert found.raw.value == 1.0
+    assert (found.raw.low, found.raw.high) == (1.0, 1.0)

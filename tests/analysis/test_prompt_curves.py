@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 from pathlib import Path
 
@@ -11,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpo_bench.analysis.compare import MatchedComparison, compare_series
+from dpo_bench.analysis.compare import MatchedComparison, Plan, compare_series
 from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.metrics import REWARD, WIN_RATE
-from dpo_bench.analysis.points import by_step
+from dpo_bench.analysis.points import by_step, trained
 from dpo_bench.analysis.prompt_curves import compared_measures, read_curves
+from dpo_bench.analysis.readings import Reading, curves_in_common
 from dpo_bench.analysis.regret import frontier_regret
 from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.report.figures.frames import figure_table, matched_values
@@ -32,44 +32,27 @@ def test_every_step_is_a_point_and_the_last_one_counts_once(view_of: ViewOf) -> 
         60: 5,
         120: 5,
     }
-    assert curves.checkpoints == 19  # one strength failed
     own = view_of("along").series[0].settings[0].done[0]
     assert own.checkpoints["step"].tolist() == [60]
     trained = next(point for point in curves.curves["0"] if point.step == 120)
     assert trained.mean_kl == pytest.approx(own.row["kl"])
 
 
-def test_a_figure_at_a_kl_is_the_mean_over_the_steps_that_all_losses_span(view_of: ViewOf) -> None:
-    view = view_of("along")
-    used = set()
-    for matched in view.compared:
-        for level in matched.comparison.levels:
-            assert view.curves is not None
-            lines = [view.curves.lines(view.series[index], matched.measure) for index in range(4)]
-            steps = [
-                step
-                for step in (60, 120)
-                if all(one[step][0][0] <= level.kl <= one[step][-1][0] for one in lines)
-            ]
-            used.update(steps)
-            for index, own in enumerate(lines):
-                read = [
-                    np.interp(math.sqrt(level.kl), np.sqrt([kl for kl, _ in own[step]]), values)
-                    for step in steps
-                    for values in [[value for _, value in own[step]]]
-                ]
-                assert level.values[index].value == pytest.approx(np.mean(read))
-    assert used == {60, 120}
-
-
-def test_methods_and_appendix_say_how_checkpoints_take_part(view_of: ViewOf) -> None:
-    with_them, without = (
-        dict(view_of(name).notes)["Comparison at matched KL"] for name in ("along", "clean")
+def test_policies_along_training_do_not_move_the_comparison(view_of: ViewOf) -> None:
+    """They are drawn; what is compared are policies after training."""
+    curves = view_of("along").curves
+    assert curves is not None
+    alone = {name: trained(points) for name, points in curves.curves.items()}
+    found = (
+        [one.read(2.0) for one in curves_in_common(curves.curves).values()],
+        [one.read(2.0) for one in curves_in_common(alone).values()],
     )
-    assert "after training and after 60 steps and its multiples" in with_them
-    assert "policies of different steps are not joined" in with_them
-    assert "one for each strength" in without
-    assert "steps" not in without
+    for one, other in zip(*found, strict=True):
+        assert isinstance(one, Reading)
+        assert isinstance(other, Reading)
+        assert one.values.mean() == pytest.approx(other.values.mean())
+    note = dict(view_of("along").notes)["Comparison at matched KL"]
+    assert "Policies along training take no part" in note
 
 
 def test_the_numbers_behind_a_figure_hold_policies_and_curves(view_of: ViewOf) -> None:
@@ -86,17 +69,19 @@ def test_the_numbers_behind_a_figure_hold_policies_and_curves(view_of: ViewOf) -
     ]
 
 
-def test_win_rates_are_compared_at_the_same_kls_in_a_family_of_their_own(view_of: ViewOf) -> None:
+def test_win_rates_stand_at_the_same_kls_without_verdicts(view_of: ViewOf) -> None:
     rewards, wins = (one.comparison for one in view_of("clean").compared)
     assert [one.measure for one in (rewards, wins)] == [REWARD, WIN_RATE]
     assert [level.kl for level in rewards.levels] == [level.kl for level in wins.levels]
     text = render_markdown(view_of("clean"), [])
-    assert "### Win rate against the reference" in text
-    assert any("by their win rate" in one for one in view_of("clean").findings.also)
+    assert "### Win rate against the reference (descriptive)" in text
     table = matched_values(view_of("clean"))
     shown = table.query("measure == 'win_rate' and loss == 'ipo'")["value"]
     assert list(shown) == [level.values[3].value for level in wins.levels]
-    assert table.query("measure != 'frontier_gap'")["groups"].notna().all()
+    differences = figure_table(view_of("clean"), "differences")
+    of_wins = differences.query("measure == 'win_rate'")
+    assert set(of_wins["verdict"]) == {"descriptive"}
+    assert of_wins["p_value"].isna().all()
 
 
 def judged(results: SweepResults) -> SweepResults:
@@ -121,7 +106,7 @@ def test_under_a_judge_losses_are_compared_by_their_win_rate(folder_of: ByName) 
     assert view.comparison.prompts == 63
     assert view.also_matched == ()
     assert view.gaps == ()
-    assert [one.key for one in view.further] == ["areas", "length"]
+    assert [one.key for one in view.further] == ["length"]
     assert "by their win rate" in view.no_reward
 
 
@@ -150,7 +135,8 @@ def test_one_loss_alone_has_gaps_at_kls_of_its_own(folder_of: ByName, tmp_path: 
     table[table["loss"] == "dpo"].to_parquet(folder / "results.parquet")
     results = read_sweep(folder)
     curves = read_curves(results, group_series(results))
-    found = frontier_regret(results, curves, compare_series(curves))
+    series = group_series(results)
+    found = frontier_regret(results, curves, compare_series(curves, series, Plan.of(results)))
     assert len(found) == 3
     assert any(one.gaps for one in found)
 

@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.calibration import __main__ as command
-from benchmarks.calibration.cases import (
-    all_cases,
-    area,
-    length_control,
-    matched_difference,
-    mean,
-    null_family,
-    peak,
-    strengths,
-    win_rate,
-)
-from benchmarks.calibration.frontier_cases import bias
-from benchmarks.calibration.rows import Row, coverage, false_separations
+from benchmarks.calibration.cases import length_control, mean, peak, strengths, win_rate
+from benchmarks.calibration.frontier_cases import bias, pooled_rows, reference_rows
+from benchmarks.calibration.rows import Row, at_least, coverage, false_verdicts
+from benchmarks.calibration.simulate import LEVELS, Losses
+from benchmarks.calibration.verdicts import chosen, matched, nothing_better, nothing_same, power
 
 
 @pytest.mark.parametrize(
-    "row",
+    "rows",
     [
-        lambda: mean("exponential", 64, 1000),
-        lambda: win_rate(250),
-        lambda: length_control(40),
-        lambda: strengths(60),
-        lambda: matched_difference(1, 0.0, 100),
-        lambda: matched_difference(3, 0.1, 60),
-        lambda: area(1, 0.0, 30),
-        lambda: peak(3, 120),
-        lambda: null_family(1, 1, 60),
+        lambda: [mean("exponential", 64, 1000)],
+        lambda: [win_rate(250)],
+        lambda: [length_control(40)],
+        lambda: [strengths(60)],
+        lambda: [peak(3, 120)],
+        lambda: matched(Losses((0.0, 0.05, 0.0), seed_deviation=0.0), "", 60),
+        lambda: matched(Losses((0.0, 0.05, 0.0), prompts=32, noise="t3"), "", 60),
+        lambda: matched(Losses((0.0, 0.0, 0.0), noise="binary", wins=0.98), "", 60),
+        lambda: [nothing_better(Losses((0.0,) * 6, grid="targets", scatter=0.3), "", 60)],
+        lambda: [nothing_better(Losses((0.0,) * 6, prompts=1024, scatter=0.3), "", 40)],
+        lambda: [nothing_same(Losses((0.0, 0.1)), 0.1, "", 60)],
+        lambda: [power(60)],
+        lambda: [chosen(20, 1024, 3, 0.05, 60)],
+        lambda: reference_rows(30),
+        lambda: pooled_rows(15),
     ],
-    ids=["mean", "win rate", "length", "strengths", "1 seed", "3 seeds", "area", "peak", "null"],
 )
-def test_case_is_within_its_range(row: object) -> None:
-    assert callable(row)
-    found = row()
-    assert isinstance(found, Row)
-    assert found.holds, found
+def test_case_is_within_its_range(rows: Callable[[], list[Row]]) -> None:
+    for row in rows():
+        assert row.holds, row
 
 
-def test_resampling_few_seeds_is_too_narrow() -> None:
-    found = matched_difference(2, 0.1, 80)
-    assert found.plain is not None
-    assert found.plain < 0.92
-    assert found.plain < found.share
+def test_one_seed_separates_no_losses() -> None:
+    row = nothing_better(Losses((0.0, 0.5), seeds=1), "", 10, LEVELS)
+    assert row.share == 0
 
 
 def test_frontier_is_unbiased_and_blank_beyond_its_range() -> None:
@@ -62,19 +56,26 @@ def test_row_outside_its_range_is_found() -> None:
     assert coverage("x", "y", [True] * 95 + [False] * 5).holds
     assert not coverage("x", "y", [True] * 80 + [False] * 20).holds
     assert not coverage("x", "y", [True] * 1000).holds
-    assert false_separations("x", "y", [False] * 100).holds
-    assert not false_separations("x", "y", [False] * 85 + [True] * 15).holds
+    assert false_verdicts("x", "y", [False] * 100).holds
+    assert not false_verdicts("x", "y", [False] * 85 + [True] * 15).holds
+    assert not at_least("x", "y", [True] * 50 + [False] * 50, 0.7, "").holds
 
 
 @pytest.mark.slow
 def test_every_case_is_within_its_range() -> None:
-    outside = [row for row in all_cases(600) if not row.holds]
-    assert not outside
+    rows = [row for work in command.all_rows(300) for row in work()]
+    assert not [row for row in rows if not row.holds]
 
 
-def test_published_table_lists_every_case() -> None:
+def test_published_table_lists_every_kind_and_holds() -> None:
     text = command.REPORT.read_text(encoding="utf-8")
     assert Path(command.REPORT).parent.name == "calibration"
     assert "**outside**" not in text
-    for figure in ("mean", "paired difference", "win rate", "matched-KL difference", "peak"):
+    for figure in (
+        "matched-KL difference",
+        "any false verdict",
+        "a difference of .08 is found",
+        "best of 60 equal settings",
+        "optimal frontier",
+    ):
         assert f"| {figure}" in text

@@ -196,51 +196,16 @@ def test_a_failed_trial_opens_with_its_cause(desktop: Opened) -> None:
     desktop.page.wait_for_selector("#trial-chart .trace")
 
 
-def test_the_matrix_is_walked_and_opened_by_keys(desktop: Opened) -> None:
+def test_differences_from_the_baseline_stand_for_each_measure(desktop: Opened) -> None:
     page = desktop.page
-    page.locator("#matrix td[tabindex='0']").focus()
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("Enter")
-    label = str(page.evaluate("document.activeElement.getAttribute('aria-label')"))
-    assert re.search(r" minus .*: \u2212?[\d.]+ \[.*\], (not )?separated", label)
-    rows = page.locator("#difference tbody tr")
-    assert rows.count() == page.locator("#matrix-level option").count()
-    assert label.partition(" minus ")[0] in page.inner_text("#difference h3")
-    assert page.locator("#matrix tbody tr").count() == 4
-
-
-def test_the_matrix_is_antisymmetric_and_follows_the_level(desktop: Opened) -> None:
-    read = """() => Object.fromEntries(
-      Array.from(document.querySelectorAll("#matrix td[data-pair]")).map((one) => [
-        one.dataset.pair,
-        one.textContent.replace("\u2212", "-").replace(/[^-.0-9]/g, "")]))"""
-    first = desktop.page.evaluate(read)
-    for pair, text in first.items():
-        back = first[" ".join(reversed(pair.split()))]
-        assert float(text) == pytest.approx(-float(back))
-    desktop.page.select_option("#matrix-level", "0")
-    assert desktop.page.evaluate(read) != first
-    shown = desktop.page.locator("[data-compared='0']")
-    assert shown.locator("p[data-level='0']").is_visible()
-    assert not shown.locator("p[data-level='1']").is_visible()
-
-
-def test_the_matrix_changes_to_win_rates_with_their_tables(desktop: Opened) -> None:
-    page = desktop.page
-    cells = "Array.from(document.querySelectorAll('#matrix td')).map((one) => one.textContent)"
-    rewards = page.evaluate(cells)
-    page.select_option("#matrix-measure", "1")
-    assert page.evaluate(cells) != rewards
-    assert page.inner_text("#matrix-difference") == "win rate against the reference"
-    for title, visible in (("Win rate against the reference", True), ("Mean reward", False)):
-        table = page.locator(f"[aria-label='{title} at matched KL']")
-        assert table.is_visible() == visible
-    page.locator("#matrix td[tabindex='0']").click()
-    assert "Difference in win rate" in page.inner_text("#difference thead")
-    page.select_option("#matrix-measure", "0")
-    assert page.evaluate(cells) == rewards
-    assert page.inner_text("#difference") == ""
+    tables = page.locator("table.differences")
+    assert tables.count() == 2
+    for place in range(2):
+        titles = tables.nth(place).locator("tbody th").all_inner_texts()
+        assert [title.endswith("\u2212 dpo") for title in titles] == [True] * 3
+        assert tables.nth(place).locator("svg.strip").count() >= 6
+    assert page.locator("#summary p").count() == 4
+    assert page.locator("#summary p").first.inner_text().startswith("Better than dpo?")
 
 
 def test_samples_are_searched_paged_and_ordered(desktop: Opened) -> None:
@@ -317,7 +282,6 @@ def test_a_loss_is_hidden_everywhere_by_keyboard(desktop: Opened) -> None:
     assert button.get_attribute("aria-pressed") == "false"
     assert "3 of 4" in page.inner_text("#losses-count")
     assert desktop.asked(visible) == [before[0] - 2, before[1] - 2]
-    page.wait_for_selector("#matrix tbody tr:nth-child(3):last-child", state="attached")
     page.check("#filter-shown")
     assert "dpo" not in desktop.column(1)
     page.uncheck("#filter-shown")
@@ -405,7 +369,7 @@ def test_every_text_stands_out_from_its_ground(desktop: Opened, scheme: str) -> 
 
 def test_what_has_the_focus_is_seen(desktop: Opened) -> None:
     page = desktop.page
-    for selector in ("#losses button", "#filter", "#matrix td[tabindex='0']", "#chart-explorer-1"):
+    for selector in ("#losses button", "#filter", "#chart-explorer-1"):
         page.locator(selector).first.focus()
         page.keyboard.press("Shift")
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
@@ -432,7 +396,7 @@ def test_without_javascript_the_first_prompts_can_be_read(browser: Any, reported
         for text in samples.first.locator(".response").all():
             assert text.is_visible()
             assert (text.text_content() or "").strip()
-    for useless in ("#too-old", "#sample-next", "#chart-explorer-1", "#matrix"):
+    for useless in ("#too-old", "#sample-next", "#chart-explorer-1"):
         assert not page.locator(useless).is_visible(), useless
     assert page.locator("#results-table tbody tr").count() == 20
     context.close()

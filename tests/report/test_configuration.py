@@ -120,7 +120,7 @@ def test_figures_that_are_not_known_prompt_by_prompt_claim_no_prompts() -> None:
         assert words not in page
     assert "paired over seeds" in text
     assert "standard error" in text
-    assert "from seeds" in text
+    assert "from runs" in text
     assert "have no interval" in text
 
 

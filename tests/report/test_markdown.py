@@ -66,7 +66,7 @@ def test_failures_and_setup_and_command(view_of: ViewOf) -> None:
         "**Tuned**",
         "**Fixed**",
         "python -m dpo_bench sweep",
-        "not separated",
+        "open (one seed); these policies",
         "variance between seeds is unknown",
     ):
         assert words in text

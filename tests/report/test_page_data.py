@@ -72,20 +72,6 @@ def test_frontier_best_of_n_and_reference(view_of: ViewOf) -> None:
     assert found["values"]["win_rate"][0] == 0.5
 
 
-def test_the_comparison_holds_every_pair_at_every_level(view_of: ViewOf) -> None:
-    view = view_of("clean")
-    compared = page_data(view)["compared"]
-    measures = [one["measure"] for one in compared]
-    assert measures == ["mean reward", "win rate against the reference"]
-    for data, tables in zip(compared, view.compared, strict=True):
-        for shown, level in zip(data["levels"], tables.comparison.levels, strict=True):
-            for row, pair in zip(shown["pairs"], level.pairs, strict=True):
-                assert row[:2] == [pair.first, pair.second]
-                assert row[2] == pytest.approx(pair.difference.value, rel=1e-3)
-                assert row[5] is pair.separated
-    assert page_data(view_of("single"))["compared"] == []
-
-
 def test_selections_name_trials_by_place(view_of: ViewOf) -> None:
     data = page_data(view_of("clean"))
     chosen = {one["key"]: one["trials"] for one in data["selections"]}

@@ -101,3 +101,14 @@ def test_the_committed_report_is_what_a_run_gives(run: Run) -> None:
     assert table["series"].tolist() == [row.series for row in outcome.rows]
     ours = [row.reproduced for row in outcome.rows if row.reproduced is not None]
     assert table["reproduced"].dropna().tolist() == pytest.approx(ours, abs=1e-3)
+
+
+def test_every_claim_says_whose_result_it_is_held_against() -> None:
+    table = pd.read_csv(REPORT)
+    judged = table[table["series"].str.startswith("CLAIM") & table["ok"].notna()]
+    assert len(judged) == 10
+    assert judged["x"].str.startswith(f"{claims.RERUN}: ").all()
+    assert judged["published"].isna().all()
+    assert set(judged["provenance"]) == {"run"}
+    report = REPORT.with_name("report.md").read_text(encoding="utf-8")
+    assert f"held against {claims.RERUN}" in " ".join(report.split())

@@ -84,6 +84,12 @@ def test_out_writes_report_figures_and_table(command: Command, tmp_path: Path) -
         (["ranking-flip", "--runs", "x"], "not filled from runs"),
         (["discopop-imdb", "--runs", "nowhere"], "not a sweep's folder"),
         (["--out", "x"], "need a name"),
+        (["--data", "x"], "need a name"),
+        (["ranking-flip", "--data", "."], "reads no file"),
+        (["dpo-tldr", "--data", "."], "filled from sweeps"),
+        (["discopop-imdb", "--data", ".", "--runs", "."], "one of both"),
+        (["alpaca-eval-length-control"], "git clone .* --data PATH"),
+        (["alpaca-eval-length-control", "--data", "nowhere"], "there is no nowhere"),
     ],
 )
 def test_wrong_usage_is_an_error(command: Command, arguments: list[str], message: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,10 +23,10 @@ from dpo_bench.reproduce.claims.trials import (
     Trials,
 )
 from dpo_bench.reproduce.claims.world import WORLDS, Measured, optimal_rewards
-from dpo_bench.reproduce.record import PublishedCurve, PublishedRow, Reproduced
+from dpo_bench.reproduce.record import CODES, PublishedCurve, PublishedRow, Reproduced, Word
 
-Word = Literal["holds", "tie", "fails"]
-CODES: Mapping[Word, float] = {"holds": 1.0, "tie": 0.0, "fails": -1.0}
+RERUN = "our own rerun"
+"""Whose result every claim is held against: no author tried it in such a world."""
 
 
 def run(_source: str) -> Reproduced:
@@ -68,7 +67,7 @@ def _evidence(series: str, x: float | str, values: Tensor) -> PublishedRow:
 def _outcome(claim: str, found: Word, listed: Word) -> PublishedRow:
     series = f"CLAIM {claim}"
     return PublishedRow(
-        "", series, f"listed: {listed}", None, CODES[found], 0.0, "run", CODES[listed], found
+        "", series, f"{RERUN}: {listed}", None, CODES[found], 0.0, "run", CODES[listed], found
     )
 
 
@@ -232,7 +231,7 @@ def _frontier(trials: Trials) -> list[PublishedRow]:
         PublishedRow(
             "",
             "CLAIM DPO's frontier dominates PPO's",
-            "listed: not a miniature claim",
+            "held against nothing",
             None,
             None,
             note="not a miniature claim",
@@ -271,10 +270,13 @@ a share of them is turned round, and the losses that want to know that share are
 
 A claim *holds* (1) when its difference is separated from 0 in its direction, *fails* (-1)
 when it is separated in the other or is not there, and is a *tie* (0) when it is not separated.
-"Listed" is the outcome of an independent trial in another miniature world; the verdict says
-whether ours is the same. The worlds, their size and the rule that a rise within the noise does not
-count against "more flips, fewer wins" were settled after first trials: these outcomes illustrate,
-they do not test. An outcome in miniature is no result about language models.
+
+Each claim is a paper's, but none is held against a result that its authors published: they had
+language models, no such world. It is held against our own rerun, an independent trial in another
+miniature world, and the verdict says whether both came out alike. The worlds, their size and the
+rule that a rise within the noise does not count against "more flips, fewer wins" were settled after
+first trials: these outcomes illustrate, they do not test. An outcome in miniature is no result
+about language models.
 
 cDPO reaches less reward because it moves less: its KL is smaller, too. What robust DPO gains at
 beta .5 comes with a larger KL: a comparison at equal beta is confounded, which is why this

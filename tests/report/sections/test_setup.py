@@ -86,15 +86,15 @@ def test_caveats(view_of: ViewOf) -> None:
 def test_what_intervals_hold_depends_on_the_seeds(view_of: ViewOf) -> None:
     one, two = view_of("clean"), view_of("two_seeds")
     for view, expected, other in (
-        (one, "variance between seeds is unknown", "over prompts and over seeds"),
-        (two, "hold the spread over prompts and over seeds", "unknown"),
+        (one, "variance between seeds is unknown", "responses and runs"),
+        (two, "hold the spread over prompts, responses and runs", "unknown"),
     ):
         paragraph = appendix(view.results, view.experiment, view.series, view.comparison)[1]
         for text in (" ".join(view.setup.caveats), dict(view.notes)["Intervals"], paragraph):
             assert expected in text
             assert other not in text
-    assert "from seeds" in dict(two.notes)["Comparison at matched KL"]
-    assert "from seeds" not in dict(one.notes)["Comparison at matched KL"]
+    assert "Run-to-run variance is estimated over all" in dict(two.notes)["Verdicts"]
+    assert "speaks of the policies at hand" in dict(one.notes)["Verdicts"]
 
 
 def test_clean_data_has_no_caveat(view_of: ViewOf) -> None:
@@ -136,7 +136,10 @@ def test_methods_say_what_a_reader_must_know(view_of: ViewOf) -> None:
     assert "95% interval from a bootstrap over prompts (400 resamples" in notes["Intervals"]
     assert "drawn to KL 2.96 nats (at most ln 64 - 1.2)" in notes["Optimal frontier"]
     assert "same sampling seeds" in notes["Shared conditions"]
-    assert "Holm's correction" in notes["Comparison at matched KL"]
+    assert (
+        "after a smooth curve that all losses have in common" in notes["Comparison at matched KL"]
+    )
+    assert "the largest |t| when no two losses differ" in notes["Verdicts"]
 
 
 def test_without_reward_the_methods_say_what_is_left_out(view_of: ViewOf) -> None:

@@ -1,0 +1,1 @@
+"""Published figures and claims, recomputed from the authors' own files."""
