@@ -168,7 +168,7 @@ class _Source:
 def _source(kind: str, prompts: int, accuracy: float | None) -> _Source:
     if kind == "moved":
         return _Source(NormalWorld(prompts), POLICY_KLS if accuracy else (), accuracy)
-    world = EnumerableWorld.of("normal" if kind == "log-normal" else kind, prompts, responses=3000)
+    world = EnumerableWorld.of("normal" if kind == "log-normal" else kind, prompts, responses=1500)
     if kind == "log-normal":
         world = EnumerableWorld(world.probabilities, np.exp(world.rewards / 2.6))
     kls = POLICY_KLS if accuracy else ()
@@ -249,10 +249,11 @@ def pooled_rows(simulations: int) -> list[Row]:
         low, high = (
             np.interp(level, table["kl"], table[f"reward_{end}"]) for end in ("low", "high")
         )
-        curve.append(bool(frontier.covers(level) and low <= best <= high))
-        found = frontier.gap(drawn[2][0].mean(axis=1), kl[chosen], weights)
-        difference.append(found is not None and holds(found, gap))
-    setting = f"KL 1, 16 samples and {len(policies)} policies for {PROMPTS} prompts"
+        if frontier.covers(level):
+            curve.append(bool(low <= best <= high))
+        if found := frontier.gap(drawn[2][0].mean(axis=1), kl[chosen], weights):
+            difference.append(holds(found, gap))
+    setting = f"KL {level:.2g}, 16 samples and {len(policies)} policies for {PROMPTS} prompts"
     return [
         coverage("optimal frontier", setting, curve),
         coverage("gap to the optimal frontier", setting, difference),

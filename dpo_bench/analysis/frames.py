@@ -66,14 +66,12 @@ def checkpoints(results: SweepResults) -> pd.DataFrame:
 
 
 def frontier(results: SweepResults) -> pd.DataFrame:
-    """The best mean reward at each KL that the reference's samples show: kl, reward, low, high.
+    """The best mean reward at each KL that is known: kl, reward, low, high.
 
-    Empty where the results have no reference's responses, or no reward.
+    From the reference's responses, and from the policies' where these carry it on. Empty where the
+    results have no reference's responses, or no reward.
     """
-    rows = [
-        (one.kl, one.reward.value, one.reward.low, one.reward.high)
-        for one in results.reference.frontier
-    ]
+    rows = [(one.kl, one.reward.value, one.reward.low, one.reward.high) for one in results.frontier]
     return pd.DataFrame(rows, columns=["kl", "reward", "low", "high"])
 
 

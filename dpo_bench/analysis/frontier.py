@@ -90,11 +90,7 @@ class Frontier:
                 f"the reference has {len(ordered)} prompts, the policies"
                 f" {policies.rewards.shape[1]}"
             )
-        curve = _reference_alone(ordered)
-        if policies is not None and curve.end > 0:
-            wider = _curve(ordered, policies)
-            if _extends(wider, curve, TOLERANCE / 2 * _deviation(ordered)):
-                curve = wider
+        curve = _estimated(ordered, policies)
         self.temperatures, self.kl, self.reward = curve.temperatures, curve.kl, curve.reward
         self.valid_kl, self.effective, self.policies = curve.end, curve.effective, curve.policies
 
@@ -312,51 +308,79 @@ class _Curve:
     effective: float
     policies: int
 
-    def reward_at(self, level: float) -> float:
-        means = np.hstack([self.kl, self.reward]).mean(axis=0, keepdims=True)
-        return float(_read(means, level)[0])
 
+@dataclass(frozen=True, eq=False)
+class _Estimate:
+    """Tilts of samples whose rewards are ``top`` + ``scale`` x what is tilted.
 
-def _deviation(rewards: Array) -> float:
-    """Standard deviation of the reward within a prompt."""
-    return math.sqrt(rewards.var(axis=1).mean())
+    Attributes:
+        tilting: of rewards in standard deviations within a prompt, the prompt's largest at 0.
+        top: [prompts, 1], in units of reward.
+        scale: standard deviation within a prompt, in units of reward.
+    """
 
+    tilting: Tilting
+    top: Array
+    scale: float
 
-def _reference_alone(rewards: Array) -> _Curve:
-    """The curve of the reference's own samples [prompts, K]; the reference where there is none."""
-    samples = rewards.shape[1]
-    if samples >= 4 and (rewards < rewards[:, -1:]).any():
-        return _curve(rewards, None)
-    mean = rewards.mean(axis=1, keepdims=True)
-    return _Curve(np.array([math.inf]), np.zeros_like(mean), mean, 0.0, float(samples), 0)
-
-
-def _curve(rewards: Array, policies: PolicySamples | None) -> _Curve:
-    """The curve of the reference's samples [prompts, K], sorted, and of the policies'."""
-    top, scale = rewards[:, -1:], _deviation(rewards)
-    pooled = None
-    if policies is not None:
+    @classmethod
+    def of(cls, rewards: Array, policies: PolicySamples | None = None) -> _Estimate:
+        """From the reference's samples [prompts, K], sorted, and the policies'."""
+        top, scale = rewards[:, -1:], math.sqrt(rewards.var(axis=1).mean())
+        if policies is None:
+            return cls(Tilting((rewards - top) / scale), top, scale)
         top = np.maximum(top, policies.rewards.max(axis=(0, 2))[:, None])
         pooled = PolicySamples((policies.rewards - top) / scale, policies.logratio)
-    tilting = Tilting((rewards - top) / scale, pooled)
-    inverse = _inverse_temperatures(tilting)
-    tilts = [tilting.at(one) for one in inverse]
-    end = tilts[POINTS - 1]
-    return _Curve(
-        temperatures=np.array([scale / one if one else math.inf for one in inverse]),
-        kl=np.stack([tilt.kl for tilt in tilts], axis=1),
-        reward=top + scale * np.stack([tilt.reward for tilt in tilts], axis=1),
-        end=float(end.kl.mean()),
-        effective=end.effective,
-        policies=int((tilting.shares(inverse[POINTS - 1]) > 0).any(axis=1).sum()),
-    )
+        return cls(Tilting((rewards - top) / scale, pooled), top, scale)
+
+    def curve(self) -> _Curve:
+        """The curve to where it can be trusted."""
+        inverse = _inverse_temperatures(self.tilting)
+        tilts = [self.tilting.at(one) for one in inverse]
+        kl = np.stack([tilt.kl for tilt in tilts], axis=1)
+        shares = self.tilting.shares(inverse[POINTS - 1])
+        return _Curve(
+            temperatures=np.array([self.scale / one if one else math.inf for one in inverse]),
+            kl=kl,
+            reward=self.top + self.scale * np.stack([tilt.reward for tilt in tilts], axis=1),
+            end=float(kl[:, POINTS - 1].mean()),
+            effective=tilts[POINTS - 1].effective,
+            policies=int((shares > 0).any(axis=1).sum()),
+        )
+
+    def best(self, temperature: float) -> Array:
+        """The largest reward - temperature x KL of each prompt [prompts], in units of reward."""
+        tilt = self.tilting.at(self.scale / temperature)
+        return np.asarray(
+            self.top[:, 0] + self.scale * tilt.reward - temperature * tilt.kl, dtype=np.float64
+        )
 
 
-def _extends(wider: _Curve, curve: _Curve, slack: float) -> bool:
-    """Whether policies carry a curve farther without lowering it where it is known."""
-    if not wider.policies or wider.end <= curve.end:
-        return False
-    return curve.reward_at(curve.end) - wider.reward_at(curve.end) <= slack
+def _estimated(rewards: Array, policies: PolicySamples | None) -> _Curve:
+    """The curve of the reference's sorted samples [prompts, K], by policies' if these extend it."""
+    samples = rewards.shape[1]
+    if samples < 4 or not (rewards < rewards[:, -1:]).any():
+        mean = rewards.mean(axis=1, keepdims=True)
+        return _Curve(np.array([math.inf]), np.zeros_like(mean), mean, 0.0, float(samples), 0)
+    alone = _Estimate.of(rewards)
+    curve = alone.curve()
+    if policies is None:
+        return curve
+    pooled = _Estimate.of(rewards, policies)
+    wider = pooled.curve()
+    extended = wider.policies > 0 and wider.end > curve.end
+    return wider if extended and _agree(alone, pooled, curve.temperatures[POINTS - 1]) else curve
+
+
+def _agree(alone: _Estimate, pooled: _Estimate, temperature: float) -> bool:
+    """Whether policies leave the curve where it was at the end that it has without them.
+
+    At one temperature the reward at a KL differs by as much as the largest reward - temperature x
+    KL. Two standard errors are allowed on top of half of the `TOLERANCE`.
+    """
+    difference = (pooled.best(temperature) - alone.best(temperature)) / alone.scale
+    error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    return abs(float(difference.mean())) <= TOLERANCE / 2 + 2 * error
 
 
 def _read(means: Array, level: float | Array) -> Array:

@@ -131,7 +131,7 @@ def largest_kl(results: SweepResults) -> float:
         if "kl" in trial.checkpoints
         for kl in trial.checkpoints["kl"].dropna()
     ]
-    curves = (results.reference.frontier, results.reference.best_of_n)
+    curves = (results.frontier, results.reference.best_of_n)
     return max([*ends, *(point.kl for curve in curves for point in curve)], default=1.0)
 
 

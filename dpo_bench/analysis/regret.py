@@ -56,7 +56,7 @@ def frontier_regret(
 def _at_levels(
     results: SweepResults, curves: CurvesOnPrompts, levels: Sequence[float]
 ) -> tuple[RegretAtLevel, ...]:
-    frontier = _frontier(results, curves.prompts)
+    frontier = results.frontier_on(curves.prompts)
     if frontier is None or not any(map(frontier.covers, levels)):
         return ()
     own = curves_in_common(curves.by_measure[REWARD.name])
@@ -89,16 +89,6 @@ def regret_at(
     }
 
 
-def _frontier(results: SweepResults, prompts: pd.Index) -> Frontier | None:
-    """The reference's frontier over the curves' prompts; None where the sweep gives none."""
-    samples = results.reference.samples
-    if not results.reference.frontier or "reward" not in samples:
-        return None
-    rewards = samples.pivot(index="prompt_id", columns="sample", values="reward").reindex(prompts)
-    table = rewards.to_numpy(float)
-    return None if pd.isna(table).any() else Frontier(table)
-
-
 def regret_frame(results: SweepResults, kl: Sequence[float] | None = None) -> pd.DataFrame:
     """The optimal policy's reward minus each loss's, a row per loss and KL.
 
@@ -108,8 +98,8 @@ def regret_frame(results: SweepResults, kl: Sequence[float] | None = None) -> pd
 
     Returns:
         loss, kl, optimum (mean reward of the best policy of that KL), regret, low, high (95%), n
-        (prompts). Rows where the loss does not cover the KL, or the reference's samples do not show
-        the optimum, are left out.
+        (prompts). Rows where the loss does not cover the KL, or where the optimum is not known, are
+        left out.
     """
     series = group_series(results)
     curves = read_curves(results, series)

@@ -12,7 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from dpo_bench.analysis.bootstrap import resample_weights
 from dpo_bench.analysis.estimate import Estimate, finite
+from dpo_bench.analysis.frontier import Frontier
+from dpo_bench.analysis.frontier_samples import pooled_frontier
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from dpo_bench.notes import Note
 from dpo_bench.storage import read_parquet
@@ -164,7 +167,10 @@ class Reference:
 
     @cached_property
     def frontier(self) -> tuple[CurvePoint, ...]:
-        """The optimal reward at each KL in its valid range, ordered; empty without a reward."""
+        """What its own samples show of the optimal reward at each KL, ordered.
+
+        Empty without a reward. `SweepResults.frontier` is what the policies' samples show as well.
+        """
         return self._curve("frontier")
 
     @cached_property
@@ -177,7 +183,11 @@ class Reference:
         if table is None:
             return ()
         rows = table.dropna(subset=["kl", "reward"]).sort_values("kl")
-        return tuple(_curve_point(row) for row in rows.to_dict("records"))
+        return _curve_points(rows)
+
+
+def _prompts(samples: pd.DataFrame) -> pd.Index:
+    return pd.Index(samples["prompt_id"].unique()).sort_values()
 
 
 def _known(table: pd.DataFrame | None) -> pd.DataFrame:
@@ -289,6 +299,40 @@ class SweepResults:
         """The trials that finished."""
         return tuple(trial for trial in self.trials if trial.done)
 
+    def frontier_on(self, prompts: pd.Index) -> Frontier | None:
+        """The optimal frontier over these prompts, from the reference's and all trials' responses.
+
+        None where the sweep gives none: without a reward, or at another temperature than 1.
+        """
+        if self.optimum is None:
+            return None
+        if prompts.equals(_prompts(self.reference.samples)):
+            return self.optimum
+        return self._pooled(prompts)
+
+    @cached_property
+    def optimum(self) -> Frontier | None:
+        """`frontier_on` all prompts that the reference answered."""
+        if not self.reference.frontier or self.reference.samples.empty:
+            return None
+        return self._pooled(_prompts(self.reference.samples))
+
+    def _pooled(self, prompts: pd.Index) -> Frontier | None:
+        samples = (trial.samples for trial in self.done)
+        return pooled_frontier(self.reference.samples, samples, prompts)
+
+    @cached_property
+    def frontier(self) -> tuple[CurvePoint, ...]:
+        """The optimal reward at each KL in its valid range, ordered; empty where it is not known.
+
+        Where policies carry it on it is estimated anew; else it is the reference's own curve.
+        """
+        if self.optimum is None or not self.optimum.policies:
+            return self.reference.frontier
+        count = len(self.optimum.kl)
+        weights = resample_weights(count, self.resamples, self.bootstrap_seed)
+        return _curve_points(self.optimum.table(weights))
+
     @property
     def failed(self) -> tuple[Trial, ...]:
         """The trials that failed."""
@@ -368,6 +412,10 @@ def read_reference(folder: Path) -> Reference:
         cost,
         str(text or ""),
     )
+
+
+def _curve_points(rows: pd.DataFrame) -> tuple[CurvePoint, ...]:
+    return tuple(_curve_point(row) for row in rows.to_dict("records"))
 
 
 def _curve_point(row: Mapping[Any, Any]) -> CurvePoint:

@@ -163,6 +163,9 @@ class Tilting:
 
     def at(self, inverse: float) -> Tilt:
         """Tilt each prompt's draws by exp(inverse x reward), corrected by the jackknife."""
+        if inverse == 0:
+            mean = self.rewards.mean(axis=1)
+            return Tilt(np.zeros_like(mean), mean, 0.0, float(self.rewards.shape[1]))
         sums = _sums(self._draws(inverse), self.shares(inverse))
         kept = 1 - sums.share
         gain = (kept * (sums.partition - sums.partitions)).sum(axis=1)

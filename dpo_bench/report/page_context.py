@@ -65,7 +65,7 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "figure_of": {name: "frontier" if name == REWARD.name else name for name in measures},
         "intervals": data["intervals"],
         "along": data["along"],
-        "has_frontier": bool(results.reference.frontier),
+        "has_frontier": bool(results.frontier),
         "alternatives": _alternatives(view),
         **_matched_context(view),
         "heat_maps": [_heat_context(one) for one in view.heat_maps],

@@ -147,7 +147,7 @@ def _reference(results: SweepResults) -> dict[str, Any]:
         "values": level,
         "frontier": [
             [rounded(end) for end in (p.kl, p.reward.value, p.reward.low, p.reward.high)]
-            for p in reference.frontier
+            for p in results.frontier
         ],
         "best": [
             [

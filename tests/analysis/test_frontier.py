@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.calibration.enumerable import EnumerableWorld
+from benchmarks.calibration.enumerable import EnumerableWorld, NormalWorld
 from dpo_bench.analysis.bootstrap import Array, bootstrap_mean, resample_weights
 from dpo_bench.analysis.frontier import (
     MARGIN,
     POINTS,
     TOLERANCE,
     Frontier,
-    _corrected,
     best_of_n,
 )
+from dpo_bench.analysis.tilting import PolicySamples, Tilting
 
 
 def _rewards(seed: int, prompts: int = 20, samples: int = 16) -> Array:
@@ -45,7 +45,7 @@ class TestCurve:
         frontier = Frontier(world.sample(256, seed=0))
         table = frontier.table(resample_weights(64, 200, seed=0))
         assert frontier.valid_kl == pytest.approx(math.log(256) - MARGIN, abs=1e-9)
-        assert table["kl"].iloc[-1] == frontier.valid_kl
+        assert table["kl"].iloc[-1] == pytest.approx(frontier.valid_kl, rel=1e-12)
         assert len(table) == POINTS
 
     def test_ends_before_where_the_correction_grows_too_large(self) -> None:
@@ -53,9 +53,9 @@ class TestCurve:
         frontier = Frontier(rewards)
         assert 1 < frontier.valid_kl < math.log(64) - MARGIN
         top, scale = rewards.max(axis=1, keepdims=True), math.sqrt(rewards.var(axis=1).mean())
-        shortfall = np.sort((rewards - top) / scale, axis=1)
-        end = _corrected(shortfall, scale / frontier.temperatures[POINTS - 1])
-        assert end.correction == pytest.approx(TOLERANCE, rel=1e-6)
+        inverse = scale / frontier.temperatures[POINTS - 1]
+        end = Tilting((rewards - top) / scale).at(inverse)
+        assert end.gain / inverse == pytest.approx(TOLERANCE, rel=1e-6)
 
     def test_is_dense_in_kl(self) -> None:
         table = Frontier(_rewards(0)).table(resample_weights(20, 200, seed=0))
@@ -104,33 +104,6 @@ class TestCurve:
             for order in (np.ascontiguousarray, np.asfortranarray)
         )
         assert first.to_csv() == second.to_csv()
-
-    def test_correction_is_the_jackknife(self) -> None:
-        shortfall = np.sort(np.random.default_rng(0).normal(size=(3, 6)), axis=1)
-        shortfall -= shortfall[:, -1:]
-        inverse = 1.7
-
-        def plain(row: Array) -> Array:
-            lifted = np.exp(inverse * row)
-            return np.array([np.log(lifted.mean()), (lifted * row).sum() / lifted.sum()])
-
-        expected = []
-        for row in shortfall:
-            left_out = [plain(np.delete(row, index)) for index in range(6)]
-            expected.append(6 * plain(row) - 5 * np.mean(left_out, axis=0))
-        partition, reward = np.array(expected).T
-        tilt = _corrected(shortfall, inverse)
-        np.testing.assert_allclose(tilt.reward, reward, rtol=1e-12)
-        np.testing.assert_allclose(tilt.kl, inverse * reward - partition, rtol=1e-12)
-
-    def test_cold_tilts_lose_no_precision(self) -> None:
-        shortfall = np.array([[-90.0, -80.0, -60.0, 0.0]])
-        tilt = _corrected(shortfall, 1.0)
-        left_out = [math.log(1 / 3)] * 3 + [math.log(math.exp(-60) / 3)]
-        partition = 4 * math.log(1 / 4) - 3 * sum(left_out) / 4
-        reward = -3 * -60 / 4
-        assert tilt.reward[0] == pytest.approx(reward, rel=1e-7)
-        assert tilt.kl[0] == pytest.approx(reward - partition, rel=1e-7)
 
 
 class TestNothingToTilt:
@@ -224,6 +197,114 @@ class TestAgainstTheExactFrontier:
                 held[index] += ends[0] <= exact[index] <= ends[1]
         assert (held / rounds >= 0.93).all()
         assert (held / rounds <= 0.97).all()
+
+
+WORLD = NormalWorld(prompts=128)
+KLS = (0.25, 0.5, 1.0, 2.0, 3.0)
+
+
+def _policies(world: NormalWorld, seed: int, accuracy: float = 0.9) -> PolicySamples:
+    """Two responses to each prompt, of policies at `KLS` that reach this part of the best gain."""
+    drawn = [world.draw(accuracy, kl, 2, 1000 * (j + 1) + seed) for j, kl in enumerate(KLS)]
+    return PolicySamples(*(np.stack(one) for one in zip(*drawn, strict=True)))
+
+
+def _collapsed(prompts: int, seed: int) -> PolicySamples:
+    """Policies that answer within .01 of one point, a normal at reward 1."""
+    close = np.random.default_rng(seed).normal(size=(3, prompts, 2))
+    rewards = 1 + 0.01 * close
+    return PolicySamples(rewards, rewards**2 / 2 - close**2 / 2 - math.log(0.01))
+
+
+class TestPolicies:
+    def test_carry_the_curve_on_without_bias(self) -> None:
+        seeds = range(12)
+        alone = [Frontier(WORLD.sample(16, seed)) for seed in seeds]
+        found = [Frontier(WORLD.sample(16, seed), _policies(WORLD, seed)) for seed in seeds]
+        carried = [one for one in found if one.policies]
+        assert len(carried) >= 9
+        assert max(one.valid_kl for one in alone) < 0.8
+        assert min(one.valid_kl for one in carried) > 1.2
+        for kl in (0.5, 1.0, 1.2):
+            # the optimal reward at a KL is sqrt(2 KL) in this world
+            misses = [one.reward_at(kl) - math.sqrt(2 * kl) for one in carried]
+            assert abs(np.mean(misses)) < 0.03
+        ends = [one.reward_at(one.valid_kl) - math.sqrt(2 * one.valid_kl) for one in carried]
+        assert abs(np.mean(ends)) < TOLERANCE
+
+    def test_saturating_rewards_are_carried_on_too(self) -> None:
+        world = EnumerableWorld.of("saturating", prompts=128)
+        trained = [world.trained(0.8, kl, seed) for seed, kl in enumerate(KLS)]
+        misses, ends = [], []
+        for seed in range(8):
+            drawn = [world.draw(one, 2, 100 * (j + 1) + seed) for j, one in enumerate(trained)]
+            pooled = PolicySamples(*(np.stack(one) for one in zip(*drawn, strict=True)))
+            frontier = Frontier(world.sample(16, seed), pooled)
+            ends.append(frontier.valid_kl)
+            misses.append(frontier.reward_at(ends[-1]) - float(world.exact(np.array(ends[-1:]))[0]))
+        assert np.mean(ends) > 1.2
+        assert abs(np.mean(misses)) < TOLERANCE * world.deviation
+
+    def test_say_how_many_and_how_much_they_are_worth(self) -> None:
+        found = Frontier(WORLD.sample(16, 0), _policies(WORLD, 0))
+        assert 1 <= found.policies <= len(KLS)
+        assert 1 < found.effective < 16 + 2
+        assert Frontier(WORLD.sample(16, 0)).policies == 0
+
+    def test_interval_holds_the_exact_reward(self) -> None:
+        weights, held = resample_weights(128, 400, 0), []
+        for seed in range(12):
+            frontier = Frontier(WORLD.sample(16, seed), _policies(WORLD, seed))
+            if frontier.covers(1.0):
+                table = frontier.table(weights)
+                low, high = (
+                    np.interp(1.0, table["kl"], table[f"reward_{end}"]) for end in ("low", "high")
+                )
+                held.append(low <= math.sqrt(2) <= high)
+                assert high - low < 0.3
+        assert len(held) >= 8
+        assert sum(held) >= len(held) - 2
+
+    @pytest.mark.parametrize("samples", [16, 64])
+    def test_that_collapsed_change_nothing(self, samples: int) -> None:
+        rewards = WORLD.sample(samples, 0)
+        found, alone = Frontier(rewards, _collapsed(128, 1)), Frontier(rewards)
+        assert found.policies == 0
+        np.testing.assert_array_equal(found.columns, alone.columns)
+
+    @pytest.mark.parametrize("shift", [1.0, -1.0])
+    def test_with_wrong_log_ratios_change_nothing(self, shift: float) -> None:
+        rewards, right = WORLD.sample(64, 0), _policies(WORLD, 0)
+        wrong = Frontier(rewards, PolicySamples(right.rewards, right.logratio + shift))
+        assert Frontier(rewards, right).policies > 0
+        assert wrong.policies == 0
+        assert wrong.valid_kl == Frontier(rewards).valid_kl
+
+    def test_that_say_the_same_count_once(self) -> None:
+        rewards, one = WORLD.sample(16, 0), _policies(WORLD, 0)
+        often = PolicySamples(*(np.repeat(part, 5, axis=0) for part in (one.rewards, one.logratio)))
+        assert Frontier(rewards, often).valid_kl == pytest.approx(Frontier(rewards, one).valid_kl)
+
+    def test_order_of_policies_and_unit_of_the_reward_do_not_matter(self) -> None:
+        rewards, policies = WORLD.sample(16, 0), _policies(WORLD, 0)
+        found = Frontier(rewards, policies)
+        other = Frontier(
+            100 * rewards - 7,
+            PolicySamples(100 * policies.rewards[::-1] - 7, policies.logratio[::-1]),
+        )
+        assert other.valid_kl == pytest.approx(found.valid_kl)
+        assert other.reward_at(1.0) == pytest.approx(100 * found.reward_at(1.0) - 7)
+
+    def test_of_few_prompts_change_nothing(self) -> None:
+        world = NormalWorld(prompts=7)
+        assert Frontier(world.sample(16, 0), _policies(world, 0)).policies == 0
+
+    def test_leave_a_constant_reward_alone(self) -> None:
+        assert Frontier(np.ones((128, 16)), _policies(WORLD, 0)).valid_kl == 0
+
+    def test_of_other_prompts_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="127 prompts, the policies 128"):
+            Frontier(WORLD.sample(16, 0)[1:], _policies(WORLD, 0))
 
 
 class TestGap:

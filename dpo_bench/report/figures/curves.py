@@ -50,7 +50,7 @@ def plot_frontier(
     curves: CurvesOnPrompts | None,
 ) -> None:
     """Draw that figure on given axes."""
-    points = reward_points(series, curves, results.reference)
+    points = reward_points(series, curves, results)
     _kl_axis(axis, results)
     _optimum(axis, points)
     for one in series:

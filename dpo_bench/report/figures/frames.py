@@ -26,7 +26,7 @@ from dpo_bench.analysis.metrics import (
     Metric,
 )
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts
-from dpo_bench.analysis.results import Reference, Trial
+from dpo_bench.analysis.results import SweepResults, Trial
 from dpo_bench.report.training_curves import COLUMNS
 from dpo_bench.report.view import ReportView
 from dpo_bench.wording import visible
@@ -41,7 +41,7 @@ FRONTIER, BEST_OF_N, REFERENCE = "optimal frontier", "best of n", "reference"
 def figure_table(view: ReportView, name: str) -> pd.DataFrame:
     """The table behind the figure of this name (`figures.NAMES`), as its CSV holds it."""
     if name == "frontier":
-        table = reward_points(view.series, view.curves, view.results.reference)
+        table = reward_points(view.series, view.curves, view.results)
     elif name == "displacement":
         table = displacement_points(view.series)
     elif name == "differences":
@@ -63,10 +63,10 @@ def points_against_kl(
 
 
 def reward_points(
-    series: Sequence[LossCurve], curves: CurvesOnPrompts | None, reference: Reference
+    series: Sequence[LossCurve], curves: CurvesOnPrompts | None, results: SweepResults
 ) -> pd.DataFrame:
     """The same of the reward, with the optimal frontier, best-of-n and the reference."""
-    rows = chain(_against_kl(series, curves, REWARD), _reference_curves(reference))
+    rows = chain(_against_kl(series, curves, REWARD), _reference_curves(results))
     return pd.DataFrame(list(rows))
 
 
@@ -142,8 +142,9 @@ def _nodes(series: LossCurve, curves: CurvesOnPrompts, measure: Metric) -> Itera
             }  # fmt: skip
 
 
-def _reference_curves(reference: Reference) -> Iterator[Row]:
-    for label, curve in ((FRONTIER, reference.frontier), (BEST_OF_N, reference.best_of_n)):
+def _reference_curves(results: SweepResults) -> Iterator[Row]:
+    reference = results.reference
+    for label, curve in ((FRONTIER, results.frontier), (BEST_OF_N, reference.best_of_n)):
         for point in curve:
             yield {
                 "series": label, "point": label, "measure": REWARD.name,

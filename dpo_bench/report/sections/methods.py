@@ -33,7 +33,7 @@ def method_notes(
         experiment: what made it; None where that is not known.
         compared: the curves by which losses were compared at matched KL; None when they were not.
     """
-    frontier = results.reference.frontier
+    frontier, own = results.frontier, results.reference.frontier
     words = Words(
         "methods",
         **_measured(results),
@@ -41,6 +41,9 @@ def method_notes(
         has_kl=results.has_kl,
         evaluation=experiment.evaluation if experiment else None,
         frontier_end=frontier[-1].kl if frontier else None,
+        frontier_alone=own[-1].kl if own else None,
+        frontier_policies=results.optimum.policies if results.optimum else 0,
+        frontier_effective=results.optimum.effective if results.optimum else None,
         measures=[one.phrase for one in compared.measures] if compared else [],
     )
     return tuple(words.notes("all"))
