@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import mode
 from typing import Any, Literal
 
 import numpy as np
@@ -142,7 +143,7 @@ class MatchedComparison:
         levels: by ascending KL.
         family: everything that was worked out.
         prompts: number of prompts behind every figure, 0 where they are not known.
-        seeds: number of runs behind every figure, the fewest.
+        seeds: number of runs behind most figures; fewer where a seed does not cover a KL.
         total: how many series have finished trials.
     """
 
@@ -225,7 +226,7 @@ def compare_series(
         tuple(_level(family, at, found) for at in range(len(levels))),
         family,
         len(found.prompts) if found.prompts_known else 0,
-        min(one.spread.seeds for one in family.all if one.spread),
+        mode(one.spread.seeds for one in family.all if one.spread),
         len(curves),
     )
 
