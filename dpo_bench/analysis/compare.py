@@ -88,7 +88,7 @@ class Plan:
             str(stated.get("baseline") or ""),
             tuple(map(float, stated.get("kl") or ())),
             stated.get("same_within"),
-            any(stated.get(key) for key in ("measure", "baseline", "kl", "same_within")),
+            any(stated.values()) and stated == dict(results.plan),
         )
 
     def changed(self, choices: Choices) -> Plan:

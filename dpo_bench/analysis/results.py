@@ -216,6 +216,7 @@ class SweepResults:
         trials: in the order of the results table.
         reference: the reference policy.
         conditions: what all its trials share.
+        plan: the ``[comparison]`` that stood in the experiment before the first trial.
         sources: names of the sweeps that were merged; empty for a single one.
         notes: what the program had to say while the sweep ran.
         computing: how log-probs were computed and responses sampled.
@@ -239,6 +240,7 @@ class SweepResults:
     trials: tuple[Trial, ...]
     reference: Reference
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -382,6 +384,7 @@ def read_sweep(folder: Path) -> SweepResults:
         trials=tuple(_trial(folder, row) for row in table.to_dict("records")),
         reference=read_reference(folder / "reference"),
         conditions=dict(record.get("conditions") or {}),
+        plan=dict(record.get("plan") or {}),
         notes=tuple(Note(**note) for note in record.get("notes") or ()),
         computing=dict(record.get("computing") or {}),
         scored_by=str(evaluation.get("reward") or "none"),
