@@ -243,8 +243,7 @@ DRESSED = [
     "## Response A\nBrief.\n**Response B**\nFull.\nResponse A\nResponse B\n**Answer:** [[B]]",
     "A\nAnswer: B",
     "Response A says: Answer: A\n\nVerdict: **B**",
-    "<|channel|>analysis<|message|>Answer: A<|end|>"
-    "<|start|>assistant<|channel|>final<|message|>B<|return|>",
+    "<|channel|>analysis<|message|>Answer: A<|end|><|channel|>final<|message|>B<|return|>",
     "[[A]] first.\nAnswer: A, I thought.</think>\nFinal answer: [[B]]",
     '{"final_verdict": "[[B>A]]"}',
 ]
