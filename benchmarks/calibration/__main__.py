@@ -16,6 +16,7 @@ from benchmarks.calibration.cases import policy_rows
 from benchmarks.calibration.frontier_cases import Bias, bias, frontier_rows
 from benchmarks.calibration.rows import Row
 from benchmarks.calibration.verdicts import verdict_rows
+from benchmarks.calibration.win_rates import win_rate_rows
 
 SIMULATIONS = 600
 CORES = 2
@@ -77,6 +78,7 @@ def all_rows(simulations: int) -> Iterator[Callable[[], list[Row]]]:
     """Every row of the table, as pieces of work."""
     yield from verdict_rows(simulations)
     yield from policy_rows(simulations)
+    yield from win_rate_rows(simulations)
     yield from frontier_rows(simulations // 3)
 
 

@@ -33,9 +33,9 @@ import numpy as np
 
 from dpo_bench.analysis.bootstrap import Array
 from dpo_bench.analysis.estimate import Estimate
-from dpo_bench.analysis.proportion import wilson
 from dpo_bench.analysis.readings import Curve, Reading, read_all
 from dpo_bench.analysis.run_variance import ReadingVariance, RunVariance, run_variance
+from dpo_bench.analysis.win_rates import wilson
 
 LEVEL = 0.05
 """chance of any false verdict within a family"""
@@ -254,9 +254,17 @@ def loss_value(
     total = within + runs + reading.interpolation**2
     width = _t_width((within, prompts - 1), (runs, freedom), total)
     if share:
-        return wilson(value, total, prompts or len(reading.seed_names), width)
+        return _share(value, total, width, prompts, prompts or len(reading.seed_names))
     half = width * math.sqrt(total)
     return Estimate(value, value - half, value + half, prompts)
+
+
+def _share(value: float, variance: float, width: float, prompts: int, least: int) -> Estimate:
+    """A share with Wilson's interval at the size that its variance has, all alike: ``least``."""
+    spread = value * (1 - value)
+    count = spread / variance if spread > 0 and variance > 0 else float(least)
+    low, high = wilson(min(max(value, 0.0), 1.0), count * (1.96 / width) ** 2)
+    return Estimate(value, low, high, prompts)
 
 
 def _t_width(within: tuple[float, int], runs: tuple[float, float], total: float) -> float:
