@@ -138,14 +138,14 @@ def across_frame(
     """
     _require_several(sweeps)
     measure = shared_measure(sweeps, metric)
-    given = [_Given.of(one, measure, baseline or USUAL_BASELINE) for one in sweeps]
-    levels = _levels(given, kl)
-    judged = [one.judged(levels) for one in given]
-    labels = _shared_labels(given)
+    worlds = [World.of(one, measure, baseline or USUAL_BASELINE) for one in sweeps]
+    levels = _levels(worlds, kl)
+    judged = [one.judged(levels) for one in worlds]
+    labels = _shared_labels(worlds)
     has_kl = sweeps[0].has_kl
     rows = [
         _row(_strata(judged, label, at), np.random.Generator(np.random.PCG64(seed)), resamples)
-        | {"loss": label, "against": given[0].baseline, "kl": level if has_kl else math.nan}
+        | {"loss": label, "against": worlds[0].baseline, "kl": level if has_kl else math.nan}
         for label in labels
         for at, level in enumerate(levels)
     ]
@@ -199,8 +199,17 @@ def shared_measure(sweeps: Sequence[SweepResults], metric: str | None) -> Metric
 
 
 @dataclass(frozen=True, eq=False)
-class _Given:
-    """A sweep's curves before they are compared; keys are indices of series as text."""
+class World:
+    """A sweep before its losses are compared.
+
+    Attributes:
+        name: of it, for messages.
+        curves: by key.
+        keys: by a loss's label its curve's key.
+        baseline: label of what the others are compared with.
+        prompts_known: whether figures are known prompt by prompt, not only run by run.
+        has_kl: whether KLs were measured.
+    """
 
     name: str
     curves: Mapping[str, Curve]
@@ -210,14 +219,19 @@ class _Given:
     has_kl: bool
 
     @classmethod
-    def of(cls, results: SweepResults, measure: Metric, baseline: str) -> _Given:
+    def of(cls, results: SweepResults, measure: Metric, baseline: str) -> World:
+        """Read the curves of a sweep.
+
+        Raises:
+            ConfigurationError: it lacks the measure or the baseline.
+        """
         curves, known, names = curves_to_compare(results, measure)
         labels = {names[key]: key for key in curves}
         name = str(results.folder)
         key = find_baseline(baseline, {key: label for label, key in labels.items()}, name)
         return cls(name, curves_in_common(curves), labels, names[key], known, results.has_kl)
 
-    def judged(self, levels: Sequence[float]) -> _Judged:
+    def judged(self, levels: Sequence[float]) -> JudgedWorld:
         """Compare with the baseline; what is simulated for a family of its own is not needed."""
         family = compare_losses(
             self.curves,
@@ -226,11 +240,18 @@ class _Given:
             prompts_known=self.prompts_known,
             draws=1,
         )
-        return _Judged(self.keys, family)
+        return JudgedWorld(self.keys, family)
 
 
 @dataclass(frozen=True, eq=False)
-class _Judged:
+class JudgedWorld:
+    """A sweep whose losses have been compared.
+
+    Attributes:
+        keys: by a loss's label its curve's key.
+        family: the comparisons with the baseline; its simulated values are of no use.
+    """
+
     keys: Mapping[str, str]
     family: Family
 
@@ -245,7 +266,7 @@ class _Judged:
         return _stratum(comparison, comparison.spread, pair, self.family.variance)
 
 
-def _strata(judged: Sequence[_Judged], label: str, at: int) -> list[Stratum]:
+def _strata(judged: Sequence[JudgedWorld], label: str, at: int) -> list[Stratum]:
     """Those of the sweeps that compare the loss at a level."""
     found = (one.stratum(label, at) for one in judged)
     return [one for one in found if one is not None]
@@ -278,18 +299,18 @@ def _doubt(spread: Spread, pair: tuple[Reading, Reading], variance: RunVariance)
     return found + sum(one.total**2 / freedom for one, freedom in zip(parts, freedoms, strict=True))
 
 
-def _levels(given: Sequence[_Given], kl: Sequence[float] | None) -> list[float]:
-    if not given[0].has_kl:
+def _levels(worlds: Sequence[World], kl: Sequence[float] | None) -> list[float]:
+    if not worlds[0].has_kl:
         return [0.0]
     if kl is not None:
         return [float(one) for one in kl]
-    ranges = [common_range(one.curves, one.keys[one.baseline]) for one in given]
+    ranges = [common_range(one.curves, one.keys[one.baseline]) for one in worlds]
     low = max(one[0] if one else math.inf for one in ranges)
     high = min(one[1] if one else -math.inf for one in ranges)
     if low >= high:
         where = [
             f"{one.name} {'none' if ends is None else f'{ends[0]:.3g} to {ends[1]:.3g}'}"
-            for one, ends in zip(given, ranges, strict=True)
+            for one, ends in zip(worlds, ranges, strict=True)
         ]
         raise ConfigurationError(
             "there is no KL that the losses of every sweep cover together with the baseline"
@@ -298,13 +319,13 @@ def _levels(given: Sequence[_Given], kl: Sequence[float] | None) -> list[float]:
     return default_levels(low, high)
 
 
-def _shared_labels(given: Sequence[_Given]) -> list[str]:
+def _shared_labels(worlds: Sequence[World]) -> list[str]:
     """The losses that two sweeps or more have, but for the baseline."""
-    labels = [label for one in given for label in one.keys if label != one.baseline]
+    labels = [label for one in worlds for label in one.keys if label != one.baseline]
     shared = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
     if not shared:
         raise ConfigurationError(
-            f"no two of the sweeps share a loss besides {given[0].baseline}: there is nothing to"
+            f"no two of the sweeps share a loss besides {worlds[0].baseline}: there is nothing to"
             " judge across them."
         )
     return shared
