@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dpo_bench.api import (
         Sweep,
         compare,
+        compare_across,
         evaluate,
         load_results,
         load_sweep,
@@ -39,6 +40,7 @@ _HOMES = {
         (
             "Sweep",
             "compare",
+            "compare_across",
             "evaluate",
             "load_results",
             "load_sweep",
@@ -59,6 +61,7 @@ __all__ = [
     "__version__",
     "check_loss",
     "compare",
+    "compare_across",
     "evaluate",
     "get_loss",
     "list_losses",

@@ -342,9 +342,9 @@ def compare(
 
     >>> import pandas as pd
     >>> rows = [
-    ...     (loss, beta, seed, gain / beta, gain / beta + seed / 50)
+    ...     (loss, beta, seed, 0.5 / beta, gain * (0.5 / beta) ** 0.5 + seed / 50)
     ...     for loss, gain in (("dpo", 0.5), ("ipo", 0.4))
-    ...     for beta in (0.1, 0.4)
+    ...     for beta in (0.1, 0.2, 0.4)
     ...     for seed in (0, 1, 2)
     ... ]
     >>> frame = pd.DataFrame(rows, columns=["loss", "strength", "seed", "kl", "reward"])
@@ -354,6 +354,57 @@ def compare(
     return load_results(frame).compare(
         metric, baseline=baseline, kl=kl, same_within=same_within, details=details
     )
+
+
+def compare_across(
+    sweeps: Sequence[Sweep | PathLike | pd.DataFrame],
+    *,
+    baseline: str | None = None,
+    kl: Sequence[float] | None = None,
+    metric: str | None = None,
+) -> pd.DataFrame:
+    """The same losses judged over several worlds, data sets or models; see `analysis.across`.
+
+    Args:
+        sweeps: two or more: sweeps, their folders, or tables (files of them) as for `load_results`.
+        baseline: a loss of all of them, which the others are compared with; None: dpo.
+        kl: nats; None: three KLs inside the range that all sweeps cover.
+        metric: ``reward`` or ``win_rate``; None: reward, or win rate where a sweep has none.
+
+    Returns:
+        a row per loss and KL: loss, against, kl, sweeps, difference (mean over sweeps), low, high
+        (95%, these sweeps), low_others, high_others (95%, others like them), better_in (sweeps),
+        improvement (probability that a run beats one of the baseline), improvement_low,
+        improvement_high, p (Holm), verdict.
+
+    Raises:
+        ConfigurationError: the sweeps cannot be judged together, and why.
+
+    >>> import pandas as pd
+    >>> def world(shift):
+    ...     rows = [
+    ...         (loss, beta, seed, 0.5 / beta, gain / beta + shift + seed / 50)
+    ...         for loss, gain in (("dpo", 0.5), ("ipo", 0.4))
+    ...         for beta in (0.1, 0.4)
+    ...         for seed in (0, 1, 2)
+    ...     ]
+    ...     return pd.DataFrame(rows, columns=["loss", "strength", "seed", "kl", "reward"])
+    >>> found = compare_across([world(0.0), world(0.3)], baseline="dpo", kl=[1.25])
+    >>> found[["loss", "sweeps", "better_in", "verdict"]].values.tolist()
+    [['ipo', 2, 0, 'worse']]
+    """
+    from dpo_bench.analysis.across import across_frame
+
+    results = [_loaded(one).results for one in sweeps]
+    return across_frame(results, baseline=baseline, kl=kl, metric=metric)
+
+
+def _loaded(source: Sweep | PathLike | pd.DataFrame) -> Sweep:
+    if isinstance(source, Sweep):
+        return source
+    if isinstance(source, str | Path) and not Path(source).is_file():
+        return load_sweep(source)
+    return load_results(source)
 
 
 def evaluate(

@@ -274,6 +274,14 @@ def report(
         list[Path] | None, typer.Argument(metavar="[DIR]...", help="Sweep folders.")
     ] = None,
     *,
+    across: Annotated[
+        bool,
+        typer.Option(
+            "--across",
+            help="Judge the losses over sweeps (or tables as for --from) of different worlds, data "
+            "or models: one table; --out DIR also writes it.",
+        ),
+    ] = False,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -302,10 +310,16 @@ def report(
     """Rebuild a sweep's report, or compare several sweeps (and machines) in one.
 
     Sweeps that differ in data, reference, reward or evaluation are refused: they do not compare.
+    With --across each is compared within itself, and the losses are judged over all of them.
     """
     from dpo_bench.analysis.compare import Choices
 
     choices = Choices(measure, baseline, _kls(kl), same_within)
+    if across:
+        if source is not None or same_within is not None or kind != "html":
+            raise ConfigurationError("--across takes no --from, --same-within or --format.")
+        _report_across(folders or [], out, choices)
+        return
     if source is not None:
         _report_elsewhere(source, folders, out, kind, choices)
         return
@@ -320,6 +334,19 @@ def report(
         raise ConfigurationError("Several sweeps become one report: say where with --out DIR.")
     written = report_sweeps(folders, out, kind, choices)
     _console().print(str(written), markup=False, soft_wrap=True)
+
+
+def _report_across(folders: list[Path], out: Path | None, choices: Choices) -> None:
+    from dpo_bench import api
+    from dpo_bench.report.across import print_across, write_across
+
+    found = api.compare_across(
+        folders, baseline=choices.baseline, kl=choices.kl, metric=choices.measure
+    )
+    print_across(found, _console())
+    if out is not None:
+        written = write_across(found, [str(folder) for folder in folders], out)
+        _console().print(str(written), markup=False, soft_wrap=True)
 
 
 def _kls(text: str | None) -> tuple[float, ...] | None:

@@ -250,7 +250,7 @@ def _baseline(plan: Plan, series: Sequence[LossCurve], curves: Mapping[str, Curv
     """The key of the curve that others are compared with."""
     names = {str(one.index): one for one in series if str(one.index) in curves}
     if plan.baseline:
-        return _find_baseline(plan.baseline, {key: one.label for key, one in names.items()})
+        return find_baseline(plan.baseline, {key: one.label for key, one in names.items()})
     usual = (key for key, one in names.items() if one.loss == USUAL_BASELINE)
     return next(usual, next(iter(names)))
 
@@ -374,8 +374,8 @@ def comparison_frame(
     Raises:
         ConfigurationError: there is no such baseline, or nothing to compare by.
     """
-    given, known, names = _curves_to_compare(results, measure)
-    base = None if baseline is None else _find_baseline(baseline, names, results.name)
+    given, known, names = curves_to_compare(results, measure)
+    base = None if baseline is None else find_baseline(baseline, names, results.name)
     curves = curves_in_common(given)
     levels = _levels(curves, kl, base, has_kl=results.has_kl)
     family = compare_losses(
@@ -415,7 +415,7 @@ def _row(one: Comparison, names: Mapping[str, str], *, has_kl: bool) -> tuple[An
     )
 
 
-def _curves_to_compare(
+def curves_to_compare(
     results: SweepResults, measure: Metric
 ) -> tuple[Curves, bool, dict[str, str]]:
     """Each loss's curve, whether prompts are known, and the labels of the losses."""
@@ -434,7 +434,7 @@ def _curves_to_compare(
     return found.by_measure[measure.name], found.prompts_known, names
 
 
-def _find_baseline(baseline: str, names: Mapping[str, str], where: str = "this sweep") -> str:
+def find_baseline(baseline: str, names: Mapping[str, str], where: str = "this sweep") -> str:
     """The key of the curve of this label, or of the loss of this name where it has one curve."""
     for key, label in names.items():
         if label == baseline:

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dpo_bench.analysis.bootstrap import Array
 
@@ -207,7 +207,7 @@ class Tilting:
         return found
 
     @cached_property
-    def _folds(self) -> list[Array]:
+    def _folds(self) -> list[NDArray[np.intp]]:
         return [np.arange(start, len(self.rewards), FOLDS) for start in range(FOLDS)]
 
 

@@ -97,6 +97,7 @@ class PolicyMetrics:
         known = means[~np.isnan(means)]
         if not len(known):
             return
+        known = np.asarray(known, dtype=np.float64)
         weights = self.weights
         if len(known) < len(means):
             weights = resample_weights(len(known), len(weights), self.seed)

@@ -17,6 +17,7 @@ def test_public_names_are_fixed() -> None:
         "__version__",
         "check_loss",
         "compare",
+        "compare_across",
         "evaluate",
         "get_loss",
         "list_losses",
