@@ -187,7 +187,7 @@ class Reference:
 
 
 def _prompts(samples: pd.DataFrame) -> pd.Index:
-    return pd.Index(samples["prompt_id"].unique()).sort_values()
+    return pd.Index(sorted(set(samples["prompt_id"])))
 
 
 def _known(table: pd.DataFrame | None) -> pd.DataFrame:
