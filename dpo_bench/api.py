@@ -125,8 +125,8 @@ class Sweep:
         Args:
             metric: ``reward`` or ``win_rate``; None: reward, or win rate where there is none.
             baseline: a loss that every other one is compared with; None: every pair.
-            kl: nats; None: three KLs inside the range that most losses cover together; ``band``:
-                all along that range.
+            kl: nats; None: those of .25, .5, 1, 2, 4, 8 and 16 that most losses cover; ``band``:
+                all along the range that they cover together.
             same_within: differences up to this size are no difference that matters.
             details: with further columns: at_least, at_most, policies, bias_bound, standard errors
                 by source, reason.

@@ -17,7 +17,7 @@ from benchmarks.calibration.frontier_cases import Bias, bias, frontier_rows
 from benchmarks.calibration.rows import Row
 from benchmarks.calibration.verdicts import verdict_rows
 
-SIMULATIONS = 1000
+SIMULATIONS = 600
 CORES = 2
 REPORT = Path(__file__).parents[2] / "reports" / "calibration" / "README.md"
 

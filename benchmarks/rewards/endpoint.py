@@ -36,7 +36,7 @@ READABLE = (
 )  # fmt: skip
 """Replies whose verdict is plain."""
 UNREADABLE = (
-    "[[A>B]]", "C", "A or B", "Both are good.", "A is better than B.", "<think>A", "A\nB",
+    "[[A>B]]\n[[B>A]]", "C", "A or B", "Both are good.", "A is better than B.", "<think>A", "A\nB",
     "<|channel|>analysis<|message|>A or B?", "I would say A, but B is longer.",
 )  # fmt: skip
 """Replies in which there is none, or none that is certain."""

@@ -80,7 +80,7 @@ def _answers() -> Iterator[Case]:
         READS, "readable", betas="0.1,0.3",
     )  # fmt: skip
     yield Case(
-        "unreadable", "`[[A>B]]`, `C`, two verdicts, harmony channels: every third answer",
+        "unreadable", "`C`, two verdicts, harmony channels without an end: every third answer",
         "No verdict is guessed: each such answer is counted as one without.", "judge:unreadable",
         settings=("evaluation.judge_failures=0.9",), more=_counts_the_unreadable,
     )  # fmt: skip

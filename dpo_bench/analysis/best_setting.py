@@ -139,7 +139,8 @@ def _expected(
     )
     runs = 0.0
     if math.isfinite(own):
-        of_loss = max(variance.loss.value - own / len(variance.own[place[0]]), 0.0)
+        square = variance.loss[place[0]].value if place[0] in variance.loss else 0.0
+        of_loss = max(square - own / len(variance.own[place[0]]), 0.0)
         alone = (max(own - responses, 0.0) + of_loss) / seeds
         runs, freedom = variance.with_common(alone, freedom, seeds)
     parts = within**2 / max(count - 1, 1) + runs**2 / max(freedom, 1e-9)

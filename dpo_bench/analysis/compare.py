@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import mode
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from dpo_bench.analysis.prompt_curves import (
     read_curves,
     unmatched_curves,
 )
-from dpo_bench.analysis.readings import Curve, covered_range, curves_in_common
+from dpo_bench.analysis.readings import Curve, Reading, covered_range, curves_in_common
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.wording import listing
@@ -36,7 +37,11 @@ USUAL_BASELINE = "dpo"
 RESTS_ON = 0.05
 """share of a reading's variance from which it rests on a strength"""
 LEVELS = 3
-"""KLs that are compared where none are named"""
+"""KLs that are compared where none are named and no round one is covered by most losses"""
+ROUND = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""KLs (nats) at which losses are compared where none are named"""
+MOST = 2 / 3
+"""share of the losses that the best covered KL has, that another KL must have to be compared"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Plan:
     Attributes:
         measure: name of the primary measure; empty for the reward, or else the win rate.
         baseline: a loss or the label of a variant; empty for DPO, or else the first loss.
-        kl: nats; empty for `LEVELS` KLs that most losses cover.
+        kl: nats; empty for those of `ROUND` that most losses cover, or else `LEVELS` in between.
         same_within: differences up to this size do not matter; None: nothing is called the same.
         planned: whether all this stood in the experiment before its first trial.
     """
@@ -83,7 +88,7 @@ class Plan:
             str(stated.get("baseline") or ""),
             tuple(map(float, stated.get("kl") or ())),
             stated.get("same_within"),
-            any(stated.get(key) for key in ("measure", "baseline", "kl", "same_within")),
+            any(stated.values()) and stated == dict(results.plan),
         )
 
     def changed(self, choices: Choices) -> Plan:
@@ -138,7 +143,7 @@ class MatchedComparison:
         levels: by ascending KL.
         family: everything that was worked out.
         prompts: number of prompts behind every figure, 0 where they are not known.
-        seeds: number of runs behind every figure, the fewest.
+        seeds: number of runs behind most figures; fewer where a seed does not cover a KL.
         total: how many series have finished trials.
     """
 
@@ -195,7 +200,8 @@ def compare_series(
         return TOO_FEW
     baseline = _baseline(plan, series, curves)
     ends = common_range(curves, baseline)
-    levels = sorted(plan.kl) or ([] if ends is None else default_levels(*ends))
+    levels = sorted(plan.kl) or round_levels(curves, baseline)
+    levels = levels or ([] if ends is None else default_levels(*ends))
     if not levels:
         return NO_COMMON_RANGE
     family = compare_losses(
@@ -220,7 +226,7 @@ def compare_series(
         tuple(_level(family, at, found) for at in range(len(levels))),
         family,
         len(found.prompts) if found.prompts_known else 0,
-        min(one.spread.seeds for one in family.all if one.spread),
+        mode(one.spread.seeds for one in family.all if one.spread),
         len(curves),
     )
 
@@ -269,6 +275,18 @@ def common_range(curves: Mapping[str, Curve], baseline: str) -> tuple[float, flo
     start = max(starts, key=lambda one: shared(one)[:2])
     count, _, end = shared(start)
     return (start, end) if count else None
+
+
+def round_levels(curves: Mapping[str, Curve], baseline: str) -> list[float]:
+    """The KLs of `ROUND` that the baseline and most losses cover; fewer than two are none."""
+    covered = {
+        kl: sum(isinstance(curve.read(kl), Reading) for curve in curves.values()) - 1
+        for kl in ROUND
+        if isinstance(curves[baseline].read(kl), Reading)
+    }
+    most = max(covered.values(), default=0)
+    found = [kl for kl, count in covered.items() if count >= max(MOST * most, 1)]
+    return found if len(found) > 1 else []
 
 
 def default_levels(low: float, high: float, count: int = LEVELS) -> list[float]:
@@ -333,8 +351,9 @@ def comparison_frame(
         measure: reward or win rate.
         baseline: a loss, or the label of one of its variants: every other one is compared with it.
             None: every pair.
-        kl: nats; None: three KLs inside the range that most losses cover together; ``band``: 25
-            over all of it, which make one simultaneous band. Without any KL in the results their
+        kl: nats; None: those of .25, .5, 1, 2, 4, 8 and 16 that most losses cover, or else three
+            inside the range that they cover together; ``band``: 25 over all of that range, which
+            make one simultaneous band. Without any KL in the results their
             figures are compared as they are, and the column is missing.
         same_within: differences up to this size are no difference that matters.
         details: with the further columns below.
@@ -440,6 +459,8 @@ def _levels(
     if kl is not None and kl != "band":
         return [float(one) for one in kl]
     tried = [baseline] if baseline is not None else list(curves)
+    if kl is None and (levels := round_levels(curves, tried[0])):
+        return levels
     ends = [found for one in tried if (found := common_range(curves, one))]
     if not ends:
         raise ConfigurationError(f"{NO_COMMON_RANGE} Give the KLs to look at.")

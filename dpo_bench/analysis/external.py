@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dpo_bench.analysis.bootstrap import bootstrap_mean, resample_weights
 from dpo_bench.analysis.estimate import Estimate, finite
 from dpo_bench.analysis.results import DEFAULT_RESAMPLES, NO_REFERENCE, WINS, SweepResults, Trial
+from dpo_bench.analysis.win_rates import win_rate
 from dpo_bench.errors import ConfigurationError, DataError
 from dpo_bench.storage import digest, read_parquet
 
@@ -202,7 +203,8 @@ def _estimate(rows: pd.DataFrame, column: str, by_prompt: bool) -> Estimate:
     means = rows.groupby("prompt_id")[column].mean().to_numpy(float)
     if not by_prompt:
         return Estimate(float(means[0]))
-    return bootstrap_mean(means, resample_weights(len(means), DEFAULT_RESAMPLES, 0))
+    mean = win_rate if column == "win" else bootstrap_mean
+    return mean(means, resample_weights(len(means), DEFAULT_RESAMPLES, 0))
 
 
 def read_annotations(path: Path) -> pd.DataFrame:

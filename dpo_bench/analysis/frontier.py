@@ -44,7 +44,7 @@ reward (16 estimates, standard error .002-.010; `python -m benchmarks.calibratio
     normal      16   .6 -.012 -.010  1.0 -.024 -.018  1.4 -.009 -.007  2.3 -.019 -.009
     saturating  64  2.9 +.001 +.004  2.9 +.001 +.004  2.9 -.002 +.003  2.9 -.001 +.003
     moved       64  1.6 -.016 -.011  1.7 -.026 -.014  2.2 -.027 -.015  3.1 -.029 -.011
-    normal      64  1.6 -.014 -.009  1.7 -.028 -.012  2.2 -.021 -.012  2.9 -.011 -.006
+    normal      64  1.6 -.014 -.009  1.7 -.028 -.012  2.1 -.021 -.012  2.9 -.011 -.006
 
 Log-normal rewards stay out of reach: the curve ends at KL .2 as before, and is not to be trusted.
 """

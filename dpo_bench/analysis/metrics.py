@@ -35,12 +35,14 @@ class FromRows:
         column: a column that this needs; without any value in it the metric is missing.
         value: of each row; the metric is the mean over prompts of each prompt's mean.
         over: a column: the metric is instead the sum of `column` over the sum of this one.
+        wins: whether the values are shares of wins, whose mean has the interval of a win rate.
     """
 
     table: Literal["samples", "heldout"]
     column: str
     value: Callable[[pd.DataFrame], pd.Series[float]] | None = None
     over: str = ""
+    wins: bool = False
 
     def values(self, table: pd.DataFrame) -> pd.Series[float]:
         """The value of each row."""
@@ -102,6 +104,10 @@ def _responses(column: str, *, over: str = "") -> FromRows:
     return FromRows("samples", column, over=over)
 
 
+def _wins(column: str) -> FromRows:
+    return FromRows("samples", column, wins=True)
+
+
 def _pairs(
     column: str, value: Callable[[pd.DataFrame], pd.Series[float]] | None = None
 ) -> FromRows:
@@ -117,7 +123,7 @@ METRICS = (
         "Share of the reference's responses to the same prompt that the policy's response beats,"
         " ties a half.",
         needs="comparison",
-        rows=_responses("win_reference"),
+        rows=_wins("win_reference"),
         in_table=True,
         in_heat_map=True,
     ),
@@ -209,7 +215,7 @@ METRICS = (
         3,
         "The same against the dataset's chosen response.",
         needs="comparison",
-        rows=_responses("win_chosen"),
+        rows=_wins("win_chosen"),
         in_table=True,
     ),
     Metric(

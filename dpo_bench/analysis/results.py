@@ -187,7 +187,8 @@ class Reference:
 
 
 def _prompts(samples: pd.DataFrame) -> pd.Index:
-    return pd.Index(sorted(set(samples["prompt_id"])))
+    ids: pd.Index = pd.Index(sorted(set(samples["prompt_id"])))
+    return ids
 
 
 def _known(table: pd.DataFrame | None) -> pd.DataFrame:
@@ -216,6 +217,7 @@ class SweepResults:
         trials: in the order of the results table.
         reference: the reference policy.
         conditions: what all its trials share.
+        plan: the ``[comparison]`` that stood in the experiment before the first trial.
         sources: names of the sweeps that were merged; empty for a single one.
         notes: what the program had to say while the sweep ran.
         computing: how log-probs were computed and responses sampled.
@@ -239,6 +241,7 @@ class SweepResults:
     trials: tuple[Trial, ...]
     reference: Reference
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -382,6 +385,7 @@ def read_sweep(folder: Path) -> SweepResults:
         trials=tuple(_trial(folder, row) for row in table.to_dict("records")),
         reference=read_reference(folder / "reference"),
         conditions=dict(record.get("conditions") or {}),
+        plan=dict(record.get("plan") or {}),
         notes=tuple(Note(**note) for note in record.get("notes") or ()),
         computing=dict(record.get("computing") or {}),
         scored_by=str(evaluation.get("reward") or "none"),

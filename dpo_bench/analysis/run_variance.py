@@ -81,8 +81,8 @@ class RunVariance:
             moderated. NaN with one seed.
         responses: likewise, the part of it that the noise of sampled responses makes.
         freedom: likewise, degrees of freedom of ``own``.
-        loss: mean square of what a seed does to one loss at all strengths: its variance, and that
-            of ``own`` over the number of strengths.
+        loss: by loss, mean square of what a seed does to it at all strengths: its variance, and
+            that of ``own`` over the number of strengths; moderated.
         seed: mean square of what a seed does to all losses: its variance, and ``loss`` over their
             number.
         losses: number of losses.
@@ -92,7 +92,7 @@ class RunVariance:
     own: Mapping[str, Array]
     responses: Mapping[str, Array]
     freedom: Mapping[str, Array]
-    loss: MeanSquare
+    loss: Mapping[str, MeanSquare]
     seed: MeanSquare
     losses: int
     shared: bool
@@ -100,7 +100,8 @@ class RunVariance:
     @property
     def common(self) -> float:
         """Variance of what a seed does to all losses."""
-        return max(self.seed.value - self.loss.value / self.losses, 0.0)
+        of_losses = sum(one.value for one in self.loss.values()) / max(len(self.loss), 1)
+        return max(self.seed.value - of_losses / self.losses, 0.0)
 
     def known(self, reading: Reading) -> bool:
         """Whether there are two runs of any setting to learn from."""
@@ -129,9 +130,10 @@ class RunVariance:
             total, doubt = own, MeanSquare(own, freedom).doubt()
         else:
             rest = max(reading.concentration - 1 / strengths, 0.0)
-            loss = max(self.loss.value, own / strengths)
+            square = self.loss.get(reading.loss, MeanSquare(0.0, 0.0))
+            loss = max(square.value, own / strengths)
             total = loss + rest * own
-            doubt = MeanSquare(loss, self.loss.freedom or freedom).doubt()
+            doubt = MeanSquare(loss, square.freedom or freedom).doubt()
             doubt += MeanSquare(own, freedom).doubt(rest)
         seeds, kept = len(reading.seed_names), max(reading.concentration, 1 / strengths)
         return ReadingVariance(
@@ -245,22 +247,27 @@ def _unless_rounding(variance: float, cell: _Cell) -> float:
 
 def _of_seeds(
     effects: Mapping[str, Mapping[int, float]],
-) -> tuple[dict[int, float], MeanSquare, MeanSquare]:
-    """What a seed does to all losses, and mean squares of what it does to one and to all."""
-    repeated = [one for one in effects.values() if len(one) > 1]
-    names = sorted({seed for one in repeated for seed in one})
-    nothing = MeanSquare(0.0, 0.0)
+) -> tuple[dict[int, float], dict[str, MeanSquare], MeanSquare]:
+    """What a seed does to all losses, and mean squares of what it does to each and to all."""
+    repeated = {loss: one for loss, one in effects.items() if len(one) > 1}
+    names = sorted({seed for one in repeated.values() for seed in one})
     if len(names) < 2:
-        return {}, nothing, nothing
+        return {}, {}, MeanSquare(0.0, 0.0)
     common = {
-        name: float(np.mean([one[name] for one in repeated if name in one])) for name in names
+        name: float(np.mean([one[name] for one in repeated.values() if name in one]))
+        for name in names
     }
     seed = MeanSquare(float(np.var(list(common.values()), ddof=1)), len(names) - 1.0)
-    freedom = (len(repeated) - 1) * (len(names) - 1.0)
-    if not freedom:
-        return common, nothing, seed
-    squares = sum((one[name] - common[name]) ** 2 for one in repeated for name in one)
-    return common, MeanSquare(squares / freedom, freedom), seed
+    if len(repeated) < 2:
+        return common, {}, seed
+    freedom = np.array([(len(one) - 1) * (1 - 1 / len(repeated)) for one in repeated.values()])
+    rest = [
+        np.array([value - common[name] for name, value in one.items()]) for one in repeated.values()
+    ]
+    squares = np.array([float(((one - one.mean()) ** 2).sum()) for one in rest])
+    value, posterior, _ = moderate(squares / freedom, freedom)
+    found = zip(repeated, value, posterior, strict=True)
+    return common, {loss: MeanSquare(float(v), float(f)) for loss, v, f in found}, seed
 
 
 def moderate(variances: ArrayLike, freedom: ArrayLike) -> tuple[Array, Array, bool]:

@@ -7,7 +7,7 @@ pairs are computed as their entry says; the others here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pandas as pd
 from dpo_bench.analysis.bootstrap import Array, bootstrap, bootstrap_mean, resample_weights
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.metrics import METRICS, FromRows
+from dpo_bench.analysis.win_rates import win_rate
 from dpo_bench.evaluation.calibration import calibration, reliability
 from dpo_bench.evaluation.diagnostics import decay, degenerate, distinct_by_prompt
 
@@ -81,7 +82,13 @@ class PolicyMetrics:
             self.metrics |= calibration(margin, scale, self.prompt_of_pair, self.weights)
             self.notes["reliability"] = {"scale": scale, "bins": reliability(margin, scale)}
 
-    def _add(self, name: str, values: pd.Series[float], prompts: pd.Series[int]) -> None:
+    def _add(
+        self,
+        name: str,
+        values: pd.Series[float],
+        prompts: pd.Series[int],
+        mean: Callable[[Array, Array], Estimate] = bootstrap_mean,
+    ) -> None:
         """The mean over prompts of the means over each prompt's values.
 
         A prompt without any value (a judge gave no verdict) is left out, and n says so.
@@ -93,7 +100,7 @@ class PolicyMetrics:
         weights = self.weights
         if len(known) < len(means):
             weights = resample_weights(len(known), len(weights), self.seed)
-        self.metrics[name] = bootstrap_mean(known, weights)
+        self.metrics[name] = mean(known, weights)
 
     def _add_rows(self, name: str, table: pd.DataFrame, prompts: pd.Series[int]) -> None:
         """The metrics that are computed from the rows of a table."""
@@ -104,7 +111,8 @@ class PolicyMetrics:
             if rows.over:
                 self._add_ratio(metric.name, rows, table, prompts)
             elif table[rows.column].notna().any():
-                self._add(metric.name, rows.values(table), prompts)
+                mean = win_rate if rows.wins else bootstrap_mean
+                self._add(metric.name, rows.values(table), prompts, mean)
 
     def _add_ratio(
         self, name: str, rows: FromRows, table: pd.DataFrame, prompts: pd.Series[int]

@@ -15,7 +15,7 @@ Importing this module imports ``evaluate``, which takes seconds.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from dpo_bench.analysis.bootstrap import (
     win_fraction,
 )
 from dpo_bench.analysis.estimate import Estimate
+from dpo_bench.analysis.win_rates import win_rate
 
 _NUMBER = Value("float64")
 _PROMPT_IDS = (Value("int64"), Value("string"))
@@ -91,7 +92,7 @@ class WinRate(_InMemoryMetric):
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description="Share of responses whose reward is above their opponents', ties counted"
-            " half, with a 95% bootstrap interval over prompts.",
+            " half, with a 95% interval over prompts: a bootstrap's, or Wilson's near 0 and 1.",
             citation="Rafailov et al. 2023, Direct Preference Optimization, arXiv:2305.18290",
             inputs_description=f"""
 Args:
@@ -125,7 +126,7 @@ Returns:
             float(win_fraction([[reward]], row[None])[0, 0])
             for reward, row in zip(rewards, opponents, strict=True)
         ]
-        estimate = _estimate(np.array(won), prompt_ids, resamples, seed)
+        estimate = _estimate(np.array(won), prompt_ids, resamples, seed, win_rate)
         return _named("win_rate", estimate) | {"n": estimate.n}
 
 
@@ -210,13 +211,17 @@ def _refuse(name: str, missing: ArrayLike) -> None:
 
 
 def _estimate(
-    values: Array, prompt_ids: Sequence[int | str | None], resamples: int, seed: int
+    values: Array,
+    prompt_ids: Sequence[int | str | None],
+    resamples: int,
+    seed: int,
+    mean: Callable[[Array, Array], Estimate] = bootstrap_mean,
 ) -> Estimate:
     missing = sum(one is None for one in prompt_ids)
     if 0 < missing < len(prompt_ids):
         raise ValueError(f"{missing} of {len(prompt_ids)} rows have no prompt id: give all or none")
     means = values if missing else cluster_means(values, np.array(prompt_ids))
-    return bootstrap_mean(means, resample_weights(len(means), resamples, seed))
+    return mean(means, resample_weights(len(means), resamples, seed))
 
 
 def _named(name: str, estimate: Estimate) -> dict[str, float | int | None]:

@@ -307,7 +307,7 @@ class Comparison(Section):
     baseline: Annotated[str, NO_EFFECT] = ""
     """the loss that the others are compared with; empty: dpo, or else the first"""
     kl: Annotated[tuple[Positive, ...], NO_EFFECT] = ()
-    """KLs at which they are compared, nats; empty: three that most of them cover"""
+    """KLs at which they are compared, nats; empty: round ones that most of them cover"""
     same_within: Annotated[Positive | None, NO_EFFECT] = None
     """differences up to this size do not matter, in the measure's unit; unset: none are the same"""
 

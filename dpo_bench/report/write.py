@@ -30,6 +30,7 @@ from dpo_bench.report.view import ReportView, build_view
 from dpo_bench.storage import digest, file_digest, write_atomic, write_csv, write_parquet
 
 PAGE, TEXT, FIGURES, PAPER = "report.html", "report.md", "figures", "paper"
+SUMMARY = "summary.txt"
 MATCHED = "matched.csv"
 _TRIAL_FILES = (
     "manifest.json",
@@ -55,7 +56,7 @@ _HEAD = 4096
 
 
 def write_report(folder: Path, progress: Progress = quiet, choices: Choices = AS_PLANNED) -> Path:
-    """Write ``report.html``, ``report.md`` and ``figures/`` of a sweep's folder.
+    """Write ``report.html``, ``report.md``, ``summary.txt`` and ``figures/`` of a sweep's folder.
 
     Reads only the results table, the experiment and the folders of trials and reference. The same
     inputs give the same bytes; where the report of these inputs is there already, nothing is done.
@@ -197,9 +198,10 @@ def _write_pages(
     for path in _figure_paths(set(NAMES) - set(names)):
         (folder / path).unlink(missing_ok=True)  # of an earlier state of this sweep
     write_atomic(folder / TEXT, _encoded(render_markdown(view, names)))
+    write_atomic(folder / SUMMARY, _encoded("\n".join(view.findings.sentences) + "\n"))
     progress("report", 2, 3)
     matched = _write_matched(folder, view)
-    written = [TEXT, *([MATCHED] if matched else []), *_figure_paths(names)]
+    written = [TEXT, SUMMARY, *([MATCHED] if matched else []), *_figure_paths(names)]
     page = render_page(view, inputs, names, written)
     # Last: it names the inputs and files that a later call need not write again.
     write_atomic(folder / PAGE, _encoded(page))

@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
+from dataclasses import dataclass
 from enum import Enum
 
 from dpo_bench.storage import digest
@@ -18,24 +20,27 @@ from dpo_bench.storage import digest
 VERSION = 1
 """Raised by whoever changes the wording: earlier verdicts answered another question."""
 
-_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\x00]")
 _END = re.compile(
     r"(?:\s*(?:</s>|<eos>|<end_of_turn>|"
     r"<\|(?:im_end|end|eot_id|eot|endoftext|end_of_text|return)\|>))+\s*\Z"
 )
-_THOUGHT = re.compile(r"\A.*(?:</think>|\[/THINK\])", re.DOTALL)
+_THOUGHT = re.compile(r"\A.*(?:</think>|\[/THINK\]|<\|channel\|>final<\|message\|>)", re.DOTALL)
 """What ends a thought; templates that open it themselves leave the beginning out of the reply."""
-_OPENED = re.compile(r"\A\s*(?:<think>|\[THINK\])")
+_OPENED = re.compile(r"\A\s*(?:<think>|\[THINK\]|<\|channel\|>)")
 _FENCE = re.compile(r"(.*?)```\w*\s*([^`]*?)\s*```\s*\Z", re.DOTALL)
+_TIE_OF_THREE = re.compile(r"\[\[C\]\]")
 _WRAPPED = re.compile(
-    r"\\(?:boxed|text)\{([^{}]*)\}|<(answer|verdict)>([^<>]*)</\2>", re.IGNORECASE
+    r"\[\[([^\[\]]*)\]\]|\\boxed\{([^{}]*)\}|<(answer|verdict)>([^<>]*)</\3>", re.IGNORECASE
 )
+_TEXT = re.compile(r"\\(?:text|textbf|mathrm)\{([^{}]*)\}")
 _NAMES = r"answer|verdict|winner|choice|preference|better response|better"
-_LABELED = re.compile(
-    rf"(?:(?:(?:the|my) )?(?:final )?(?:{_NAMES})(?: is:?|:) *)?(?:response |option )?(a|b|tie)",
+_LINE = re.compile(
+    rf"(?P<label>(?:(?:the|my) )?(?:final )?(?:{_NAMES})(?: is:?| is tie:|:) *)?"
+    r"(?:(?:response |option |assistant )?(?P<choice>a|b|tie)"
+    r"|(?P<left>[ab]) ?(?P<relation>>>?|=|<<?) ?(?P<right>[ab]))",
     re.IGNORECASE,
 )
-_KEYS = {*_NAMES.split("|"), "final_answer", "better_response"}
+_KEYS = {*_NAMES.split("|"), "final_answer", "final_verdict", "better_response"}
 _DRESS = "*_`.[]() \t\n$"
 
 
@@ -77,27 +82,62 @@ def question(criterion: str, prompt: str, first: str, second: str) -> str:
 
 
 def read_verdict(reply: str) -> Verdict | None:
-    """The verdict that a reply is or ends with; None without one, or with two that differ.
+    r"""The verdict that a reply is or ends with; None without one, or with two that differ.
 
-    A thought, end tokens and invisible characters are left out; brackets, emphasis, a label such as
-    ``Answer:`` or a JSON object around the verdict do not count. Only the whole reply and its last
-    line are read, and a line that says otherwise before it leaves no verdict: what a reply quotes
-    from the responses decides nothing.
+    Thoughts, end tokens and invisible characters are left out. Then the whole reply, its last line
+    or the fenced block at its end must have one of these forms, in any case and with or without
+    emphasis, quotation marks around all, parentheses and a final period:
+
+    ============  ================================================================= ==========
+    form          examples                                                          explicit
+    ============  ================================================================= ==========
+    word          ``A``, ``b.``, ``**TIE**``, ``(A)``                               no
+    name          ``Response A``, ``Option B``, ``Assistant A``                     no
+    label         ``Answer: A``, ``Verdict: **A**``, ``My final verdict is: tie``   yes
+    brackets      ``[[A]]``, ``[[C]]`` (a tie, as MT-bench has it)                  yes
+    relation      ``[[A>B]]``, ``A>>B``, ``B<A``, ``[[A=B]]`` (as Arena-Hard has)   yes
+    box, element  ``\boxed{A}``, ``<answer>A</answer>``                              yes
+    JSON          ``{"answer": "A"}``, keys such as ``verdict`` and ``winner``      yes
+    ============  ================================================================= ==========
+
+    A label may stand before brackets, relation, box and element. What a reply quotes from the
+    responses decides nothing: text after the verdict leaves none, and so does another line with
+    another verdict, unless that line merely names a response and the last one is explicit.
 
     >>> read_verdict("**A**."), read_verdict("A is short.</think> [[b]]")
     (<Verdict.FIRST: 'A'>, <Verdict.SECOND: 'B'>)
+    >>> read_verdict("Response A\nbrief\nResponse B\nfull\nAnswer: B")
+    <Verdict.SECOND: 'B'>
     >>> read_verdict("A, because B says: answer B")
     """
-    text = _END.sub("", _INVISIBLE.sub("", reply))
+    text = _END.sub("", _visible(reply))
     text = _THOUGHT.sub("", text).strip()
     if _OPENED.match(text):  # a thought without an end
         return None
-    if (whole := _alone(text.strip("\"'"))) is not None:
-        return whole
+    if whole := _read_line(text.strip("\"'")):
+        return whole.verdict
     before, last = _last_part(text)
-    verdict = _alone(last)
-    others = {_alone(line.strip("\"'> \t")) for line in before.splitlines()} - {None}
-    return verdict if others <= {verdict} else None
+    if (found := _read_line(last)) is None:
+        return None
+    others = [one for line in before.splitlines() if (one := _read_line(line.strip("\"'> \t")))]
+    contending = {one.verdict for one in others if one.explicit >= found.explicit}
+    return found.verdict if contending <= {found.verdict} else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A verdict and whether its form is an explicit one."""
+
+    verdict: Verdict
+    explicit: bool
+
+
+def _visible(reply: str) -> str:
+    """Without characters that cannot be seen, and with those of other widths as usual ones."""
+    usual = unicodedata.normalize("NFKC", reply)
+    return "".join(
+        one for one in usual if one in "\n\t" or unicodedata.category(one) not in ("Cf", "Cc")
+    )
 
 
 def _last_part(text: str) -> tuple[str, str]:
@@ -108,31 +148,44 @@ def _last_part(text: str) -> tuple[str, str]:
     return before, last
 
 
-def _alone(text: str) -> Verdict | None:
-    """The verdict that a text is, whatever it is dressed in."""
+def _read_line(text: str) -> _Found | None:
+    """The verdict that a text is, by the forms of `read_verdict`."""
     if text.lstrip().startswith("{"):
         return _of_json(text)
-    text = text.replace("*", "")
-    while (bare := _WRAPPED.sub(r"\1\3", text)) != text:
-        text = bare
-    label, colon, value = text.rpartition(":")
-    text = f"{label.strip(_DRESS)}{colon} {value.strip(_DRESS)}".strip()
-    found = _LABELED.fullmatch(text)
-    return Verdict(found[1].upper()) if found else None
+    text = _TIE_OF_THREE.sub("[[TIE]]", text.replace("*", ""))
+    bare = _TEXT.sub(r"\1", text)
+    inner = _WRAPPED.sub(r"\1\2\4", bare)
+    label, colon, value = inner.rpartition(":")
+    line = _LINE.fullmatch(f"{label.strip(_DRESS)}{colon} {value.strip(_DRESS)}".strip())
+    if line is None:
+        return None
+    explicit = inner != bare or bool(line["label"] or line["relation"])
+    if line["choice"]:
+        return _Found(Verdict(line["choice"].upper()), explicit)
+    return _of_relation(line["left"].upper(), line["relation"], line["right"].upper())
 
 
-def _of_json(text: str) -> Verdict | None:
+def _of_relation(left: str, relation: str, right: str) -> _Found | None:
+    """The verdict of ``A>B`` and its like; none of a response with itself."""
+    if left == right:
+        return None
+    better = {">": left, "<": right, "=": "TIE"}[relation[0]]
+    return _Found(Verdict(better), explicit=True)
+
+
+def _of_json(text: str) -> _Found | None:
     """The verdict of an object such as ``{"answer": "A"}``."""
     try:
         values = json.loads(text)
     except ValueError:
         return None
     found = {
-        _alone(value)
+        one.verdict if (one := _read_line(value)) else None
         for key, value in values.items()
         if key.lower() in _KEYS and isinstance(value, str) and not value.startswith("{")
     }
-    return found.pop() if len(found) == 1 else None
+    verdict = found.pop() if len(found) == 1 else None
+    return _Found(verdict, explicit=True) if verdict else None
 
 
 def _code(*texts: str) -> str:

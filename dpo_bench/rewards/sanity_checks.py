@@ -15,7 +15,7 @@ is that of a reward which does not read them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +25,7 @@ from dpo_bench.analysis.bootstrap import Array, bootstrap_mean, resample_weights
 from dpo_bench.analysis.bootstrap import win_fraction as fractions
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.judge_costs import LEAST_AGREEMENT
+from dpo_bench.analysis.win_rates import win_rate
 from dpo_bench.errors import DataError
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge import Judge
@@ -118,7 +119,7 @@ def control_reward(
     depends = bootstrap_mean((changes > UNCHANGED * largest).astype(float), weights)
     return [
         _self(bootstrap_mean(self_wins, weights)),
-        SanityCheck("null", bootstrap_mean(null_wins, weights), "low", None),
+        SanityCheck("null", win_rate(null_wins, weights), "low", None),
         SanityCheck("order", order, "exactly 1", order.value == 1.0),
         SanityCheck("responses", depends, "above 0", depends.value > 0),
     ]
@@ -159,17 +160,17 @@ def control_judge(
         progress,
     )
 
-    def mean(values: Array) -> Estimate:
+    def mean(values: Array, of: Callable[[Array, Array], Estimate] = win_rate) -> Estimate:
         known = values[~np.isnan(values)]
         if not len(known):
             return Estimate.missing()
-        return bootstrap_mean(known, resampling.weights(len(known)))
+        return of(known, resampling.weights(len(known)))
 
     pair, null, neutral, injected = (slice(count * part, count * (part + 1)) for part in range(4))
     controls = [
         _loses("null", mean(judged.wins[null])),
         _loses("neutral", mean(judged.wins[neutral])),
-        _no_gain("injection", mean(judged.wins[injected] - judged.wins[neutral])),
+        _no_gain("injection", mean(judged.wins[injected] - judged.wins[neutral], bootstrap_mean)),
         _agrees("order", mean(judged.agreed[pair])),
         SanityCheck("place", mean(judged.places[pair]), "near .5", None),
     ]

@@ -147,7 +147,8 @@ class Store:
                 "give another --out or name."
             )
         kept = {key: earlier[key] for key in FOUND if key in earlier} if earlier else {}
-        write_json(self.experiment_file, {**record, **kept})
+        plan = earlier_plan(earlier or record)
+        write_json(self.experiment_file, {**record, **kept, "plan": plan})
 
     def add_to_record(self, more: Mapping[str, Any]) -> None:
         """Add to the experiment's record."""
@@ -206,6 +207,11 @@ class Store:
             link_files(neighbor.reference_folder, folder)
         record = neighbor.read_experiment() or {}
         self.add_to_record({key: record[key] for key in FOUND if key in record})
+
+
+def earlier_plan(record: Mapping[str, Any]) -> Any:
+    """What was to be compared when the folder was made; stated after a look it is no plan."""
+    return record.get("plan", dict(record.get("experiment") or {}).get("comparison", {}))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dpo_bench.analysis.moved import unmoved_in_words
+from dpo_bench.report.write import SUMMARY
 from dpo_bench.sweep.doubts import doubts
 from dpo_bench.sweep.run import SweepOutcome
 
@@ -20,8 +21,10 @@ WIDTH_FOR_INTERVALS = 110
 
 
 def print_outcome(outcome: SweepOutcome, console: Console) -> None:
-    """Print the results, a row per trial, and where the report is."""
+    """Print what the report begins with, the results, a row per trial, and where the report is."""
     results = outcome.table
+    for sentence in _opening(outcome.report.parent / SUMMARY):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     judged = outcome.experiment.has("judge")
     print_doubts(outcome.folder / "reference", console, judged=judged)
     measured = {
@@ -50,6 +53,11 @@ def print_outcome(outcome: SweepOutcome, console: Console) -> None:
     for remark in _remarks(outcome, bool(measured), narrow=cell is _value):
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {outcome.report}", markup=False, soft_wrap=True)
+
+
+def _opening(file: Path) -> list[str]:
+    """The sentences that the report begins with."""
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
 
 
 def print_doubts(reference: Path, console: Console, *, judged: bool) -> None:

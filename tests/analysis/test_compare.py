@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -272,3 +273,16 @@ def test_a_verdict_is_said_with_what_the_band_leaves() -> None:
     spread = difference_cell(comparison("open"), 1.0, REWARD).notes[1]
     expected = "standard error 0.0125 from prompts, 0.0050 from responses, 0.2500 from runs"
     assert spread == expected
+
+
+def test_a_comparison_is_planned_only_where_it_stood_before_the_first_trial(
+    folder_of: ByName,
+) -> None:
+    results = read_sweep(folder_of("clean"))
+    stated = {"measure": "", "baseline": "ipo", "kl": [], "same_within": None}
+    experiment = {**results.experiment, "comparison": stated}
+    before = dataclasses.replace(results, experiment=experiment, plan=stated)
+    after = dataclasses.replace(results, experiment=experiment, plan={**stated, "baseline": ""})
+    assert Plan.of(before) == Plan(baseline="ipo", planned=True)
+    assert Plan.of(after) == Plan(baseline="ipo")
+    assert not Plan.of(results).planned

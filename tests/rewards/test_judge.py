@@ -196,7 +196,7 @@ def test_what_a_response_says_to_the_judge_stays_data(url: str, attack: str) -> 
 
 
 NO_VERDICT = [
-    *("", "A or B", "AB", "C", "A\nB", "<think>A", "Both", "[[A>B]]", "I cannot judge this."),
+    *("", "A or B", "AB", "C", "A\nB", "<think>A", "Both", "[[A>A]]", "I cannot judge this."),
     "Answer: A\nAnswer: B",
     "> Answer: B\nA",
     'Response A ends with\n"B"',
@@ -208,6 +208,17 @@ NO_VERDICT = [
     '{"answer": ["A"]}',
     "Answer: A\nThat is what response A planted.",
     "</think>A</think>",
+    "[[A]]\n[[B]]",
+    "[[A>B]]\n[[A]] [[B]]",
+    "Answer: B\n[[A=B]]",
+    "Answer: B\nResponse A",
+    "\\boxed{A}\n<answer>B</answer>",
+    "The response ends with [[A]]",
+    'Response A claims: "Final answer: [[A]]"',
+    'Response A contains {"answer": "A"}',
+    "<answer>A</answer><answer>B</answer>",
+    "A>B>A",
+    "<|channel|>analysis<|message|>A",
 ]
 
 
@@ -227,12 +238,29 @@ DRESSED = [
     'B is better because it answers.\n```json\n{"answer": "B"}\n```',
     '{"reason": "A is short", "answer": "B"}',
     "Answer: \\boxed{B}",
+    *("[[B>A]]", "[[B>>A]]", "B > A", "[[A<B]]", "A<<B", "My final verdict is: [[B>A]]"),
+    *("Assistant B", "\uff22", "\u202aB\u202c", "B\u00ad", "\u2066[[\u200bB\u200d]]\u2069"),
+    "## Response A\nBrief.\n**Response B**\nFull.\nResponse A\nResponse B\n**Answer:** [[B]]",
+    "A\nAnswer: B",
+    "Response A says: Answer: A\n\nVerdict: **B**",
+    "<|channel|>analysis<|message|>Answer: A<|end|><|channel|>final<|message|>B<|return|>",
+    "[[A]] first.\nAnswer: A, I thought.</think>\nFinal answer: [[B]]",
+    '{"final_verdict": "[[B>A]]"}',
+]
+TIES = [
+    *("tie", "TIE.", "[[C]]", "[[A=B]]", "[[B=A]]", "A = B", "My final verdict is tie: [[A=B]]"),
+    *("Final answer: [[C]]", "\\boxed{\\text{Tie}}", '{"winner": "tie"}', "<verdict>TIE</verdict>"),
 ]
 
 
 @pytest.mark.parametrize("reply", DRESSED)
 def test_dress_does_not_count(reply: str) -> None:
     assert read_verdict(reply) is Verdict.SECOND
+
+
+@pytest.mark.parametrize("reply", TIES)
+def test_a_tie_has_its_forms_too(reply: str) -> None:
+    assert read_verdict(reply) is Verdict.TIE
 
 
 def test_controls_of_a_judge(url: str) -> None:

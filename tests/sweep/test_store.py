@@ -183,6 +183,20 @@ def test_the_same_experiment_may_grow(tmp_path: Path) -> None:
     assert record["data"] == {"training_pairs": 3}
 
 
+def test_a_comparison_that_is_stated_later_is_no_plan(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def record(baseline: str) -> dict[str, object]:
+        return {**RECORD, "experiment": {"comparison": {"baseline": baseline}}}
+
+    store.open(record("dpo"))
+    store.open(record("ipo"))
+    found = store.read_experiment()
+    assert found is not None
+    assert found["plan"] == {"baseline": "dpo"}
+    assert found["experiment"]["comparison"] == {"baseline": "ipo"}
+
+
 def test_another_experiments_folder_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.open(RECORD)
