@@ -144,7 +144,7 @@ class _Source:
     """
 
     world: EnumerableWorld | NormalWorld
-    policies: tuple[Array, ...] | tuple[float, ...]
+    policies: tuple[Array | float, ...]
     accuracy: float | None
 
     def draw(self, samples: int, seed: int) -> tuple[Array, PolicySamples | None]:
@@ -172,7 +172,7 @@ def _source(kind: str, prompts: int, accuracy: float | None) -> _Source:
     if kind == "log-normal":
         world = EnumerableWorld(world.probabilities, np.exp(world.rewards / 2.6))
     kls = POLICY_KLS if accuracy else ()
-    policies = tuple(
+    policies: tuple[Array | float, ...] = tuple(
         world.trained(accuracy or 0.0, kl, place) for place, kl in enumerate(kls, start=1)
     )
     return _Source(world, policies, accuracy)

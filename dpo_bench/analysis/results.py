@@ -187,7 +187,8 @@ class Reference:
 
 
 def _prompts(samples: pd.DataFrame) -> pd.Index:
-    return pd.Index(sorted(samples["prompt_id"].unique()))
+    ids: pd.Index = pd.Index(sorted(set(samples["prompt_id"])))
+    return ids
 
 
 def _known(table: pd.DataFrame | None) -> pd.DataFrame:

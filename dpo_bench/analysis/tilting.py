@@ -46,6 +46,8 @@ LEAST, ENOUGH = 0.05, 0.1
 _PATH = np.concatenate([[0.0], np.geomspace(0.05, 1000, 141)])
 """inverse temperatures at which shares are found; between them they are interpolated"""
 
+_Indices = NDArray[np.signedinteger]
+
 _NOTHING = 1e-300
 """stands for a 0 whose logarithm is taken"""
 
@@ -113,9 +115,8 @@ class _Draws:
     lifted: Array
     top: Array
 
-    def of(self, prompts: Array) -> _Draws:
+    def of(self, index: _Indices) -> _Draws:
         """Those of the prompts at these indices."""
-        index = prompts.astype(np.intp)
         return _Draws(
             self.rewards[index],
             self.weights[index],
@@ -207,7 +208,7 @@ class Tilting:
         return found
 
     @cached_property
-    def _folds(self) -> list[NDArray[np.intp]]:
+    def _folds(self) -> list[_Indices]:
         return [np.arange(start, len(self.rewards), FOLDS) for start in range(FOLDS)]
 
 

@@ -86,7 +86,7 @@ def _with_samples(results: SweepResults) -> tuple[SweepResults, Frontier]:
     reference, policies, expected = _sweep()
     tables = {"samples": reference, "frontier": pd.DataFrame({"kl": [0.0, 0.3], "reward": 0.0})}
     trials = [
-        dataclasses.replace(trial, read=lambda name, own=own: own if name == "samples" else None)
+        dataclasses.replace(trial, read={"samples": own}.get)
         for trial, own in zip(results.done, policies, strict=False)
     ]
     changed = dataclasses.replace(
@@ -114,7 +114,7 @@ def test_without_log_ratios_a_sweeps_frontier_is_the_stored_one(folder_of: ByNam
     results, _ = _with_samples(read_sweep(folder_of("clean")))
     old = [
         dataclasses.replace(
-            trial, read=lambda _, own=trial.samples: own.drop(columns="kl_monte_carlo")
+            trial, read={"samples": trial.samples.drop(columns="kl_monte_carlo")}.get
         )
         for trial in results.done
     ]
