@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dpo_bench.analysis.bootstrap import Array, win_fraction
+from dpo_bench.analysis.lost_verdicts import count_lost
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge import Judge
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from dpo_bench.rewards.base import Prompt, Reward
 
@@ -119,7 +121,25 @@ class JudgeScoring:
             [against.agreed[:meetings].reshape(-1, each), against.agreed[meetings:]]
         )
         table["judge_agreed"] = _mean_known(agreed)
-        return {"judge": asdict(against.cost)}
+        lost = self._lost(table["prompt_id"].to_numpy(), against.wins)
+        return {"judge": asdict(against.cost), "lost_verdicts": lost}
+
+    def _lost(self, prompts: NDArray[np.int64], wins: Array) -> dict[str, Any]:
+        """Pairs without a verdict by opponent, and the prompts that have one.
+
+        Args:
+            prompts: of each response.
+            wins: of the pairs with the reference's responses, then with the chosen ones.
+        """
+        met = np.concatenate([np.repeat(prompts, self.opponents_each), prompts])
+        first = len(met) - len(prompts)
+        parts = {"reference": slice(None, first), "chosen": slice(first, None)}
+        return {
+            "by_opponent": {
+                name: asdict(count_lost(met[part], wins[part])) for name, part in parts.items()
+            },
+            "prompts": count_lost(met, wins).prompts,
+        }
 
 
 def _mean_known(values: Array) -> Array:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.analysis.judge_costs import JUDGE_COSTS
+from dpo_bench.analysis.lost_verdicts import LOST_COLUMNS, lost_columns
 from dpo_bench.analysis.metrics import METRICS
 from dpo_bench.storage import canonical_json, read_parquet, write_csv, write_parquet
 from dpo_bench.sweep.store import Manifest, Store
@@ -36,6 +37,7 @@ COLUMNS = tuple(
             *(f"judge_{name}" for name in JUDGE_COSTS),
             *(f"control_{name}" for name in CONTROLS),
             *("checkpoints", "checkpoint_seconds", "judge_own_temperature"),
+            *LOST_COLUMNS,
         )
     )
 )
@@ -91,6 +93,7 @@ def _notes(notes: Mapping[str, Any]) -> dict[str, Any]:
     """What is no figure with an interval."""
     judge = notes.get("judge") or {}
     return {
+        **lost_columns(notes.get("lost_verdicts") or {}),
         "degenerate_reasons": ", ".join(notes.get("degenerate") or ()),
         "reward_truncated": notes.get("reward_truncated"),
         **{f"judge_{name}": judge.get(name) for name in (*JUDGE_COSTS, "own_temperature")},

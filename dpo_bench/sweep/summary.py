@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dpo_bench.analysis.lost_verdicts import MOST_LOST
 from dpo_bench.analysis.moved import unmoved_in_words
 from dpo_bench.report.write import SUMMARY
 from dpo_bench.sweep.doubts import doubts
 from dpo_bench.sweep.run import SweepOutcome
+from dpo_bench.wording import counted
 
 WIDTH_FOR_INTERVALS = 110
 """Columns of a terminal in which every interval stands on the line of its value."""
@@ -81,6 +83,11 @@ def _remarks(outcome: SweepOutcome, measured: bool, *, narrow: bool) -> Iterator
         yield (
             f"{warm:,} of the judge's answers were given at its own temperature, because it refuses"
             " 0: another run may get other verdicts."
+        )
+    if many := int((done["judge_lost_share"] > MOST_LOST).sum()):
+        yield (
+            f"warning: of {counted(many, 'trial')} the judge gave no verdict on more than"
+            f" {100 * MOST_LOST:g}% of the pairs: 'Verdicts lost' in the report counts them."
         )
     rate = outcome.experiment.training.learning_rate
     if still := unmoved_in_words(done["kl"].dropna().tolist(), rate):

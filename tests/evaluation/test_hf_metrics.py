@@ -15,6 +15,7 @@ from dpo_bench.analysis.bootstrap import (
     resample_weights,
     win_fraction,
 )
+from dpo_bench.analysis.win_rates import win_rate
 from dpo_bench.evaluation.hf_metrics import KLToReference, WinRate
 
 POLICY = np.random.default_rng(0).normal(0.3, 1, (20, 3)).round(1)
@@ -52,7 +53,7 @@ class TestWinRate:
 
     def test_equals_the_evaluators_figures(self) -> None:
         per_prompt = win_fraction(POLICY, OPPONENT).mean(axis=1)
-        expected = bootstrap_mean(per_prompt, resample_weights(20, 500, seed=3))
+        expected = win_rate(per_prompt, resample_weights(20, 500, seed=3))
         result = WinRate().compute(
             predictions=POLICY.ravel(),
             references=np.repeat(OPPONENT, 3, axis=0),

@@ -18,7 +18,7 @@ from dpo_bench.evaluation.policy import make_scoring
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation
 from dpo_bench.experiment.config import Evaluation
 from dpo_bench.rewards.base import Prompt, Reward
-from dpo_bench.rewards.judge import find_judge
+from dpo_bench.rewards.judge import Cost, Judgement, find_judge
 from dpo_bench.rewards.sanity_checks import Resampling, control_reward
 from dpo_bench.rewards.scoring import JudgeScoring, NoScoring, RewardScoring
 from tests.rewards.judge_server import asked, running
@@ -80,6 +80,35 @@ def test_a_judge_meets_a_few_and_gives_no_number(
     assert samples["win_reference"].tolist() == [0.25, 0.5, 0.5, 0.5]
     assert samples["win_chosen"].tolist() == [0, 1, 0, 0.5]
     assert samples["judge_agreed"].tolist() == [1, 1, 1, 1]
+
+
+class Forgetful:
+    """A judge without a verdict on some pairs."""
+
+    def __init__(self, silent: set[int]) -> None:
+        self.silent = silent
+
+    def compare(self, prompts: list[str], *_others: Any) -> Judgement:
+        wins = np.array([np.nan if place in self.silent else 1.0 for place in range(len(prompts))])
+        return Judgement(wins, wins, wins, Cost(0, 0, 0, 0, 0))
+
+
+def test_lost_verdicts_are_counted_by_opponent_and_prompt() -> None:
+    # pairs 0 to 7 meet the reference, two for each response; 8 to 11 the chosen
+    silent = {0, 1, 2, 3, 4, 10}
+    known = reference(scored=False)
+    judge: Any = Forgetful(silent)
+    scoring = JudgeScoring(judge, QUESTIONS, known.responses, known.chosen, 2)
+    samples = table()
+    found = scoring.score(samples)["lost_verdicts"]
+    assert found == {
+        "by_opponent": {
+            "reference": {"pairs": 8, "lost": 5, "prompts": 2, "dropped": 1},
+            "chosen": {"pairs": 4, "lost": 1, "prompts": 1, "dropped": 0},
+        },
+        "prompts": 2,
+    }
+    assert samples["win_reference"].isna().tolist() == [True, True, False, False]
 
 
 def test_without_either_everything_is_missing() -> None:

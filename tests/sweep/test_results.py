@@ -150,6 +150,44 @@ def test_answers_at_a_judges_own_temperature_are_told_at_the_end(tmp_path: Path)
     assert not told(0)
 
 
+def test_many_lost_verdicts_are_told_at_the_end(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store)
+    experiment = Experiment.model_validate(
+        {"name": "tiny", "policy": "p", "preferences": "d", "losses": ["dpo"]}
+    )
+
+    def told(share: float) -> bool:
+        table = write_results(store, ["good", "bad"]).assign(judge_lost_share=[share, None])
+        screen = io.StringIO()
+        outcome = SweepOutcome(experiment, tmp_path, tmp_path, table, 0)
+        print_outcome(outcome, Console(file=screen, width=200))
+        return "of 1 trial the judge gave no verdict on more than 5%" in screen.getvalue()
+
+    assert told(0.06)
+    assert not told(0.05)
+
+
+def test_lost_verdicts_are_columns(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    lost = {
+        "reference": {"pairs": 30, "lost": 3, "prompts": 2, "dropped": 1},
+        "chosen": {"pairs": 10, "lost": 1, "prompts": 1, "dropped": 1},
+    }
+    with store.new_trial("judged") as folder:
+        metrics = {"kl": {"value": 1.0, "low": 0.5, "high": 2.0, "n": 10}}
+        start = {"initial_loss": 0.69, "initial_loss_expected": 0.69, "steps": 5}
+        notes = {"lost_verdicts": {"by_opponent": lost, "prompts": 3}}
+        write_json(folder / "evaluation.json", {"metrics": metrics, "notes": notes, **start})
+        write_manifest(folder, Manifest("judged", "done", "dpo", "beta", 0.1, {}, 0))
+    (row,) = write_results(store, ["judged"]).to_dict("records")
+    assert row["judge_lost_reference"] == 3
+    assert row["judge_lost_chosen"] == 1
+    assert row["judge_lost_share"] == 0.1
+    assert row["judge_lost_prompts"] == 3
+    assert row["judge_dropped_prompts"] == 1
+
+
 def test_the_csv_is_safe_to_open(tmp_path: Path) -> None:
     store = Store(tmp_path)
     fill(store)

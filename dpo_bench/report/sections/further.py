@@ -17,6 +17,7 @@ from dpo_bench.report.sections.components import components_section
 from dpo_bench.report.sections.gaps import gaps_section
 from dpo_bench.report.sections.judging import judging_section
 from dpo_bench.report.sections.length_control import length_section
+from dpo_bench.report.sections.lost_verdicts import lost_section
 from dpo_bench.report.sections.overoptimization import overoptimization_section
 from dpo_bench.report.sections.round_robin import strengths_section
 from dpo_bench.report.sections.sanity_checks import controls_section
@@ -40,6 +41,7 @@ def further_sections(
         *_of_curves(results, series, curves, policies),
         controls_section(results),
         judging_section(results, experiment),
+        lost_section(results),
     )
     return tuple(filter(None, found))
 

@@ -8,6 +8,7 @@ from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.judge_costs import LEAST_AGREEMENT
 from dpo_bench.analysis.metrics import Metric
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.report.sections.lost_verdicts import missing_verdicts
 from dpo_bench.report.sections.section import ReportSection, written
 from dpo_bench.report.table_values import Cell, Row, measured_cell
 from dpo_bench.report.templating import Words
@@ -40,7 +41,7 @@ def _meaning(name: str) -> tuple[str, str]:
 
 
 def missed_controls(results: SweepResults) -> Iterator[str]:
-    """A sentence for each control that missed its right outcome."""
+    """A sentence for each control that missed its right outcome, and for verdicts that are lost."""
     words = Words("sections")
     for name, found in results.reference.controls.items():
         if found.get("passed") is not False:
@@ -54,6 +55,7 @@ def missed_controls(results: SweepResults) -> Iterator[str]:
             meaning = f"{meaning[:1].lower()}{meaning[1:].rstrip('.')}"
             expected, value = str(found.get("expected")), Estimate.read(found).value
             yield from words.items("missed_control", title.lower(), value, expected, meaning)
+    yield from missing_verdicts(results)
 
 
 def follows_the_place(results: SweepResults) -> bool:
