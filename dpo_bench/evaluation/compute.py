@@ -93,11 +93,10 @@ class PolicyMetrics:
 
         A prompt without any value (a judge gave no verdict) is left out, and n says so.
         """
-        means = values.groupby(prompts.to_numpy()).mean().to_numpy(np.float64)
+        means: Array = values.groupby(prompts.to_numpy()).mean().to_numpy(np.float64)
         known = means[~np.isnan(means)]
         if not len(known):
             return
-        known = np.asarray(known, dtype=np.float64)
         weights = self.weights
         if len(known) < len(means):
             weights = resample_weights(len(known), len(weights), self.seed)

@@ -35,7 +35,8 @@ def test_the_best_of_equal_settings_is_not_said_to_be_better(seeds: int) -> None
 def test_a_setting_that_is_better_is_found_with_its_figure() -> None:
     curves = dict(equal_settings(np.random.default_rng(1), 20, 400, 3, 0.02))
     better = curves["2"][3]
-    curves["2"][3] = Point(better.kl, better.reward + 0.3)
+    raised = Point(better.kl, better.reward + 0.3)
+    curves["2"] = [*curves["2"][:3], raised, *curves["2"][4:]]
     found = choose(curves)
     assert (found.loss, found.strength, found.agreed) == ("2", 3, 3)
     assert found.expected.low < 0.3 < found.expected.high
@@ -46,7 +47,8 @@ def test_a_setting_that_is_better_is_found_with_its_figure() -> None:
 def test_doubtful_policies_take_no_part() -> None:
     curves = dict(equal_settings(np.random.default_rng(1), 20, 400, 3, 0.02))
     better = curves["2"][3]
-    curves["2"][3] = Point(better.kl, better.reward + 0.3)
+    raised = Point(better.kl, better.reward + 0.3)
+    curves["2"] = [*curves["2"][:3], raised, *curves["2"][4:]]
     found = choose(curves, {"2": ["", "", "", "degenerate", ""]})
     assert (found.loss, found.strength) != ("2", 3)
     assert (found.candidates, found.left_out) == (19, 1)

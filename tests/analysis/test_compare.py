@@ -6,6 +6,7 @@ import dataclasses
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -279,7 +280,7 @@ def test_a_comparison_is_planned_only_where_it_stood_before_the_first_trial(
     folder_of: ByName,
 ) -> None:
     results = read_sweep(folder_of("clean"))
-    stated = {"measure": "", "baseline": "ipo", "kl": [], "same_within": None}
+    stated: dict[str, Any] = {"measure": "", "baseline": "ipo", "kl": [], "same_within": None}
     experiment = {**results.experiment, "comparison": stated}
     before = dataclasses.replace(results, experiment=experiment, plan=stated)
     after = dataclasses.replace(results, experiment=experiment, plan={**stated, "baseline": ""})
