@@ -22,6 +22,8 @@ from dpo_bench.storage import read_parquet
 
 RESULTS = "results.parquet"
 EXPERIMENT = "experiment.json"
+SUMMARY = "summary.txt"
+"""The sentences that a report begins with, a line each."""
 DEFAULT_RESAMPLES = 2000
 WINS = "wins"
 """Scored by" where shares of beaten opponents are known and no rewards."""

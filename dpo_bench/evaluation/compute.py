@@ -93,7 +93,7 @@ class PolicyMetrics:
 
         A prompt without any value (a judge gave no verdict) is left out, and n says so.
         """
-        means: Array = values.groupby(prompts.to_numpy()).mean().to_numpy(np.float64)
+        means: Array = np.asarray(values.groupby(prompts.to_numpy()).mean(), dtype=np.float64)
         known = means[~np.isnan(means)]
         if not len(known):
             return

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from dpo_bench.analysis.compare import Choices, Plan
 from dpo_bench.analysis.merge import read_sweeps
-from dpo_bench.analysis.results import EXPERIMENT, RESULTS, SweepResults, read_json, read_sweep
+from dpo_bench.analysis.results import (
+    EXPERIMENT,
+    RESULTS,
+    SUMMARY,
+    SweepResults,
+    read_json,
+    read_sweep,
+)
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.report.figures.draw import (
@@ -30,7 +37,6 @@ from dpo_bench.report.view import ReportView, build_view
 from dpo_bench.storage import digest, file_digest, write_atomic, write_csv, write_parquet
 
 PAGE, TEXT, FIGURES, PAPER = "report.html", "report.md", "figures", "paper"
-SUMMARY = "summary.txt"
 MATCHED = "matched.csv"
 _TRIAL_FILES = (
     "manifest.json",

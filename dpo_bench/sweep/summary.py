@@ -13,7 +13,7 @@ from rich.table import Table
 
 from dpo_bench.analysis.lost_verdicts import MOST_LOST
 from dpo_bench.analysis.moved import unmoved_in_words
-from dpo_bench.report.write import SUMMARY
+from dpo_bench.analysis.results import SUMMARY
 from dpo_bench.sweep.doubts import doubts
 from dpo_bench.sweep.run import SweepOutcome
 from dpo_bench.wording import counted
