@@ -85,6 +85,7 @@ def _measured(results: SweepResults, experiment: Experiment | None) -> dict[str,
         "prompts_known": results.prompts_known,
         "resamples": results.resamples,
         "seeds": len(results.seeds),
+        "resample": experiment.training.resample if experiment else "",
         "every": experiment.evaluation.every if experiment else 0,
         "near": NEAR,
     }
