@@ -18,7 +18,7 @@ from benchmarks.calibration.rows import Row
 from benchmarks.calibration.verdicts import verdict_rows
 from benchmarks.calibration.win_rates import win_rate_rows
 
-SIMULATIONS = 600
+SIMULATIONS = 400
 CORES = 2
 REPORT = Path(__file__).parents[2] / "reports" / "calibration" / "README.md"
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 
 AXIS_TITLE = "KL to the reference (nats, √ scale)"
+NEAR_SHARE, NEAR_ROOT = 0.1, 0.1
+"""Two KLs are near each other within this share of the one, or within this distance of the axis."""
 _MANTISSAS = (1.0, 5.0, 2.0, 3.0, 4.0, 8.0, 6.0, 1.5)
 """Round numbers, those that readers expect first."""
 
@@ -17,6 +19,19 @@ _MANTISSAS = (1.0, 5.0, 2.0, 3.0, 4.0, 8.0, 6.0, 1.5)
 def position(kl: float) -> float:
     """Where a KL (nats) is drawn; an estimate below 0 is drawn at 0."""
     return math.sqrt(max(kl, 0.0))
+
+
+def is_near(kl: float, target: float) -> bool:
+    """Whether a policy's KL (nats) is near enough to another to be held against policies there.
+
+    Within a tenth of it, or a tenth apart in the root: the latter is the wider below 4 nats.
+
+    >>> is_near(1.15, 1.0), is_near(1.3, 1.0), is_near(10.9, 10.0)
+    (True, False, True)
+    """
+    return (
+        abs(kl - target) <= NEAR_SHARE * target or abs(position(kl) - position(target)) <= NEAR_ROOT
+    )
 
 
 def ticks(largest: float, spacing: float = 0.07) -> list[float]:

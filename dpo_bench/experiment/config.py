@@ -191,6 +191,8 @@ class Training(Section):
         0,
     )
     """one trial per loss, strength and seed; the seed sets the order of the pairs"""
+    resample: Annotated[Literal["none", "bootstrap"], OMITTED] = "none"
+    """bootstrap: the seed also draws the pairs, as many, with replacement; see docs/data.md"""
     log_every: Annotated[Count, NO_EFFECT] = 10
     """steps between two readings of the metrics"""
     checkpoint_seconds: Annotated[NonNegative, NO_EFFECT] = 300.0

@@ -27,7 +27,8 @@ class PlannedTrial:
         loss: canonical name of the loss.
         hyperparameters: all of them, defaults included, as (name, value) in the loss's order.
         strength: the loss's own strength (usually beta; IPO's tau), or None when it has none.
-        seed: sets the order of the pairs, and nothing that depends on the loss.
+        seed: sets the order of the pairs, and which are drawn where they are resampled; nothing
+            that depends on the loss.
     """
 
     loss: str

@@ -168,7 +168,7 @@ def results_table(results: SweepResults, series: Sequence[LossCurve]) -> Table:
     first = [("Loss", "The loss, with the settings that tell it from its siblings.")]
     first += [("Strength", "The loss's own strength, the hyperparameter that its grid varies.")]
     many_seeds = len(results.seeds) > 1
-    first += [("Seed", "Of the training: the order of the pairs.")] if many_seeds else []
+    first += [("Seed", "Of the training.")] if many_seeds else []
     first += [("Source", "The sweeps that the trial comes from.")] if results.sources else []
     first += [("Status", "Done or failed.")]
     columns = [*first, *((measure.axis, measure.about) for measure in measures)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpo_bench.contract import get_loss
+from dpo_bench.data.resample import bootstrap_pairs
 from dpo_bench.evaluation.policy import Evaluator
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, evaluate_reference
 from dpo_bench.experiment.fields import DIGESTED, NO_EFFECT, POLICY_ONLY, without
@@ -30,11 +31,12 @@ from dpo_bench.rewards.find import find_reward
 from dpo_bench.storage import cache_root, digest
 from dpo_bench.sweep.inputs import describe, prepare_inputs
 from dpo_bench.training.input_builders import require_margins
-from dpo_bench.training.reference_model import CachedReference
+from dpo_bench.training.reference_model import CachedReference, ResampledReference
 
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from dpo_bench.data.tokenized import TokenizedPairs
     from dpo_bench.experiment import Experiment
     from dpo_bench.model.files import ModelFolder
     from dpo_bench.sweep.sources import Sources
@@ -57,6 +59,7 @@ class WorkerContext:
         self.sources = sources
         self._progress = progress
         self.inputs = prepare_inputs(experiment, sources, progress)
+        self._resampled: tuple[int, TokenizedPairs, CachedReference | None] | None = None
         for line in describe(self.inputs, experiment):
             log.info("%s", line)
         self.reference = self.load(sources.reference)
@@ -160,6 +163,20 @@ class WorkerContext:
         if not self.experiment.training.reference_sync_steps:
             _ = reference.all_sums  # had now, by the first worker, so that the others find them
         return reference
+
+    def training_set(self, seed: int) -> tuple[TokenizedPairs, CachedReference | None]:
+        """The pairs that a seed trains on, and the reference for them; the loss has no say in it.
+
+        Those of the latest seed are kept: the trials of a seed follow each other, or take little.
+        """
+        if self.experiment.training.resample == "none":
+            return self.inputs.pairs, self.training_reference
+        if self._resampled is None or self._resampled[0] != seed:
+            drawn = bootstrap_pairs(len(self.inputs.pairs), seed)
+            pairs, whole = self.inputs.pairs.take(drawn.tolist()), self.training_reference
+            reference = None if whole is None else ResampledReference(whole, pairs, drawn)
+            self._resampled = seed, pairs, reference
+        return self._resampled[1:]
 
     def load(self, folder: ModelFolder) -> LogprobBackend:
         """A model on this experiment's device, with the kernel path that suits it."""

@@ -146,6 +146,11 @@ def describe(inputs: Inputs, experiment: Experiment) -> list[str]:
         {tuple(map(bytes, pairs.pair(at))) for at in range(len(pairs))}
     ):
         lines.append(f"Repeated training pairs: {repeated} occur earlier, word for word.")
+    if experiment.training.resample == "bootstrap":
+        lines.append(
+            f"Each seed trains every loss on the same {len(pairs)} draws from them, with"
+            " replacement (training.resample = bootstrap): about 63% of them, some several times."
+        )
     left_out = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
     cut = counts["truncated_prompts"], counts["truncated_responses"]
     if left_out:

@@ -87,11 +87,12 @@ def _trainer(
     context.reset_policy(trial.seed)
     # Nothing here draws random numbers, but a user's loss may: then by the trial's seed.
     torch.manual_seed(trial.seed)
+    pairs, reference = context.training_set(trial.seed)
     return Trainer(
         backend=context.policy,
         loss=loss.at(dict(trial.hyperparameters)),
-        pairs=context.inputs.pairs,
-        reference=context.training_reference,
+        pairs=pairs,
+        reference=reference,
         settings=context.experiment.training,
         seed=trial.seed,
         checkpoint=checkpoint,

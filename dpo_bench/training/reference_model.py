@@ -25,6 +25,9 @@ from dpo_bench.progress import Progress, quiet
 from dpo_bench.training.weights import move_towards, require_mixable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from dpo_bench.experiment.config import Training
 
 
@@ -58,7 +61,8 @@ class CachedReference:
         return reference_logps(self.backend, self.pairs, *self.key).to(self.backend.device)
 
     @cached_property
-    def _shared(self) -> ReferenceLogps:
+    def all_shared(self) -> ReferenceLogps:
+        """The same over the tokens that both responses have."""
         return shared_reference_logps(self.backend, self.pairs, *self.key).to(self.backend.device)
 
     @cached_property
@@ -73,7 +77,7 @@ class CachedReference:
 
     def shared(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """The same over the tokens that both responses have."""
-        return _picked(self._shared, indices)
+        return _picked(self.all_shared, indices)
 
     def mismatched(self, indices: Sequence[int]) -> Tensor:
         """Log-probs of other prompts' responses, shape [pair]; see `Mismatches`."""
@@ -93,6 +97,35 @@ class CachedReference:
 def _picked(logps: ReferenceLogps, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
     index = torch.as_tensor(indices, device=logps.chosen.device)
     return logps.chosen[index], logps.rejected[index]
+
+
+class ResampledReference(CachedReference):
+    """The frozen reference for pairs that were drawn from others, whose log-probs it takes.
+
+    Only its responses to other prompts are computed anew: which ones they are depends on the pairs.
+
+    Args:
+        whole: the reference for all pairs.
+        pairs: those that were drawn.
+        drawn: which of all pairs each of them is, shape [pair].
+    """
+
+    def __init__(
+        self, whole: CachedReference, pairs: TokenizedPairs, drawn: NDArray[np.int64]
+    ) -> None:
+        super().__init__(whole.backend, pairs, *whole.key)
+        self.whole = whole
+        self.drawn = drawn.tolist()
+
+    @cached_property
+    def all_sums(self) -> ReferenceLogps:
+        """Summed log-probs of every drawn pair's responses."""
+        return ReferenceLogps(*_picked(self.whole.all_sums, self.drawn))
+
+    @cached_property
+    def all_shared(self) -> ReferenceLogps:
+        """The same over the tokens that both responses have."""
+        return ReferenceLogps(*_picked(self.whole.all_shared, self.drawn))
 
 
 class SyncedReference(CachedReference):

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_bench.analysis.kl_axis import position, ticks
+from dpo_bench.analysis.kl_axis import is_near, position, ticks
 
 
 @given(st.floats(0.03, 2000))
@@ -36,3 +36,12 @@ def test_labels_reach_as_far_as_policies_do() -> None:
 def test_labels_may_be_just_so_far_apart() -> None:
     assert ticks(1.0, spacing=1.0) == [0.0, 1.0]
     assert ticks(4.0, spacing=0.5) == [0.0, 1.0, 4.0]
+
+
+def test_near_is_a_tenth_of_the_kl_or_of_the_axis() -> None:
+    assert is_near(1.2, 1.0), "roots 1.095 and 1"
+    assert not is_near(1.22, 1.0)
+    assert is_near(0.0, 0.009)
+    assert is_near(110.0, 100.0), "roots 10.49 and 10: by its share"
+    assert not is_near(111.0, 100.0)
+    assert not is_near(0.8, 1.0)

@@ -79,7 +79,7 @@ def test_a_judge_that_follows_the_place_is_said_in_terminal_and_report(
         *("--reward", "judge:first", f"--set=evaluation.judge_base_url={url}"),
         *('--set=evaluation.judge_key_variable=""', "--out", out),
     )
-    first = "The judge follows the place, not the text: its two orders agree on 0 [0, 0] of the"
+    first = "The judge follows the place, not the text: its two orders agree on 0 [0, "
     assert done.stdout.startswith(f"warning: {first}")
     summary, _, checked = (out / "report.md").read_text("utf-8").partition("Check these figures")
     assert "It follows the place, not the text: both orders agree on 0.000 " in summary

@@ -56,6 +56,14 @@ def any_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpo_bench.experiment.identity.source_digest", source)
 
 
+def test_resampling_is_part_of_an_identity_only_where_it_is_on() -> None:
+    usual = identity(experiment())
+    assert identity(experiment(training={"resample": "none"})) == usual
+    assert identity(experiment(training={"resample": "bootstrap"})) != usual
+    shared = conditions(experiment(), CONTENT)
+    assert "resample" not in shared["training"]
+
+
 class LaterTraining(Training):
     new: int = 3
 

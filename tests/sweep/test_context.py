@@ -148,3 +148,48 @@ def test_what_the_trials_are_given_is_said(
     said = [record.message for record in caplog.records]
     assert any(line.startswith("Training pairs: ") for line in said)
     assert any(line.startswith("Evaluation: 3 held-out prompts") for line in said)
+
+
+def test_without_resampling_every_seed_has_the_pairs_themselves(
+    llama_folder: Path, pairs_file: Path
+) -> None:
+    context, _ = open_bench(llama_folder, pairs_file)
+    for seed in (0, 1):
+        pairs, reference = context.training_set(seed)
+        assert pairs is context.inputs.pairs
+        assert reference is context.training_reference
+
+
+def test_a_seed_draws_the_same_pairs_for_every_loss_and_no_held_out_one(
+    llama_folder: Path, pairs_file: Path
+) -> None:
+    drawing = {"training": {"steps": 2, "resample": "bootstrap"}}
+    context, _ = open_bench(llama_folder, pairs_file, **drawing)
+    other, _ = open_bench(llama_folder, pairs_file, **drawing, losses=[{"name": "simpo"}])
+    plain, _ = open_bench(llama_folder, pairs_file)
+    digests = {seed: context.training_set(seed)[0].digest for seed in (0, 1, 0, 2)}
+    assert len(set(digests.values())) == 3
+    for seed, digest in digests.items():
+        assert other.training_set(seed)[0].digest == digest
+    assert other.training_set(0)[1] is None, "simpo reads no reference"
+    whole = {
+        tuple(map(bytes, plain.inputs.pairs.pair(at))) for at in range(len(plain.inputs.pairs))
+    }
+    drawn = context.training_set(1)[0]
+    assert len(drawn) == len(plain.inputs.pairs)
+    assert {tuple(map(bytes, drawn.pair(at))) for at in range(len(drawn))} <= whole
+    assert context.inputs.prompts.pairs.digest == plain.inputs.prompts.pairs.digest
+    assert context.reference_folder == plain.reference_folder
+
+
+def test_drawn_pairs_need_no_further_pass_of_the_reference(
+    llama_folder: Path, pairs_file: Path
+) -> None:
+    context, _ = open_bench(
+        llama_folder, pairs_file, training={"steps": 2, "resample": "bootstrap"}
+    )
+    kept = entries()
+    pairs, reference = context.training_set(3)
+    assert reference is not None
+    assert len(reference.all_sums.chosen) == len(pairs)
+    assert entries() == kept

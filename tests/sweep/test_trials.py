@@ -185,3 +185,29 @@ def test_manifest_has_the_trials_own_fields(settings: dict[str, Any]) -> None:
     sft, dpo = (manifest_of(trial, "t", "failed", error="x") for trial in plan_trials(experiment))
     assert (sft.strength, sft.beta, dict(sft.hyperparameters)) == (None, None, {})
     assert (dpo.strength, dpo.beta, dpo.seed, dpo.error) == ("beta", 0.3, 4, "x")
+
+
+def test_a_resampled_trial_resumes_on_the_pairs_that_it_drew(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    training = {**settings["training"], "resample": "bootstrap", "seeds": [4]}
+    experiment = Experiment.model_validate({**settings, "training": training})
+    context = WorkerContext(experiment, find_sources(experiment))
+    _, error = run(context, tmp_path / "whole")
+    assert error is None
+    with pytest.raises(StoppedError):
+        run(context, tmp_path / "parts", At("training", 2).control)
+    later = WorkerContext(experiment, find_sources(experiment))
+    run(later, tmp_path / "parts")
+    whole, parts = (
+        read_parquet(tmp_path / name / "trials" / "t" / "training.parquet")
+        for name in ("whole", "parts")
+    )
+    pd.testing.assert_frame_equal(whole, parts)
+    plain = WorkerContext(
+        Experiment.model_validate({**settings, "training": {**training, "resample": "none"}}),
+        find_sources(experiment),
+    )
+    run(plain, tmp_path / "plain")
+    other = read_parquet(tmp_path / "plain" / "trials" / "t" / "training.parquet")
+    assert not whole["loss"].equals(other["loss"])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dpo_bench import PairLogps, get_loss, list_losses
 from dpo_bench.contract import NEEDS, Objective
+from dpo_bench.data.resample import bootstrap_pairs
 from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 from dpo_bench.errors import ConfigurationError, DataError, DivergedError
 from dpo_bench.experiment.config import Training
@@ -29,7 +30,7 @@ from dpo_bench.progress import Control
 from dpo_bench.training.checkpoint import Checkpoint
 from dpo_bench.training.input_builders import PROVIDERS
 from dpo_bench.training.inputs import non_null_fields
-from dpo_bench.training.reference_model import CachedReference
+from dpo_bench.training.reference_model import CachedReference, ResampledReference
 from dpo_bench.training.trainer import FEWEST_STEPS, StoppedError, Trainer, TrainingResult
 from tests.conftest import tiny_folder
 
@@ -76,7 +77,7 @@ class Setup:
         return Trainer(
             self.backend,
             loss or get_loss("dpo"),
-            pairs=PAIRS,
+            pairs=options.pop("pairs", PAIRS),
             reference=options.pop("reference", self.reference),
             settings=settings,
             seed=options.pop("seed", 0),
@@ -360,6 +361,66 @@ def test_reference_free_loss_trains_the_same_without_a_reference(
 def test_loss_that_reads_the_reference_must_have_one(setup: Setup, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dpo reads the reference"):
         setup.trainer(tmp_path, get_loss("dpo"), reference=None)
+
+
+DRAWN = bootstrap_pairs(len(PAIRS), 5)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto", "ld_dpo", "simpo", "odpo"])
+def test_drawn_pairs_train_as_a_data_set_made_of_them_does(
+    setup: Setup, tmp_path: Path, name: str
+) -> None:
+    """The log-probs that are taken from all pairs' are those of the drawn ones, in their places."""
+    pairs = PAIRS.take(DRAWN.tolist())
+    loss, frozen = get_loss(name), setup.reference
+    expected = setup.run(
+        tmp_path / "given",
+        loss,
+        pairs=pairs,
+        reference=CachedReference(frozen.backend, pairs, *frozen.key),
+    )
+    weights = setup.snapshot()
+    found = setup.run(
+        tmp_path / "drawn", loss, pairs=pairs, reference=ResampledReference(frozen, pairs, DRAWN)
+    )
+    pd.testing.assert_frame_equal(found.metrics, expected.metrics, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(setup.snapshot(), weights, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pair_counts_as_often_as_it_was_drawn(setup: Setup, tmp_path: Path) -> None:
+    """The gradient of all draws in one step is that of the pairs, weighted by their counts."""
+    pairs = PAIRS.take(DRAWN.tolist())
+    reference = ResampledReference(setup.reference, pairs, DRAWN)
+    trainer = setup.trainer(tmp_path, pairs=pairs, reference=reference)
+    trainer.optimizer.zero_grad()
+    trainer.gradient(range(len(pairs)))
+    parameters = list(setup.backend.model.parameters())
+    drawn = torch.cat([one.grad.flatten() for one in parameters if one.grad is not None])
+    counts = torch.from_numpy(np.bincount(DRAWN, minlength=len(PAIRS)))
+
+    def weighted(logps: PairLogps) -> Tensor:
+        return get_loss("dpo").at({})(logps) * counts
+
+    trainer = setup.trainer(tmp_path, weighted)
+    trainer.optimizer.zero_grad()
+    trainer.gradient(range(len(PAIRS)))
+    own = torch.cat([one.grad.flatten() for one in parameters if one.grad is not None])
+    torch.testing.assert_close(drawn, own, rtol=1e-4, atol=1e-6)
+
+
+def test_synced_reference_of_drawn_pairs_is_theirs(setup: Setup, tmp_path: Path) -> None:
+    pairs = PAIRS.take(DRAWN.tolist())
+    settings = {"reference_sync_steps": 2}
+    frozen = setup.reference
+    given = CachedReference(frozen.backend, pairs, *frozen.key)
+    drawn = ResampledReference(frozen, pairs, DRAWN)
+    tables = [
+        setup.run(
+            tmp_path / name, get_loss("kto"), pairs=pairs, reference=one, settings=settings
+        ).metrics
+        for name, one in (("given", given), ("drawn", drawn))
+    ]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-5)
 
 
 def test_synced_reference_takes_over_the_policy(any_setup: Setup, tmp_path: Path) -> None:

@@ -91,6 +91,11 @@ def _measured(results: SweepResults) -> dict[str, Any]:
         "prompts_known": results.prompts_known,
         "resamples": results.resamples,
         "seeds": len(results.seeds),
+<<<<<<< HEAD
+=======
+        "resample": experiment.training.resample if experiment else "",
+        "every": experiment.evaluation.every if experiment else 0,
+>>>>>>> judges
         "near": NEAR,
         "within": WITHIN,
     }
