@@ -36,7 +36,7 @@ def method_notes(
     frontier, own = results.frontier, results.reference.frontier
     words = Words(
         "methods",
-        **_measured(results),
+        **_measured(results, experiment),
         name=results.name,
         has_kl=results.has_kl,
         evaluation=experiment.evaluation if experiment else None,
@@ -63,7 +63,7 @@ def appendix(
     grids = {len([s for s in one.settings if s.strength is not None]) for one in series} - {0}
     words = Words(
         "appendix",
-        **_measured(results),
+        **_measured(results, experiment),
         name=results.name,
         experiment=experiment,
         losses=list(dict.fromkeys(one.loss for one in series)),
@@ -83,7 +83,7 @@ def _label(series: Sequence[LossCurve], index: int) -> str:
     return next(one.label for one in series if one.index == index)
 
 
-def _measured(results: SweepResults) -> dict[str, Any]:
+def _measured(results: SweepResults, experiment: Experiment | None) -> dict[str, Any]:
     """What notes and appendix say of rewards, intervals and curves."""
     return {
         "judge": results.judge,
@@ -91,11 +91,7 @@ def _measured(results: SweepResults) -> dict[str, Any]:
         "prompts_known": results.prompts_known,
         "resamples": results.resamples,
         "seeds": len(results.seeds),
-<<<<<<< HEAD
-=======
         "resample": experiment.training.resample if experiment else "",
-        "every": experiment.evaluation.every if experiment else 0,
->>>>>>> judges
         "near": NEAR,
         "within": WITHIN,
     }
