@@ -52,7 +52,7 @@ def opening(
     if isinstance(comparison, str):
         words = Words("opening", seeds=len(results.seeds), measure=ranking(results))
         setting = _setting(best, series)
-        train = words.items("train", setting) if setting else ()
+        train = words.items("train", setting, "") if setting else ()
         return (*words.items("not_compared", comparison), *words.items("one_run"), *train)
     labels = {one.index: one.label for one in series}
     words = Words(
@@ -70,10 +70,24 @@ def opening(
     found = verdicts(comparison, labels)
     return (
         *words.items("better", *_by_verdict(found), len(series) - 1 - len(found)),
-        *words.items("again", any(one.said != "open" for one in found)),
-        *words.items("train", _setting(best, series)),
+        *words.items("again", *_counts(found)),
+        *words.items("train", _setting(best, series), _kept(found, comparison, labels)),
         *words.items("unseen", _detectable(comparison)),
     )
+
+
+def _counts(found: Sequence[Verdict]) -> tuple[int, int]:
+    """Losses with a verdict, and without."""
+    decided = sum(one.said != "open" for one in found)
+    return decided, len(found) - decided
+
+
+def _kept(
+    found: Sequence[Verdict], comparison: MatchedComparison, labels: Mapping[int, str]
+) -> str:
+    """The baseline, where no loss is better than it; empty otherwise, and with one seed."""
+    better = any(one.said in ("better", "both") for one in found)
+    return labels[comparison.baseline] if comparison.repeated and not better else ""
 
 
 def verdicts(comparison: MatchedComparison, labels: Mapping[int, str]) -> list[Verdict]:

@@ -220,15 +220,16 @@ def _verdict_tiles(
 ) -> Iterator[Tile]:
     labels = {one.index: one.label for one in series}
     found = verdicts(comparison, labels)
-    better = sum(one.said == "better" for one in found)
+    better, worse = (sum(one.said == said for one in found) for said in ("better", "worse"))
     kind = "losses" if comparison.repeated else "losses, by one policy each"
+    rest = f"{worse} worse, {len(found) - better - worse} undecided or alike"
     title = f"Better than {labels[comparison.baseline]}"
-    yield Tile(title, f"{better} of {len(found)}", f"{kind}, at the same KL")
+    yield Tile(title, f"{better} of {len(found)}", f"{kind}, at the same KL; {rest}")
     if best is not None:
         decimals = comparison.measure.decimals
         brackets = interval(best.expected.low, best.expected.high, decimals)
         expected = f"{number(best.expected.value, decimals)} {brackets} {comparison.measure.phrase}"
-        yield Tile("To train", setting_label(best, series), f"expect {expected}")
+        yield Tile("Highest, at any KL", setting_label(best, series), f"expect {expected}")
 
 
 def _span(results: SweepResults, measure: Metric) -> tuple[float, float] | None:
