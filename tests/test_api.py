@@ -95,7 +95,7 @@ def test_plots_draw_on_axes_of_ones_own(sweep: db.Sweep) -> None:
 
 def test_a_notebook_shows_summary_figure_and_trials(sweep: db.Sweep) -> None:
     html = sweep._repr_html_()
-    assert "2 losses in 4 trials" in html
+    assert "Better than dpo?" in html
     assert "<svg" in html
     assert html.count("<tr>") >= 4
     assert "<strong>dpo</strong>" in db.get_loss("dpo")._repr_html_()

@@ -23,7 +23,7 @@ from dpo_bench.analysis.prompt_curves import (
     read_curves,
     unmatched_curves,
 )
-from dpo_bench.analysis.readings import Curve, Reading, covered_range, curves_in_common
+from dpo_bench.analysis.readings import NEAR, Curve, Reading, covered_range, curves_in_common
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.wording import listing
@@ -290,11 +290,13 @@ def round_levels(curves: Mapping[str, Curve], baseline: str) -> list[float]:
 
 
 def default_levels(low: float, high: float, count: int = LEVELS) -> list[float]:
-    """KLs strictly inside a range, evenly in sqrt(KL), nats.
+    """KLs strictly inside a range, evenly in sqrt(KL), nats; one where they would be alike.
 
     >>> default_levels(0.0, 4.0)
     [0.25, 1.0, 2.25]
     """
+    if math.sqrt(high) - math.sqrt(low) < NEAR:
+        return [((math.sqrt(low) + math.sqrt(high)) / 2) ** 2]
     roots = np.linspace(math.sqrt(low), math.sqrt(high), count + 2)[1:-1]
     return [float(root) ** 2 for root in roots]
 

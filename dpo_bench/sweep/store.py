@@ -147,8 +147,9 @@ class Store:
                 "give another --out or name."
             )
         kept = {key: earlier[key] for key in FOUND if key in earlier} if earlier else {}
-        plan = earlier_plan(earlier or record)
-        write_json(self.experiment_file, {**record, **kept, "plan": plan})
+        if plan := earlier_plan(earlier or record):
+            kept["plan"] = plan
+        write_json(self.experiment_file, {**record, **kept})
 
     def add_to_record(self, more: Mapping[str, Any]) -> None:
         """Add to the experiment's record."""

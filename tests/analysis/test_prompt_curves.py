@@ -106,7 +106,7 @@ def test_under_a_judge_losses_are_compared_by_their_win_rate(folder_of: ByName) 
     assert view.comparison.prompts == 63
     assert view.also_matched == ()
     assert view.gaps == ()
-    assert [one.key for one in view.further] == ["length"]
+    assert [one.key for one in view.further] == ["length", "lost_verdicts"]
     assert "by their win rate" in view.no_reward
 
 

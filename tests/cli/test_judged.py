@@ -80,10 +80,11 @@ def test_a_judge_that_follows_the_place_is_said_in_terminal_and_report(
         *('--set=evaluation.judge_key_variable=""', "--out", out),
     )
     first = "The judge follows the place, not the text: its two orders agree on 0 [0, "
-    assert done.stdout.startswith(f"warning: {first}")
+    assert f"warning: {first}" in done.stdout
+    assert done.stdout.startswith("The judge first follows the place, not the text")
     summary, _, checked = (out / "report.md").read_text("utf-8").partition("Check these figures")
-    assert "It follows the place, not the text: both orders agree on 0.000 " in summary
-    assert "best win rate" not in summary.lower()
+    assert "follows the place, not the text: both orders agree on 0.000 " in summary
+    assert "Better than" not in summary
     evaluated = dpo_bench_here(
         *("evaluate", llama_folder, "--reference", llama_folder),
         *("--preferences", pairs_file, *QUICK),

@@ -215,7 +215,7 @@ def test_nothing_is_left_in_the_users_cache(cache: Path) -> None:
 
 def test_statistics_do_not_import_evaluate() -> None:
     code = (
-        "import sys, dpo_bench.analysis.frontier, dpo_bench.analysis.matched;"
+        "import sys, dpo_bench.analysis.frontier, dpo_bench.analysis.compare;"
         "print(sorted({'evaluate', 'datasets', 'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -201,8 +201,8 @@ def test_differences_from_the_baseline_stand_for_each_measure(desktop: Opened) -
     tables = page.locator("table.differences")
     assert tables.count() == 2
     for place in range(2):
-        titles = tables.nth(place).locator("tbody th").all_inner_texts()
-        assert [title.endswith("\u2212 dpo") for title in titles] == [True] * 3
+        titles = tables.nth(place).locator("tbody th").all_text_contents()
+        assert [title.strip().endswith("\u2212 dpo") for title in titles] == [True] * 3, titles
         assert tables.nth(place).locator("svg.strip").count() >= 6
     assert page.locator("#summary p").count() == 4
     assert page.locator("#summary p").first.inner_text().startswith("Better than dpo?")
