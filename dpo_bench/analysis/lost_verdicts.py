@@ -105,7 +105,7 @@ def unlike_the_others(touched: Sequence[int], prompts: int) -> list[bool]:
     found = []
     for place, own in enumerate(touched):
         others = round(median([*touched[:place], *touched[place + 1 :]]))
-        table = [[own, prompts - own], [others, prompts - others]]
+        table = np.array([[own, prompts - own], [others, prompts - others]])
         found.append(float(stats.fisher_exact(table).pvalue) < UNLIKELY / len(touched))
     return found
 

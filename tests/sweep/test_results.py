@@ -158,7 +158,7 @@ def test_many_lost_verdicts_are_told_at_the_end(tmp_path: Path) -> None:
     )
 
     def told(share: float) -> bool:
-        table = write_results(store, ["good", "bad"]).assign(judge_lost_share=[share, None])
+        table = write_results(store, ["good", "bad"]).assign(judge_lost_share=[share, float("nan")])
         screen = io.StringIO()
         outcome = SweepOutcome(experiment, tmp_path, tmp_path, table, 0)
         print_outcome(outcome, Console(file=screen, width=200))
