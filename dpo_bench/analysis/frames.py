@@ -7,13 +7,19 @@ import pandas as pd
 from dpo_bench.analysis.metrics import explored
 from dpo_bench.analysis.results import SweepResults, Trial
 
+DOUBTS = ("cut", "degenerate")
+"""Columns that say whether a trial's figures are those of a policy that still answers."""
+
 
 def trials(results: SweepResults) -> pd.DataFrame:
-    """A row per trial: trial, loss, each hyperparameter a column, seed, status, error, metrics.
+    """A row per trial: trial, loss, hyperparameters, seed, status, error, cut, degenerate, metrics.
 
-    A hyperparameter that a loss does not have is missing; so is a metric that was not measured.
+    Each hyperparameter and each metric is a column. A hyperparameter that a loss does not have is
+    missing; so is a metric that was not measured. ``cut`` is the share of responses that reached
+    the token limit, ``degenerate`` is 1 where the stated rule flags the policy: figures of such
+    trials are to be read with care, and neither is left out of a table or a curve.
     """
-    names = [metric.name for metric in explored(results)]
+    names = [metric.name for metric in explored(results) if metric.name not in DOUBTS]
     settings = dict.fromkeys(key for one in results.trials for key in one.hyperparameters)
     rows = [
         {
@@ -22,12 +28,14 @@ def trials(results: SweepResults) -> pd.DataFrame:
             "seed": one.seed,
             "status": "done" if one.done else "failed",
             "error": one.error,
+            "cut": one.cut,
+            "degenerate": one.value("degenerate"),
             **{name: one.value(name) for name in names},
         }
         for one in results.trials
     ]
-    columns = ["trial", "loss", *settings, "seed", "status", "error", *names]
-    kinds = dict.fromkeys((*settings, *names), "float64")
+    columns = ["trial", "loss", *settings, "seed", "status", "error", *DOUBTS, *names]
+    kinds = dict.fromkeys((*settings, *DOUBTS, *names), "float64")
     return pd.DataFrame(rows, columns=columns).astype(kinds)
 
 

@@ -51,6 +51,7 @@ class Trial:
         metrics: its ``evaluation.json``'s metrics.
         read: gives one of its tables by name, None where there is none.
         sources: names of the sweeps that it comes from; empty in the report of one sweep.
+        cut: share of its responses that reached the token limit; None where that is not known.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Trial:
     metrics: Mapping[str, Mapping[str, Any]]
     read: ReadTable
     sources: tuple[str, ...] = ()
+    cut: float | None = None
 
     def value(self, name: str) -> float | None:
         """A figure without its interval; None when it was not measured."""
@@ -436,6 +438,7 @@ def _trial(folder: Path, row: Mapping[Any, Any]) -> Trial:
     manifest = read_json(path / "manifest.json")
     done = row["status"] == "done"
     evaluation = read_json(path / "evaluation.json") if done else {}
+    decay = (evaluation.get("notes") or {}).get("decay") or {}
     return Trial(
         id=str(row["trial"]),
         loss=str(row["loss"]),
@@ -449,6 +452,7 @@ def _trial(folder: Path, row: Mapping[Any, Any]) -> Trial:
         row={str(key): value for key, value in row.items()},
         metrics=dict(evaluation.get("metrics") or {}),
         read=functools.partial(read_table, path, required=("training", "samples") if done else ()),
+        cut=finite(decay.get("unfinished")),
     )
 
 

@@ -21,7 +21,7 @@ from dpo_bench.evaluation.calibration import calibration, reliability
 from dpo_bench.evaluation.diagnostics import decay, degenerate, distinct_by_prompt
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from dpo_bench.analysis.frontier import Frontier
     from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation
@@ -87,7 +87,7 @@ class PolicyMetrics:
         name: str,
         values: pd.Series[float],
         prompts: pd.Series[int],
-        mean: Callable[[Array, Array], Estimate] = bootstrap_mean,
+        mean: Callable[[ArrayLike, Array], Estimate] = bootstrap_mean,
     ) -> None:
         """The mean over prompts of the means over each prompt's values.
 

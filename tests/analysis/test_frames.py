@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from dpo_bench.analysis import frames
+from dpo_bench.analysis.external import from_frame
 from dpo_bench.analysis.metrics import BY_NAME
 from dpo_bench.analysis.results import read_sweep
 from tests.report.conftest import ByName
@@ -48,3 +53,29 @@ def test_what_was_not_measured_is_an_empty_table(folder_of: ByName) -> None:
     assert frames.frontier(read_sweep(folder_of("no_reward"))).empty
     frontier = frames.frontier(read_sweep(folder_of("clean")))
     assert frontier["kl"].is_monotonic_increasing
+
+
+def test_cut_and_degenerate_trials_are_marked(folder_of: ByName, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(folder_of("clean"), folder)
+    results = read_sweep(folder)
+    assert frames.trials(results)["cut"].isna().all(), "the fixture does not know"
+    marked = results.done[0].id
+    file = folder / "trials" / marked / "evaluation.json"
+    record = json.loads(file.read_text())
+    record["notes"] = {"decay": {"unfinished": 0.35}}
+    record["metrics"]["degenerate"] = {"value": 1.0, "low": None, "high": None, "n": 64}
+    file.write_text(json.dumps(record))
+    table = frames.trials(read_sweep(folder)).set_index("trial")
+    assert table.loc[marked, "cut"] == 0.35
+    assert table.loc[marked, "degenerate"] == 1
+    assert list(table.columns).count("degenerate") == 1
+    assert {"cut", "degenerate"} <= set(frames.trials(results).columns)
+
+
+def test_columns_of_doubt_are_there_where_nothing_is_known() -> None:
+    given = pd.DataFrame(
+        {"loss": ["a", "a", "b", "b"], "prompt": [0, 1] * 2, "kl": 1.0, "reward": [0.0, 1.0] * 2}
+    )
+    table = frames.trials(from_frame(given))
+    assert table[["cut", "degenerate"]].isna().all(axis=None)

@@ -157,7 +157,7 @@ def test_whole_policies_are_picked_at_the_middle_of_the_compared_kls(view_of: Vi
     middle = view.comparison.middle
     assert view.policies.kl == middle.kl
     assert view.policies.compared == set(middle.values)
-    named = f"whose KL is nearest to {middle.kl:.2f} nats"
+    named = f"{middle.kl:.2f} nats"
     sections = {one.key: one.about for one in view.further}
     assert named in sections["strengths"]
     assert named in sections["length"]

@@ -61,7 +61,7 @@ def inputs(tokenizer: Any, reading: str = "", **counts: Any) -> Inputs:
     )
 
 
-def described(found: Inputs, prompts: int = 2) -> list[str]:
+def described(found: Inputs, prompts: int = 2, **training: Any) -> list[str]:
     experiment = Experiment.model_validate(
         {
             "name": "e",
@@ -69,6 +69,7 @@ def described(found: Inputs, prompts: int = 2) -> list[str]:
             "preferences": "d",
             "losses": ["dpo"],
             "evaluation": {"prompts": prompts},
+            "training": training,
         }
     )
     return describe(found, experiment)
@@ -79,6 +80,14 @@ def test_longest_text_is_a_pair_or_a_prompt_with_all_that_may_be_sampled(tokeniz
     assert found.longest_pair == 8  # the held-out prompt of 7 with 1; in training 3 with 4
     assert found.longest_prompt == 7
     assert found.longest == 7 + 4
+
+
+def test_resampling_is_told(tokenizer: Any) -> None:
+    (told,) = [
+        line for line in described(inputs(tokenizer), resample="bootstrap") if "seed" in line
+    ]
+    assert "the same 5 draws" in told
+    assert not [line for line in described(inputs(tokenizer)) if "seed" in line]
 
 
 def test_used_tokens_are_those_of_all_pairs_and_the_ends(tokenizer: Any) -> None:

@@ -414,13 +414,13 @@ def test_synced_reference_of_drawn_pairs_is_theirs(setup: Setup, tmp_path: Path)
     frozen = setup.reference
     given = CachedReference(frozen.backend, pairs, *frozen.key)
     drawn = ResampledReference(frozen, pairs, DRAWN)
-    tables = [
+    own, taken = (
         setup.run(
             tmp_path / name, get_loss("kto"), pairs=pairs, reference=one, settings=settings
         ).metrics
         for name, one in (("given", given), ("drawn", drawn))
-    ]
-    pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-5)
+    )
+    pd.testing.assert_frame_equal(taken, own, rtol=1e-4, atol=1e-5)
 
 
 def test_synced_reference_takes_over_the_policy(any_setup: Setup, tmp_path: Path) -> None:

@@ -42,16 +42,16 @@ def strengths_section(
     None where it cannot be had at any KL; without a table where too few policies are at the
     compared one, or too many.
     """
-    nearest = [found for one, _ in policies.settings if (found := _nearest(one, policies.kl))]
+    nearest = [near for one, _ in policies.settings if (near := _nearest(one, policies.kl))]
     if len(nearest) < 2 or not results.has_wins or results.reference.samples.empty:
         return None
     if not results.has_reward and not _file_of(results):
         return None
-    near = [found for found in nearest if is_near(_kl(found[1]), policies.kl)]
-    kls = [_named(found, results) for found in nearest]
-    if not 2 <= len(near) <= _ROUND:
-        return written("strengths", (), (0, 0, "", policies.kl, len(near), kls, _ROUND))
-    players = {str(one.index): (one, trial) for one, trial in near}
+    near_kl = [one for one in nearest if is_near(_kl(one[1]), policies.kl)]
+    kls = [_named(one, results) for one in nearest]
+    if not 2 <= len(near_kl) <= _ROUND:
+        return written("strengths", (), (0, 0, "", policies.kl, len(near_kl), kls, _ROUND))
+    players = {str(one.index): (one, trial) for one, trial in near_kl}
     wins, lost = (
         (_by_reward(prompts, players), 0) if results.has_reward else _judged(results, players)
     )
@@ -60,8 +60,8 @@ def strengths_section(
     count = len(next(iter(wins.values())))
     weights = resample_weights(count, _RESAMPLES, results.bootstrap_seed)
     found = round_robin(list(players), wins, weights)
-    absent = [_named(one, results) for one in nearest if one not in near]
-    about = (count, lost, results.judge, policies.kl, len(near), absent, _ROUND)
+    absent = [_named(one, results) for one in nearest if one not in near_kl]
+    about = (count, lost, results.judge, policies.kl, len(near_kl), absent, _ROUND)
     return written("strengths", _strength_rows(found, players, results), about)
 
 

@@ -151,3 +151,15 @@ def test_without_reward_the_methods_say_what_is_left_out(view_of: ViewOf) -> Non
         "Best of n",
         "Comparison at matched KL",
     } & set(notes)
+
+
+def test_what_a_seed_varies_is_said(view_of: ViewOf) -> None:
+    view = view_of("two_seeds")
+    order_only = " ".join(view.setup.caveats)
+    assert "A seed varies the order of the pairs, not which pairs" in order_only
+    assert "What a training seed varies" not in dict(view.setup.fixed)
+    results = with_settings(view, training__resample="bootstrap")
+    setup = setup_of(results, view)
+    assert "and which of them are trained on" in " ".join(setup.caveats)
+    assert "drawn with replacement" in dict(setup.fixed)["What a training seed varies"]
+    assert "A seed varies" not in " ".join(view_of("clean").setup.caveats), "there is one"
