@@ -9,7 +9,8 @@ then: a strength whose seeds scatter in KL has a mean that lies on no run's curv
 
 Nothing is read beyond the runs: a KL is covered by a seed whose runs lie on both sides of it, or of
 which one is within `WITHIN` of it. Runs whose d differ by at most `NEAR` are one node, because as a
-pair they would say nothing of the slope.
+pair they would say nothing of the slope. Where such runs have rewards that are far apart, strengths
+lead to this KL by different ways, and the loss has no one reward there: it is not read.
 
 Of the nodes those nearest to the KL make the line, at least the two around it: so many that what
 they average out and how far the loss's curve may bend away from a line over them are least
@@ -46,6 +47,9 @@ _SMALLEST = 0.05
 
 _ROUNDING = 1e-8
 """of figures, relative to their size, as files with ten digits have it: it decides nothing"""
+
+_APART = 8.0
+"""standard errors of a run by which strengths at one KL may differ and still lie on one curve"""
 
 _MOST_BENDS = 5
 """bends of the common curve, at most"""
@@ -181,7 +185,7 @@ class Curve:
         found = {seed: self._read_seed(seed, math.sqrt(kl)) for seed in self.seeds}
         covered = {seed: one for seed, one in found.items() if one is not None}
         if len(covered) < min(2, len(found)):
-            return self._uncovered()
+            return self._uncovered(kl)
         low, high = (
             float(np.mean([one.bracket[side] ** 2 for one in covered.values()])) for side in (0, 1)
         )
@@ -196,10 +200,12 @@ class Curve:
             float(np.mean([one.interpolation for one in covered.values()])),
         )
 
-    def _uncovered(self) -> str:
+    def _uncovered(self, kl: float) -> str:
         nodes = [float(one) ** 2 for point in self.points for one in distances(point)]
         if len(self.points) == 1:
             return f"has one strength only, at KL {np.mean(nodes):.3g}"
+        if min(nodes) < kl < max(nodes):
+            return "has no one reward at this KL: its strengths lead there by different ways"
         return f"spans KL {min(nodes):.3g} to {max(nodes):.3g}"
 
     def _read_seed(self, seed: int, wanted: float) -> _SeedReading | None:
@@ -215,6 +221,8 @@ class Curve:
         around = _bracket(places, wanted)
         if around is None:
             return None
+        if any(self._is_split([runs[run] for run in nodes[node]]) for node in around):
+            return None
         line = self._line(places, around, wanted)
         weights, slopes = np.zeros(len(runs)), np.zeros(len(runs))
         for node, part, tilt in zip(line.nodes, line.weights, line.slopes, strict=True):
@@ -223,6 +231,11 @@ class Curve:
         values, shares = self._values(runs, weights, slopes, wanted)
         bracket = (float(places[around[0]]), float(places[around[-1]]))
         return _SeedReading(values, shares, float((weights**2).sum()), bracket, line.error)
+
+    def _is_split(self, runs: Sequence[tuple[float, int, int]]) -> bool:
+        """Whether runs of one node reach rewards that noise does not explain."""
+        means = [float(self.points[index].reward[row].mean()) for _, index, row in runs]
+        return bool(self.noise) and max(means) - min(means) > _APART * math.sqrt(self.noise)
 
     def _line(self, places: Array, around: list[int], wanted: float) -> _Line:
         """The straight line through the nodes nearest to d that errs least."""

@@ -124,3 +124,21 @@ def test_many_noisy_policies_make_one_line_and_sharp_bends_few() -> None:
     sharp = read({"a": zigzag, "b": zigzag}, 3.0)
     assert (sharp.shares > 0.02).sum() == 2
     assert sharp.bias_bound > 0.2
+
+
+def test_strengths_that_lead_to_one_kl_by_different_ways_have_no_reward_there() -> None:
+    """KL rises and falls with strength: a mean of both branches is on neither."""
+    generator = np.random.default_rng(9)
+
+    def point(kl: float, reward: float) -> Point:
+        return Point(np.full((3, 100), kl), reward + generator.normal(0, 0.1, (3, 100)))
+
+    curves = {
+        "a": [point(0.3, 0.2), point(1.0, 0.6), point(1.05, -0.4), point(4.0, 0.8)],
+        "b": [point(0.3, 0.2), point(1.0, 0.6), point(4.0, 0.8)],
+    }
+    found = curves_in_common(curves)
+    assert found["a"].read(1.0) == (
+        "has no one reward at this KL: its strengths lead there by different ways"
+    )
+    assert isinstance(found["b"].read(1.0), Reading)
