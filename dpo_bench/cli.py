@@ -314,7 +314,7 @@ def report(
     """
     from dpo_bench.analysis.compare import Choices
 
-    choices = Choices(measure, baseline, _kls(kl), same_within)
+    choices = Choices(measure, baseline, _kls(kl), _margin(same_within))
     if across:
         if source is not None or same_within is not None or kind != "html":
             raise ConfigurationError("--across takes no --from, --same-within or --format.")
@@ -347,6 +347,13 @@ def _report_across(folders: list[Path], out: Path | None, choices: Choices) -> N
     if out is not None:
         written = write_across(found, [str(folder) for folder in folders], out)
         _console().print(str(written), markup=False, soft_wrap=True)
+
+
+def _margin(difference: float | None) -> float | None:
+    """The margin of --same-within."""
+    if difference is not None and not 0 < difference < float("inf"):
+        raise ConfigurationError(f"--same-within {difference:g}: give a difference above 0.")
+    return difference
 
 
 def _kls(text: str | None) -> tuple[float, ...] | None:

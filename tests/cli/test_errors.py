@@ -147,6 +147,9 @@ def test_a_plugin_that_cannot_be_loaded_is_named_in_a_line(
         (["sweep", "--plugins", "nowhere"], "nowhere does not exist"),
         (["status", "nowhere"], "not a sweep's folder"),
         (["report", "nowhere"], "not a sweep's folder"),
+        (["report", "nowhere", "--kl", "1,-2"], "give KLs above 0 in nats"),
+        (["report", "nowhere", "--same-within", "0"], "give a difference above 0"),
+        (["sweep", "--detect", "0.03"], "go with --dry-run"),
     ],
 )
 def test_wrong_usage_is_named(fails: Any, arguments: list[str], message: str) -> None:
