@@ -39,7 +39,7 @@ def components_section(
         )
         for name, error in parts.items()
     ]
-    resampled = bool(experiment and getattr(experiment.training, "resample", False))
+    resampled = experiment is not None and experiment.training.resample == "bootstrap"
     return written("components", rows, (comparison.measure, len(spreads), resampled))
 
 

@@ -12,6 +12,7 @@ from dpo_bench.analysis.prompt_curves import read_curves
 from dpo_bench.analysis.results import read_sweep
 from dpo_bench.report.sections import further
 from dpo_bench.report.sections import round_robin as strengths
+from dpo_bench.report.sections.components import components_section
 from dpo_bench.report.view import build_view
 from tests.report.conftest import ViewOf, small
 from tests.report.sweep_folder import build
@@ -43,6 +44,18 @@ def test_components_are_the_medians_of_the_differences(view_of: ViewOf) -> None:
     assert sum(shares) == pytest.approx(1)
     assert section.table.rows[0].cells[3].text.startswith("twice the prompts")
     assert not any(one.key == "components" for one in view_of("clean").further)
+
+
+def test_what_runs_differ_by_is_what_the_seeds_change(view_of: ViewOf) -> None:
+    view = view_of("two_seeds")
+    assert view.experiment is not None
+    for resample, anew in (("none", False), ("bootstrap", True)):
+        training = view.experiment.training.model_copy(update={"resample": resample})
+        experiment = view.experiment.model_copy(update={"training": training})
+        section = components_section(view.results, experiment, view.comparison)
+        assert section is not None
+        assert ("which each seed draws anew" in section.about) == anew
+        assert ("the training pairs, model" in section.about) != anew
 
 
 def test_strengths_are_those_of_policies_at_the_compared_kl(view_of: ViewOf) -> None:
