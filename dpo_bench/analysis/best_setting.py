@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpo_bench.analysis.bootstrap import Array
+from dpo_bench.analysis.comparisons import error_of_mean
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.points import Curves, Point, trained
 from dpo_bench.analysis.run_variance import RunVariance
@@ -129,10 +130,7 @@ def _row(point: Point, name: int) -> Array:
 def _expected(
     by_prompt: Array, place: _Place, variance: RunVariance, seeds: int, *, prompts_known: bool
 ) -> Estimate:
-    from scipy.special import stdtrit
-
     count = len(by_prompt) if prompts_known else 0
-    within = float(by_prompt.var(ddof=1)) / count if count > 1 else 0.0
     own, responses, freedom = (
         float(one[place[0]][place[1]])
         for one in (variance.own, variance.responses, variance.freedom)
@@ -143,8 +141,6 @@ def _expected(
         of_loss = max(square - own / len(variance.own[place[0]]), 0.0)
         alone = (max(own - responses, 0.0) + of_loss) / seeds
         runs, freedom = variance.with_common(alone, freedom, seeds)
-    parts = within**2 / max(count - 1, 1) + runs**2 / max(freedom, 1e-9)
-    width = float(stdtrit((within + runs) ** 2 / parts, 0.975)) if parts > 0 else 0.0
-    half = width * math.sqrt(within + runs)
-    value = float(by_prompt.mean())
+    total, width = error_of_mean(by_prompt, (runs, freedom), 0.0, count)
+    value, half = float(by_prompt.mean()), width * math.sqrt(total)
     return Estimate(value, value - half, value + half, count)

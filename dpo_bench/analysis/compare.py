@@ -160,11 +160,6 @@ class MatchedComparison:
     total: int
 
     @property
-    def compared(self) -> int:
-        """How many series have a figure at some level."""
-        return len({index for level in self.levels for index in level.values})
-
-    @property
     def everywhere(self) -> int:
         """How many series have a figure at every level."""
         return len(set.intersection(*(set(level.values) for level in self.levels)))

@@ -27,7 +27,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -143,8 +143,6 @@ class Family:
         reasons: by level and loss, why it has no figure there.
         critical: the value that the largest |t| exceeds with 5%; NaN when nothing is compared.
         variance: of the runs.
-        baseline: what the others are compared with; None when all pairs are.
-        same_within: the margin of *same*; None when none was given.
     """
 
     levels: tuple[float, ...]
@@ -154,8 +152,6 @@ class Family:
     reasons: tuple[Mapping[str, str], ...]
     critical: float
     variance: RunVariance
-    baseline: str | None = None
-    same_within: float | None = None
 
     @property
     def all(self) -> tuple[Comparison, ...]:
@@ -199,7 +195,7 @@ def compare_losses(
         for first, second in _pairs(list(curves), baseline)
         if (first, level) in places and (second, level) in places
     ]
-    table = _Table(list(places.values()), variance, prompts_known)
+    table = _side_by_side(list(places.values()), variance, prompts_known)
     order: dict[tuple[str, int], int] = {key: row for row, key in enumerate(places)}
     left = [order[first, level] for first, _, level in wanted]
     right = [order[second, level] for _, second, level in wanted]
@@ -229,8 +225,6 @@ def compare_losses(
         tuple(reasons),
         tested.critical,
         variance,
-        baseline,
-        same_within,
     )
 
 
@@ -241,22 +235,40 @@ def loss_value(
 
     With one seed the interval is of the policies at hand.
     """
-    by_prompt = reading.values.mean(axis=0)
-    prompts = len(by_prompt) if prompts_known else 0
-    value = float(by_prompt.mean())
-    within = float(by_prompt.var(ddof=1) / prompts) if prompts > 1 else 0.0
     runs, freedom = 0.0, math.inf
     if variance.known(reading) and len(reading.seed_names) > 1:
         own = variance.of_mean(reading)
         runs, freedom = variance.with_common(own.runs, own.freedom, len(reading.seed_names))
-    if not prompts and not runs:
-        return Estimate(value, n=prompts)
-    total = within + runs + reading.interpolation**2
-    width = _t_width((within, prompts - 1), (runs, freedom), total)
+    by_prompt = reading.values.mean(axis=0)
+    if not prompts_known and not runs:
+        return Estimate(float(by_prompt.mean()))
+    prompts = len(by_prompt) if prompts_known else 0
+    total, width = error_of_mean(by_prompt, (runs, freedom), reading.interpolation**2, prompts)
+    value, half = float(by_prompt.mean()), width * math.sqrt(total)
     if share:
         return _share(value, total, width, prompts, prompts or len(reading.seed_names))
-    half = width * math.sqrt(total)
     return Estimate(value, value - half, value + half, prompts)
+
+
+def error_of_mean(
+    by_prompt: Array, runs: tuple[float, float], interpolation: float, prompts: int
+) -> tuple[float, float]:
+    """Variance of a mean over prompts, and Student's quantile of its 95% interval.
+
+    The freedom is that of a sum of variances (Satterthwaite 1946).
+
+    Args:
+        by_prompt: [prompts], averaged over seeds.
+        runs: variance that runs add, and its degrees of freedom.
+        interpolation: variance that reading between policies adds, taken as known.
+        prompts: their number; 0 where they are not known.
+    """
+    from scipy.special import stdtrit
+
+    within = float(by_prompt.var(ddof=1) / prompts) if prompts > 1 else 0.0
+    total = within + runs[0] + interpolation
+    doubt = within**2 / max(prompts - 1, 1) + runs[0] ** 2 / max(runs[1], 1e-9)
+    return total, float(stdtrit(min(total**2 / doubt, 1e9), 0.975)) if doubt > 0 else 1.96
 
 
 def _share(value: float, variance: float, width: float, prompts: int, least: int) -> Estimate:
@@ -265,14 +277,6 @@ def _share(value: float, variance: float, width: float, prompts: int, least: int
     count = spread / variance if spread > 0 and variance > 0 else float(least)
     low, high = wilson(min(max(value, 0.0), 1.0), count * (1.96 / width) ** 2)
     return Estimate(value, low, high, prompts)
-
-
-def _t_width(within: tuple[float, int], runs: tuple[float, float], total: float) -> float:
-    """Student's quantile for a sum of variances, each with its freedom (Satterthwaite 1946)."""
-    from scipy.special import stdtrit
-
-    doubt = within[0] ** 2 / max(within[1], 1) + runs[0] ** 2 / max(runs[1], 1e-9)
-    return float(stdtrit(min(total**2 / doubt, 1e9), 0.975)) if doubt > 0 else 1.96
 
 
 def _pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
@@ -287,54 +291,55 @@ class _Table:
 
     Attributes:
         readings: [r].
-        centered: [prompts, r], each prompt's mean over seeds minus the reading's.
+        variance: of the runs.
         means: [r].
+        centered: [prompts, r], each prompt's mean over seeds minus the reading's.
         total: [r], variance of the reading that runs make, with the responses that are in a run.
         in_total: [r], of it, the responses' part; both 0 with one seed.
         responses: [r], what responses make of the reading.
         freedom: [r], of ``total``.
+        interpolation: [r], variance of the reading between nodes.
         repeated: whether runs were repeated.
+        prompts: how many prompts are known, 0 for none.
     """
 
     readings: list[Reading]
     variance: RunVariance
-    prompts_known: bool
-    centered: Array = field(init=False)
-    means: Array = field(init=False)
-    total: Array = field(init=False)
-    in_total: Array = field(init=False)
-    responses: Array = field(init=False)
-    freedom: Array = field(init=False)
-    repeated: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        by_prompt = [one.values.mean(axis=0) for one in self.readings] or [np.zeros(1)]
-        table = np.stack(by_prompt, axis=1)
-        repeated = all(
-            len(one.seed_names) > 1 and self.variance.known(one) for one in self.readings
-        )
-        nothing = ReadingVariance(0.0, 0.0, 0.0, 1.0)
-        parts = [self.variance.of_mean(one) if repeated else nothing for one in self.readings]
-        for name, value in (
-            ("means", table.mean(axis=0)),
-            ("centered", table - table.mean(axis=0)),
-            ("total", np.array([one.total for one in parts])),
-            ("in_total", np.array([one.in_total for one in parts])),
-            ("responses", np.array([one.responses for one in parts])),
-            ("freedom", np.array([one.freedom for one in parts])),
-            ("repeated", repeated),
-        ):
-            object.__setattr__(self, name, value)
+    means: Array
+    centered: Array
+    total: Array
+    in_total: Array
+    responses: Array
+    freedom: Array
+    interpolation: Array
+    repeated: bool
+    prompts: int
 
     @property
     def runs(self) -> Array:
         """Variance of each reading [r] that runs alone make."""
         return np.maximum(self.total - self.in_total, 0)
 
-    @property
-    def prompts(self) -> int:
-        """How many prompts are known, 0 for none."""
-        return len(self.centered) if self.prompts_known else 0
+
+def _side_by_side(readings: list[Reading], variance: RunVariance, prompts_known: bool) -> _Table:
+    by_prompt = [one.values.mean(axis=0) for one in readings] or [np.zeros(1)]
+    table = np.stack(by_prompt, axis=1)
+    repeated = all(len(one.seed_names) > 1 and variance.known(one) for one in readings)
+    nothing = ReadingVariance(0.0, 0.0, 0.0, 1.0)
+    parts = [variance.of_mean(one) if repeated else nothing for one in readings]
+    return _Table(
+        readings,
+        variance,
+        means=table.mean(axis=0),
+        centered=table - table.mean(axis=0),
+        total=np.array([one.total for one in parts]),
+        in_total=np.array([one.in_total for one in parts]),
+        responses=np.array([one.responses for one in parts]),
+        freedom=np.array([one.freedom for one in parts]),
+        interpolation=np.array([one.interpolation**2 for one in readings]),
+        repeated=repeated,
+        prompts=len(table) if prompts_known else 0,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -369,16 +374,15 @@ def _tested(table: _Table, ends: Array, seed: int, draws: int, level: float) -> 
     squares = (gaps**2).sum(axis=0)
     prompts = squares / (count * (count - 1)) if count > 1 else np.zeros(len(first))
     apart = _unshared(table, first, second)
-    runs = table.runs[first] + table.runs[second] + apart if len(first) else np.zeros(0)
-    reading = np.array([one.interpolation**2 for one in table.readings])
-    interpolation = reading[first] + reading[second] if len(first) else np.zeros(0)
+    runs = table.runs[first] + table.runs[second] + apart
+    interpolation = table.interpolation[first] + table.interpolation[second]
     sizes = _simulated(table, (first, second), (squares, apart), seed, draws)
     error = np.sqrt(prompts + runs + interpolation)
     size = np.divide(np.abs(difference), error, out=np.zeros_like(error), where=error > 0)
     size = np.where((error == 0) & (difference != 0), math.inf, size)
     largest = sizes.max(axis=1) if sizes.size else np.zeros(0)
     beyond = (largest[:, None] >= size).sum(axis=0) if sizes.size else np.zeros(len(first))
-    responses = table.responses[first] + table.responses[second] if len(first) else np.zeros(0)
+    responses = table.responses[first] + table.responses[second]
     return _Tested(
         difference,
         prompts,
@@ -427,8 +431,7 @@ def _simulated(
         within = (squares / count - gap**2) / (count - 1)
         moved += gap
     total = np.maximum(table.total * chi - table.in_total, 0)
-    reading = np.array([one.interpolation**2 for one in table.readings])
-    fixed = reading[first] + reading[second] + apart
+    fixed = table.interpolation[first] + table.interpolation[second] + apart
     error = np.sqrt(np.maximum(within + total[:, first] + total[:, second] + fixed, 0))
     sizes = np.divide(np.abs(moved), error, out=np.zeros_like(moved), where=error > 0)
     return np.asarray(sizes)
@@ -460,8 +463,8 @@ def _run_noise(table: _Table, generator: np.random.Generator, draws: int) -> Arr
         shares /= np.sqrt((shares**2).sum(axis=1, keepdims=True))
         drawn = generator.standard_normal((draws, shares.shape[1])) @ shares.T
         noise[:, rows] = drawn * np.sqrt(table.runs[rows])
-    interpolation = np.array([one.interpolation for one in table.readings])
-    return np.asarray(noise + interpolation * generator.standard_normal(noise.shape))
+    between = np.sqrt(table.interpolation) * generator.standard_normal(noise.shape)
+    return np.asarray(noise + between)
 
 
 def _chi_squares(table: _Table, generator: np.random.Generator, draws: int) -> Array:

@@ -42,10 +42,10 @@ NEAR = 0.1
 WITHIN = 0.1
 """a run counts as one at a KL when its own differs by at most this share of it"""
 
-_SMALLEST = 0.05
+SMALLEST = 0.05
 """sqrt(nats): nearer to the reference than this a KL has no slope worth following"""
 
-_ROUNDING = 1e-8
+ROUNDING = 1e-8
 """of figures, relative to their size, as files with ten digits have it: it decides nothing"""
 
 _APART = 8.0
@@ -274,7 +274,7 @@ class Curve:
         kl = np.stack([self.points[index].kl[row] for index, row in where])
         left = reward - self.common.at(place)[:, None]
         rise = float(slopes[taken] @ left.mean(axis=1))
-        slope = (self.common.slope(place) + rise) / (2 * np.maximum(place, _SMALLEST))
+        slope = (self.common.slope(place) + rise) / (2 * np.maximum(place, SMALLEST))
         moved = left - slope[:, None] * (kl - kl.mean(axis=1, keepdims=True))
         values = weights[taken] @ moved + float(self.common.at(np.array([wanted]))[0])
         shares = np.zeros(len(self.points))
@@ -348,7 +348,7 @@ def curves_in_common(curves: Curves) -> dict[str, Curve]:
     scale = max(float(np.abs(one.reward).max()) for found in points.values() for one in found)
 
     def sized(value: float) -> float:
-        return value if value > _ROUNDING * scale else 0.0
+        return value if value > ROUNDING * scale else 0.0
 
     return {
         name: Curve(
@@ -370,12 +370,16 @@ def _noise(points: Sequence[Point], common: CommonCurve) -> float:
         for point in points
         for index, row in enumerate(point.reward)
     ]
-    table = np.stack(rows)
-    runs, prompts = table.shape
-    if runs < 2 or prompts < 2:
+    return noise_of_mean(np.stack(rows))
+
+
+def noise_of_mean(table: Array) -> float:
+    """Variance of a row's mean by what rows and prompts [rows, prompts] leave unsaid; 0 for one."""
+    rows, prompts = table.shape
+    if rows < 2 or prompts < 2:
         return 0.0
     rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    return float((rest**2).sum() / ((runs - 1) * (prompts - 1)) / prompts)
+    return float((rest**2).sum() / ((rows - 1) * (prompts - 1)) / prompts)
 
 
 def mean_line(curve: Curve) -> tuple[Array, Array]:

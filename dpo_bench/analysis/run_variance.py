@@ -29,10 +29,15 @@ from numpy.typing import ArrayLike
 
 from dpo_bench.analysis.bootstrap import Array
 from dpo_bench.analysis.points import Point
-from dpo_bench.analysis.readings import Curve, Reading, distances, mean_line
-
-_ROUNDING = 1e-8
-"""of figures, relative to their size, as files with ten digits have it"""
+from dpo_bench.analysis.readings import (
+    ROUNDING,
+    SMALLEST,
+    Curve,
+    Reading,
+    distances,
+    mean_line,
+    noise_of_mean,
+)
 
 _AGREE = 1e-5
 """variance of log variances, beyond chance, below which they are one and the same"""
@@ -150,10 +155,7 @@ class RunVariance:
 
 def run_variance(curves: Mapping[str, Curve]) -> RunVariance:
     """Estimate it from all trained policies of a comparison."""
-    cells = {
-        name: [_cell(curve, index) for index in range(len(curve.points))]
-        for name, curve in curves.items()
-    }
+    cells = {name: _cells(curve) for name, curve in curves.items()}
     effects = {name: _seed_effects(found) for name, found in cells.items()}
     common, loss, seed = _of_seeds(effects)
     variance, freedom = _own(cells, effects, common)
@@ -177,18 +179,21 @@ class _Cell:
     scale: float
 
 
-def _cell(curve: Curve, index: int) -> _Cell:
-    point = curve.points[index]
+def _cells(curve: Curve) -> list[_Cell]:
+    line = mean_line(curve)
+    return [_cell(curve, point, _slope(line, point)) for point in curve.points]
+
+
+def _cell(curve: Curve, point: Point, slope: float) -> _Cell:
     place = distances(point)
-    slope = _slope(curve, point)
     left = point.reward.mean(axis=1) - curve.common.at(place) - slope * (place - place.mean())
     scale = float(np.abs(point.reward).max())
     return _Cell(point.seed_names, left - left.mean(), _responses(curve, point, slope), scale)
 
 
-def _slope(curve: Curve, point: Point) -> float:
+def _slope(line: tuple[Array, Array], point: Point) -> float:
     """The loss's own slope by d at a setting, beside the common curve's."""
-    place, left = mean_line(curve)
+    place, left = line
     if len(place) < 2:
         return 0.0
     steepness = np.gradient(left, place)
@@ -197,14 +202,9 @@ def _slope(curve: Curve, point: Point) -> float:
 
 def _responses(curve: Curve, point: Point, slope: float) -> float:
     """Variance that sampled responses give the mean of a run."""
-    seeds, prompts = point.reward.shape
-    if seeds < 2 or prompts < 2:
-        return 0.0
-    place = np.maximum(distances(point), 0.05)
+    place = np.maximum(distances(point), SMALLEST)
     by_kl = (curve.common.slope(place) + slope) / (2 * place)
-    own = point.reward - by_kl[:, None] * point.kl
-    rest = own - own.mean(axis=0) - own.mean(axis=1, keepdims=True) + own.mean()
-    return float((rest**2).sum() / ((seeds - 1) * (prompts - 1)) / prompts)
+    return noise_of_mean(point.reward - by_kl[:, None] * point.kl)
 
 
 def _seed_effects(cells: Sequence[_Cell]) -> dict[int, float]:
@@ -242,7 +242,7 @@ def _own(
 
 def _unless_rounding(variance: float, cell: _Cell) -> float:
     """A variance, 0 where it is no more than the rounding of the figures behind it."""
-    return variance if variance > (_ROUNDING * cell.scale) ** 2 else 0.0
+    return variance if variance > (ROUNDING * cell.scale) ** 2 else 0.0
 
 
 def _of_seeds(
