@@ -137,16 +137,11 @@ class Sweep:
         Raises:
             ConfigurationError: there is no such metric or baseline, or nothing to compare.
         """
-        from dpo_bench.analysis.compare import comparison_frame
-        from dpo_bench.analysis.metrics import REWARD, WIN_RATE
+        from dpo_bench.analysis.compare import comparison_frame, measure_named
 
-        known = {one.name: one for one in (REWARD, WIN_RATE)}
-        name = metric or (REWARD if self.results.has_reward else WIN_RATE).name
-        if name not in known:
-            raise ConfigurationError(f"losses are compared by {' or '.join(known)}, not {name}.")
         return comparison_frame(
             self.results,
-            known[name],
+            measure_named(metric, has_reward=self.results.has_reward),
             baseline=baseline,
             kl=kl,
             same_within=same_within,

@@ -37,6 +37,7 @@ from dpo_bench.analysis.compare import (
     curves_to_compare,
     default_levels,
     find_baseline,
+    measure_named,
 )
 from dpo_bench.analysis.comparisons import (
     LARGEST_BIAS,
@@ -46,7 +47,8 @@ from dpo_bench.analysis.comparisons import (
     Spread,
     compare_losses,
 )
-from dpo_bench.analysis.metrics import REWARD, WIN_RATE, Metric
+from dpo_bench.analysis.estimate import Estimate
+from dpo_bench.analysis.metrics import WIN_RATE, Metric
 from dpo_bench.analysis.readings import Curve, Reading, curves_in_common
 from dpo_bench.analysis.results import DEFAULT_RESAMPLES, SweepResults
 from dpo_bench.analysis.run_variance import RunVariance
@@ -86,23 +88,6 @@ class Stratum:
     def repeated(self) -> bool:
         """Whether both losses were trained more than once."""
         return min(len(self.runs), len(self.baseline_runs)) > 1
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A value and its 95% interval; NaN where that is not known.
-
-    Attributes:
-        value: the estimate.
-        low: lower end.
-        high: upper end.
-        p_value: two-sided, of the value being 0; NaN where none was asked for.
-    """
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    p_value: float = math.nan
 
 
 def across_frame(
@@ -185,17 +170,14 @@ def shared_measure(sweeps: Sequence[SweepResults], metric: str | None) -> Metric
         ConfigurationError: there is no such measure, or rewards of different kinds would be
             averaged.
     """
-    known = {one.name: one for one in (REWARD, WIN_RATE)}
-    name = metric or (REWARD if all(one.has_reward for one in sweeps) else WIN_RATE).name
-    if name not in known:
-        raise ConfigurationError(f"losses are compared by {' or '.join(known)}, not {name}.")
+    measure = measure_named(metric, has_reward=all(one.has_reward for one in sweeps))
     scored = list(dict.fromkeys(one.scored_by for one in sweeps))
-    if known[name] != WIN_RATE and len(scored) > 1:
+    if measure != WIN_RATE and len(scored) > 1:
         raise ConfigurationError(
             f"the sweeps are scored by {listing(scored)}: rewards of different kinds have different"
             f" units and no mean. Judge them by {WIN_RATE.name}."
         )
-    return known[name]
+    return measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,7 +320,7 @@ def _row(
         better_in = sum(one.difference > 0 for one in strata)
         empty: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan)
         return empty | {"sweeps": len(strata), "better_in": better_in, "decidable": False}
-    here, others = stratified(strata), among_others(strata)
+    (here, p_value), others = stratified(strata), among_others(strata)
     better = improvement(strata, generator, resamples)
     bound = math.sqrt(sum(one.bias_bound**2 for one in strata)) / len(strata)
     return {
@@ -352,44 +334,45 @@ def _row(
         "improvement": better.value,
         "improvement_low": better.low,
         "improvement_high": better.high,
-        "p": here.p_value,
+        "p": p_value,
         "decidable": all(one.repeated for one in strata)
         and bound <= LARGEST_BIAS * abs(here.value),
     }
 
 
-def stratified(strata: Sequence[Stratum]) -> Interval:
-    """The mean difference over these very sweeps."""
+def stratified(strata: Sequence[Stratum]) -> tuple[Estimate, float]:
+    """The mean difference over these very sweeps, and the two-sided p-value of its being 0."""
     from scipy.special import stdtr, stdtrit
 
     value = math.fsum(one.difference for one in strata) / len(strata)
     total = math.fsum(one.variance for one in strata)
     doubt = math.fsum(one.doubt for one in strata)
     if math.isnan(total):
-        return Interval(value)
+        return Estimate(value, n=len(strata)), math.nan
     error = math.sqrt(total) / len(strata)
     freedom = min(total**2 / doubt, 1e9) if doubt > 0 else 1e9  # from here on it is the normal one
     half = float(stdtrit(freedom, 0.975)) * error
     size = abs(value) / error if error > 0 else math.inf if value else 0.0
-    return Interval(value, value - half, value + half, 2 * float(stdtr(freedom, -size)))
+    found = Estimate(value, value - half, value + half, len(strata))
+    return found, 2 * float(stdtr(freedom, -size))
 
 
-def among_others(strata: Sequence[Stratum]) -> Interval:
+def among_others(strata: Sequence[Stratum]) -> Estimate:
     """The mean difference over sweeps like these, of which these are a sample."""
     from scipy.special import stdtrit
 
     differences = np.array([one.difference for one in strata])
     count, value = len(differences), float(differences.mean())
     if count < FEWEST_FOR_OTHERS:
-        return Interval(value)
+        return Estimate(value, n=count)
     error = float(differences.std(ddof=1)) / math.sqrt(count)
     half = float(stdtrit(count - 1, 0.975)) * error
-    return Interval(value, value - half, value + half)
+    return Estimate(value, value - half, value + half, count)
 
 
 def improvement(
     strata: Sequence[Stratum], generator: np.random.Generator, resamples: int = DEFAULT_RESAMPLES
-) -> Interval:
+) -> Estimate:
     """The chance that a run of the loss beats a run of the baseline, averaged over sweeps.
 
     Args:
@@ -400,10 +383,10 @@ def improvement(
     wins = [_wins(one.runs, one.baseline_runs) for one in strata]
     value = float(np.mean([one.mean() for one in wins]))
     if not all(one.repeated for one in strata):
-        return Interval(value)
+        return Estimate(value, n=len(strata))
     drawn = np.mean([_resampled(one, generator, resamples) for one in wins], axis=0)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    return Estimate(value, float(low), float(high), len(strata))
 
 
 def _wins(first: Array, second: Array) -> Array:

@@ -15,7 +15,7 @@ from dpo_bench.analysis.comparisons import Comparison, Family, compare_losses
 from dpo_bench.analysis.detectable import detectable_difference
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.loss_curves import LossCurve, group_series
-from dpo_bench.analysis.metrics import Metric
+from dpo_bench.analysis.metrics import REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.points import Curves
 from dpo_bench.analysis.prompt_curves import (
     TOO_FEW,
@@ -224,6 +224,19 @@ def compare_series(
         mode(one.spread.seeds for one in family.all if one.spread),
         len(curves),
     )
+
+
+def measure_named(metric: str | None, *, has_reward: bool) -> Metric:
+    """What losses are compared by: ``reward`` or ``win_rate``; None: reward where there is one.
+
+    Raises:
+        ConfigurationError: there is no such metric.
+    """
+    known = {one.name: one for one in (REWARD, WIN_RATE)}
+    name = metric or (REWARD if has_reward else WIN_RATE).name
+    if name not in known:
+        raise ConfigurationError(f"losses are compared by {' or '.join(known)}, not {name}.")
+    return known[name]
 
 
 def primary_measure(found: CurvesOnPrompts, plan: Plan) -> Metric:

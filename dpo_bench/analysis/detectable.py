@@ -136,12 +136,19 @@ def mixes(
         comparisons: how many are made at once.
         seconds: what all trials take with so many prompts, responses and seeds.
     """
-    reach = critical_value(comparisons) + _quantile(POWER)
     found = [
-        Mix(*one, reach * math.sqrt(components.variance(*one)), seconds(*one))
+        Mix(*one, shown(components, comparisons, *one), seconds(*one))
         for one in itertools.product(PROMPTS, RESPONSES, SEEDS)
     ]
     return sorted((one for one in found if one.shown <= difference), key=lambda one: one.seconds)
+
+
+def shown(
+    components: Components, comparisons: int, prompts: int, responses: int, seeds: int
+) -> float:
+    """The difference that a mix shows with a chance of 80%, among so many comparisons."""
+    reach = critical_value(comparisons) + _quantile(POWER)
+    return reach * math.sqrt(components.variance(prompts, responses, seeds))
 
 
 def _quantile(share: float) -> float:

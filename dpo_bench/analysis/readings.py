@@ -51,6 +51,8 @@ ROUNDING = 1e-8
 _APART = 8.0
 """standard errors of a run by which strengths at one KL may differ and still lie on one curve"""
 
+SPLIT = "has no one reward at this KL: its strengths lead there by different ways"
+
 _MOST_BENDS = 5
 """bends of the common curve, at most"""
 
@@ -183,9 +185,9 @@ class Curve:
     def read(self, kl: float) -> Reading | str:
         """The loss at a KL (nats), or why it has no reading there."""
         found = {seed: self._read_seed(seed, math.sqrt(kl)) for seed in self.seeds}
-        covered = {seed: one for seed, one in found.items() if one is not None}
+        covered = {seed: one for seed, one in found.items() if isinstance(one, _SeedReading)}
         if len(covered) < min(2, len(found)):
-            return self._uncovered(kl)
+            return SPLIT if SPLIT in found.values() else self._uncovered(len(covered))
         low, high = (
             float(np.mean([one.bracket[side] ** 2 for one in covered.values()])) for side in (0, 1)
         )
@@ -200,16 +202,15 @@ class Curve:
             float(np.mean([one.interpolation for one in covered.values()])),
         )
 
-    def _uncovered(self, kl: float) -> str:
+    def _uncovered(self, seeds: int) -> str:
         nodes = [float(one) ** 2 for point in self.points for one in distances(point)]
         if len(self.points) == 1:
             return f"has one strength only, at KL {np.mean(nodes):.3g}"
-        if min(nodes) < kl < max(nodes):
-            return "has no one reward at this KL: its strengths lead there by different ways"
-        return f"spans KL {min(nodes):.3g} to {max(nodes):.3g}"
+        there = ", at this KL with one seed only" if seeds else ""
+        return f"spans KL {min(nodes):.3g} to {max(nodes):.3g}{there}"
 
-    def _read_seed(self, seed: int, wanted: float) -> _SeedReading | None:
-        """One seed's runs at d, or None where they do not cover it."""
+    def _read_seed(self, seed: int, wanted: float) -> _SeedReading | str:
+        """One seed's runs at d, `SPLIT`, or nothing where they do not cover it."""
         runs = [
             (distances(point)[row], index, row)
             for index, point in enumerate(self.points)
@@ -220,9 +221,9 @@ class Curve:
         places = np.array([np.mean([runs[run][0] for run in node]) for node in nodes])
         around = _bracket(places, wanted)
         if around is None:
-            return None
+            return ""
         if any(self._is_split([runs[run] for run in nodes[node]]) for node in around):
-            return None
+            return SPLIT
         line = self._line(places, around, wanted)
         weights, slopes = np.zeros(len(runs)), np.zeros(len(runs))
         for node, part, tilt in zip(line.nodes, line.weights, line.slopes, strict=True):

@@ -35,7 +35,7 @@ _Present = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class SeedSpread:
     """Where the uncertainty of a figure comes from: standard errors, in its unit.
 
     Attributes:
@@ -59,7 +59,7 @@ class Clustered:
     """
 
     estimate: Estimate
-    spread: Spread
+    spread: SeedSpread
 
 
 def two_way(
@@ -128,7 +128,7 @@ def _secants(statistic: Statistic, means: Array, cells: Array, present: _Present
     return np.ascontiguousarray(((upper - lower) / (2 * step[:, None])).T)
 
 
-def _spreads(gradient: Array, cells: Array, means: Array, present: _Present) -> list[Spread]:
+def _spreads(gradient: Array, cells: Array, means: Array, present: _Present) -> list[SeedSpread]:
     """The variance components of each statistic [j], by the two-way analysis of variance."""
     clusters, counts = len(means), present.sum(axis=0)
     pairs = max(clusters * (clusters - 1), 1)
@@ -145,13 +145,13 @@ def _spreads(gradient: Array, cells: Array, means: Array, present: _Present) -> 
     return [_spread(*found) for found in zip(total, rest, fewest, strict=True)]
 
 
-def _spread(total: float, rest: float, seeds: int) -> Spread:
+def _spread(total: float, rest: float, seeds: int) -> SeedSpread:
     if seeds < 2:
-        return Spread(math.nan, math.nan, 1)
-    return Spread(math.sqrt(max(total - rest, 0.0)), math.sqrt(total), int(seeds))
+        return SeedSpread(math.nan, math.nan, 1)
+    return SeedSpread(math.sqrt(max(total - rest, 0.0)), math.sqrt(total), int(seeds))
 
 
-def _clustered(estimate: Estimate, spread: Spread, level: float) -> Clustered:
+def _clustered(estimate: Estimate, spread: SeedSpread, level: float) -> Clustered:
     """A prompts' interval, widened by what the seeds add."""
     if math.isnan(estimate.low) or spread.count < 2:
         return Clustered(estimate, spread)
@@ -163,7 +163,7 @@ def _clustered(estimate: Estimate, spread: Spread, level: float) -> Clustered:
     return Clustered(Estimate(value, value - lower, value + upper, clusters), spread)
 
 
-def _half(within: float, spread: Spread, clusters: int, level: float) -> float:
+def _half(within: float, spread: SeedSpread, clusters: int, level: float) -> float:
     variance = spread.between**2 + within**2
     if variance == 0:
         return 0.0

@@ -47,7 +47,6 @@ class Cell:
         interval: its 95% interval in brackets, when it has one.
         notes: what else belongs to it: how many prompts, why it is missing.
         value: what it is sorted by; None sorts last.
-        mark: letters of the groups that it is in.
         strong: whether it stands out.
         span: how many columns it takes.
     """
@@ -56,7 +55,6 @@ class Cell:
     interval: str = ""
     notes: tuple[str, ...] = ()
     value: float | str | None = None
-    mark: str = ""
     strong: bool = False
     span: int = 1
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpo_bench.analysis.compare import LEVELS, MatchedComparison, Plan, compare_series
-from dpo_bench.analysis.detectable import DEFAULT, Components, Mix, components_of, mixes
+from dpo_bench.analysis.detectable import DEFAULT, Components, Mix, components_of, mixes, shown
 from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.prompt_curves import read_curves
 from dpo_bench.analysis.results import SweepResults, read_sweep
@@ -75,13 +75,8 @@ def print_mixes(
     if asked < 2:
         _say(console, "As planned, with one seed, nothing is said of losses.")
         return
-    here = components.variance(now.prompts, now.samples_per_prompt, asked) ** 0.5
-    reach = found[0].shown / components.variance(*_size(found[0])) ** 0.5
-    _say(console, f"As planned this sweep shows {reach * here:.3f}.")
-
-
-def _size(mix: Mix) -> tuple[int, int, int]:
-    return mix.prompts, mix.responses, mix.seeds
+    here = shown(components, comparisons, now.prompts, now.samples_per_prompt, asked)
+    _say(console, f"As planned this sweep shows {here:.3f}.")
 
 
 def _best_by_seeds(found: list[Mix]) -> list[Mix]:
@@ -105,14 +100,10 @@ def _table(found: list[Mix], *, timed: bool) -> Table:
 def _components(results: SweepResults) -> Components:
     series = group_series(results)
     found = compare_series(read_curves(results, series), series, Plan.of(results))
-    spreads = []
-    if isinstance(found, MatchedComparison):
-        spreads = [one.spread for one in found.family.all if one.spread]
-    responses = 1
-    if results.done and "sample" in results.done[0].samples:
-        responses = int(results.done[0].samples["sample"].max()) + 1
     known = None
     if isinstance(found, MatchedComparison):
+        spreads = [one.spread for one in found.family.all if one.spread]
+        responses = int(results.done[0].samples["sample"].max()) + 1
         known = components_of(spreads, found.prompts, responses, f"the sweep {results.name}")
     if known is None:
         raise ConfigurationError(

@@ -156,21 +156,32 @@ def test_swapping_the_losses_turns_the_verdict() -> None:
     assert (one.at_least, one.at_most) == pytest.approx((other.at_least, other.at_most), rel=0.05)
 
 
-def test_a_wide_bracket_withholds_the_verdict() -> None:
-    """Two strengths far apart: what the curve does between them is not known."""
-    base = np.zeros((3, 50))
-    ends = {
-        "a": [Point(base + 0.1, base), Point(base + 9.0, base + 1.0)],
-        "b": [Point(base + 0.1, base), Point(base + 9.0, base + 1.2)],
-    }
+def two_strengths(gap: float, rise: float) -> Comparison:
+    """Losses with policies at KL .1 and 9 alone, ``gap`` apart at 9, read at 8."""
+    generator = np.random.default_rng(0)
+
+    def point(kl: float, reward: float) -> Point:
+        noise = 1e-3 * generator.normal(size=(3, 50))
+        return Point(np.full((3, 50), kl), reward + noise)
+
     curves = {
-        name: [Point(p.kl, p.reward + 1e-3 * np.arange(50)) for p in found]
-        for name, found in ends.items()
+        "a": [point(0.1, 0.0), point(9.0, rise)],
+        "b": [point(0.1, 0.0), point(9.0, rise + gap)],
     }
-    (one,) = family(curves, (3.0,)).all
-    assert one.bias_bound > 0.5 * abs(one.difference.value)
-    assert one.verdict == "open"
-    assert one.reason in ("", WIDE_BRACKET)
+    (found,) = family(curves, (8.0,)).all
+    return found
+
+
+def test_a_wide_bracket_withholds_a_verdict_that_the_band_would_give() -> None:
+    """The more the curves rise between their policies, the less is known of what lies there."""
+    sure, doubtful = two_strengths(0.4, 0.5), two_strengths(0.4, 1.0)
+    for one in (sure, doubtful):
+        assert one.p_value < 0.05
+        assert one.at_least > 0
+    assert (sure.verdict, sure.reason) == ("worse", "")
+    assert sure.bias_bound <= 0.5 * abs(sure.difference.value)
+    assert (doubtful.verdict, doubtful.policies, doubtful.reason) == ("open", "open", WIDE_BRACKET)
+    assert doubtful.bias_bound > 0.5 * abs(doubtful.difference.value)
 
 
 def test_runs_of_which_only_the_mean_is_known() -> None:

@@ -7,7 +7,14 @@ import pytest
 
 from benchmarks.calibration.simulate import Losses, expected_reward
 from dpo_bench.analysis.points import Curves, Point
-from dpo_bench.analysis.readings import Reading, covered_range, curves_in_common, outline, read_all
+from dpo_bench.analysis.readings import (
+    SPLIT,
+    Reading,
+    covered_range,
+    curves_in_common,
+    outline,
+    read_all,
+)
 
 
 def runs(kls: list[list[float]], rewards: list[list[float]], prompts: int = 6) -> list[Point]:
@@ -54,7 +61,9 @@ def test_a_policy_at_the_kl_is_taken_as_it_is() -> None:
 
 def test_one_seed_of_several_is_not_enough() -> None:
     curves = {"a": runs([[1.0, 1.0], [9.0, 2.0]], [[0.0, 0.0], [0.4, 0.4]])}
-    assert isinstance(curves_in_common(curves)["a"].read(5.0), str)
+    assert curves_in_common(curves)["a"].read(5.0) == (
+        "spans KL 1 to 9, at this KL with one seed only"
+    )
     assert covered_range(curves_in_common(curves)["a"]) == pytest.approx((1.0, 2.0))
 
 
@@ -138,7 +147,5 @@ def test_strengths_that_lead_to_one_kl_by_different_ways_have_no_reward_there() 
         "b": [point(0.3, 0.2), point(1.0, 0.6), point(4.0, 0.8)],
     }
     found = curves_in_common(curves)
-    assert found["a"].read(1.0) == (
-        "has no one reward at this KL: its strengths lead there by different ways"
-    )
+    assert found["a"].read(1.0) == SPLIT
     assert isinstance(found["b"].read(1.0), Reading)

@@ -9,12 +9,12 @@ from typing import Any
 from dpo_bench.analysis.best_setting import BestSetting
 from dpo_bench.analysis.compare import MatchedComparison
 from dpo_bench.analysis.comparisons import Comparison
-from dpo_bench.analysis.loss_curves import LossCurve
+from dpo_bench.analysis.loss_curves import LossCurve, trial_label
 from dpo_bench.analysis.metrics import KL, ranking
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
 from dpo_bench.report.templating import Words
-from dpo_bench.wording import listing, number, plain_number
+from dpo_bench.wording import listing, number
 
 _NAMED = 6
 """how many losses of one verdict are named"""
@@ -51,8 +51,7 @@ def opening(
     """The sentences, in their order; fewer where a sweep cannot answer."""
     if isinstance(comparison, str):
         words = Words("opening", seeds=len(results.seeds), measure=ranking(results))
-        setting = _setting(best, series)
-        train = words.items("train", setting, "") if setting else ()
+        train = words.items("train", best, setting_label(best, series), "") if best else ()
         return (*words.items("not_compared", comparison), *words.items("one_run"), *train)
     labels = {one.index: one.label for one in series}
     words = Words(
@@ -71,7 +70,7 @@ def opening(
     return (
         *words.items("better", *_by_verdict(found), len(series) - 1 - len(found)),
         *words.items("again", *_counts(found)),
-        *words.items("train", _setting(best, series), _kept(found, comparison, labels)),
+        *words.items("train", best, setting_label(best, series), _kept(found, comparison, labels)),
         *words.items("unseen", _detectable(comparison)),
     )
 
@@ -125,21 +124,13 @@ def _by_verdict(found: Sequence[Verdict]) -> list[dict[str, Any]]:
     return groups
 
 
-def _setting(best: BestSetting | None, series: Sequence[LossCurve]) -> dict[str, Any] | None:
+def setting_label(best: BestSetting | None, series: Sequence[LossCurve]) -> str:
+    """The setting to train, in words; empty where there is none."""
     if best is None:
-        return None
+        return ""
     one = next(one for one in series if str(one.index) == best.loss)
     setting = [setting for setting in one.settings if setting.done][best.strength]
-    label = one.label
-    if setting.strength is not None:
-        label = f"{label}, {one.strength_name} {plain_number(setting.strength)}"
-    return {"label": label, "best": best}
-
-
-def setting_label(best: BestSetting, series: Sequence[LossCurve]) -> str:
-    """The setting to train, in words."""
-    found = _setting(best, series)
-    return str(found["label"]) if found else ""
+    return trial_label(one, setting.done[0], seeds=())
 
 
 def _detectable(comparison: MatchedComparison) -> tuple[float, float] | None:

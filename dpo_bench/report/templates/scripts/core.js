@@ -3,7 +3,7 @@ const data = JSON.parse(document.getElementById("report-data").textContent);
 const MISSING = "\u2013";
 const byId = (id) => document.getElementById(id);
 const all = (selector, root = document) => Array.from(root.querySelectorAll(selector));
-const state = { hidden: new Set(), focus: null, hover: null, trial: null, printing: false, complete: false };
+const state = { hidden: new Set(), focus: null, hover: null, trial: null, printing: false };
 
 const listeners = {};
 const on = (topic, action) => (listeners[topic] ||= []).push(action);

@@ -50,8 +50,6 @@ const start = async () => {
   document.documentElement.dataset.ready = "true";
   performance.mark("opened");
   await loadSamples();
-  drawTexts();
-  state.complete = true;
   document.documentElement.dataset.complete = "true";
 };
 addEventListener("DOMContentLoaded", start);
