@@ -92,6 +92,8 @@ class Loss:
             ``f(logps, beta=..., ...) -> Tensor [pair]`` of truth values; None: nowhere.
         reads_log_probs: whether it reads log-probs besides their ratios to the reference's.
         departs_from: names of checks of `dpo_bench.testing` that it fails on purpose.
+        kl_by: hyperparameters that move the trained policy's KL to the reference, in the order in
+            which a search tries them; empty: its strength alone.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Loss:
     continued: LossFunction | None = None
     reads_log_probs: bool = False
     departs_from: tuple[str, ...] = ()
+    kl_by: tuple[str, ...] = ()
 
     def __call__(self, logps: PairLogps, **hyperparameters: float) -> Tensor:
         """Loss of each pair, shape [pair].

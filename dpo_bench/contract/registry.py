@@ -47,6 +47,7 @@ def register(
     continued: LossFunction | None = None,
     reads_log_probs: bool = False,
     departs_from: Sequence[str] = (),
+    kl_by: Sequence[str] = (),
 ) -> Callable[[LossFunction], LossFunction]:
     """Decorator that puts a loss function into the registry; see `Loss` for the fields.
 
@@ -86,6 +87,7 @@ def register(
             continued=continued,
             reads_log_probs=reads_log_probs,
             departs_from=tuple(departs_from),
+            kl_by=tuple(kl_by),
         )
         _require_consistent(loss)
         _claim(loss)
@@ -105,6 +107,7 @@ def _require_consistent(loss: Loss) -> None:
     loss.resolve(loss.hyperparameters)
     for value in loss.grid:
         loss.resolve({loss.strength or "": value})
+    loss.resolve({name: loss.hyperparameters.get(name, 0.0) for name in loss.kl_by})
 
 
 def _claim(loss: Loss) -> None:

@@ -8,6 +8,7 @@ Frozen once read. The command line, the files and the documentation all derive f
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import (
@@ -24,12 +25,14 @@ from dpo_bench.experiment.fields import (
     DIGESTED,
     NO_EFFECT,
     OMITTED,
+    OWN,
     POLICY_ONLY,
     SOURCE,
     VARIED,
     Kind,
     Only,
     elsewhere,
+    walk,
 )
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -147,26 +150,28 @@ class LoRA(Section):
 class Training(Section):
     """The one trainer's settings, the same for every loss."""
 
-    optimizer: Annotated[Literal["adamw", "rmsprop"], elsewhere("optim")] = "adamw"
+    optimizer: Annotated[Literal["adamw", "rmsprop"], OWN, elsewhere("optim")] = "adamw"
     """AdamW, or RMSprop as in the DPO paper"""
-    learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate), elsewhere("lr")] = (
-        "auto"
-    )
+    learning_rate: Annotated[
+        float | Literal["auto"], BeforeValidator(_rate), OWN, elsewhere("lr")
+    ] = "auto"
     """peak learning rate; auto: by the model's size, so that a first run moves; no tuned value"""
     schedule: Annotated[
-        Literal["constant", "linear", "cosine"], elsewhere("lr_scheduler_type", "lr_scheduler")
+        Literal["constant", "linear", "cosine"],
+        OWN,
+        elsewhere("lr_scheduler_type", "lr_scheduler"),
     ] = "linear"
     """after the warm-up: stay, or fall to zero at the last step"""
     warmup_fraction: Annotated[
-        float, Field(ge=0, lt=1), elsewhere("warmup_ratio", "warmup_steps")
+        float, Field(ge=0, lt=1), OWN, elsewhere("warmup_ratio", "warmup_steps")
     ] = 0.1
     """share of the steps over which the learning rate rises linearly"""
-    weight_decay: NonNegative = 0.0
+    weight_decay: Annotated[NonNegative, OWN] = 0.0
     """decoupled for AdamW; biases and the weights of norms are spared"""
-    max_gradient_norm: Annotated[Positive, elsewhere("max_grad_norm")] = 10.0
+    max_gradient_norm: Annotated[Positive, OWN, elsewhere("max_grad_norm")] = 10.0
     """gradients are scaled down to this norm"""
     pairs_per_step: Annotated[
-        Count, elsewhere("batch_size", "train_batch_size", "gradient_accumulation_steps")
+        Count, OWN, elsewhere("batch_size", "train_batch_size", "gradient_accumulation_steps")
     ] = 32
     """pairs whose mean loss makes one optimizer step"""
     pairs_per_pass: Annotated[
@@ -174,18 +179,18 @@ class Training(Section):
     ] = 0
     """pairs per forward pass, smaller to save memory; never changes the result; 0 means all"""
     reference_sync_steps: Annotated[
-        int, Field(ge=0), elsewhere("sync_ref_model", "ref_model_sync_steps")
+        int, Field(ge=0), OWN, elsewhere("sync_ref_model", "ref_model_sync_steps")
     ] = 0
     """steps after which the reference follows the policy (TR-DPO); 0: never; else no cache of it"""
-    reference_sync_rate: Annotated[float, Field(gt=0, le=1), elsewhere("ref_model_mixup_alpha")] = (
-        0.6
-    )
+    reference_sync_rate: Annotated[
+        float, Field(gt=0, le=1), OWN, elsewhere("ref_model_mixup_alpha")
+    ] = 0.6
     """share of the policy in the reference that follows it; the rest is the old reference"""
     tokens_per_pass: Annotated[int, Field(ge=0), NO_EFFECT] = 0
     """tokens per forward pass, likewise, a pair's prompt counted once; 0 suits the device"""
-    steps: Annotated[Count | None, elsewhere("max_steps")] = None
+    steps: Annotated[Count | None, OWN, elsewhere("max_steps")] = None
     """optimizer steps"""
-    epochs: Annotated[Positive | None, elsewhere("epoch", "num_train_epochs")] = None
+    epochs: Annotated[Positive | None, OWN, elsewhere("epoch", "num_train_epochs")] = None
     """passes over the pairs, instead of ``steps``; neither given: 1, but at least 30 steps"""
     seeds: Annotated[tuple[int, ...], Field(min_length=1), VARIED, NO_EFFECT, elsewhere("seed")] = (
         0,
@@ -314,17 +319,91 @@ class Comparison(Section):
     """differences up to this size do not matter, in the measure's unit; unset: none are the same"""
 
 
-class LossGrid(BaseModel):
-    """One ``[[losses]]`` table: a name, and a value or list of values for each hyperparameter."""
+class Search(Section):
+    """``[search]``: strengths that lead to given KLs are found, instead of given; docs/search.md.
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-    __pydantic_extra__: dict[str, float | tuple[float, ...]]
+    Nothing of it changes a trial: it decides which trials there are.
+    """
 
-    name: str
+    kl: Annotated[tuple[Positive, ...], Field(min_length=1), NO_EFFECT] = (0.5, 1.0, 2.0, 4.0, 8.0)
+    """KLs to the reference that every loss is to reach, nats: there losses are compared"""
+    within: Annotated[float, Field(gt=0, lt=0.5), NO_EFFECT] = 0.1
+    """a policy is at a KL when its own differs by at most this share of it"""
+    learning_rates: Annotated[tuple[Positive, ...], NO_EFFECT] = ()
+    """each loss is tuned over these, every one with the same number of trials; empty: not tuned"""
+    extend: Annotated[tuple[Literal["learning_rate", "steps"], ...] | None, NO_EFFECT] = None
+    """what may move the KL where a loss's own hyperparameters cannot; unset: the learning rate,
+    unless it is tuned; ``[]``: nothing"""
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1, max_length=2), NO_EFFECT] | None = None
+    """number of seeds: at least, at most, added until nothing is open; unset: those of training"""
+    baseline: Annotated[str, NO_EFFECT] = ""
+    """the loss that the others are compared with; the same as in ``[comparison]``"""
+    same_within: Annotated[Positive | None, NO_EFFECT] = None
+    """differences up to this size do not matter; the same as in ``[comparison]``"""
+    trials_per_loss: Annotated[Count, NO_EFFECT] = 20
+    """most trials that the search for one loss, at one tuned learning rate, may take"""
+    trials: Annotated[int, Field(ge=0), NO_EFFECT] = 0
+    """most trials in all, beyond which no more seeds are added; 0: no limit"""
+    hours: Annotated[NonNegative, NO_EFFECT] = 0.0
+    """time after which no trial is begun; 0: no limit; what is done by then depends on the machine"""
+    stop_early: Annotated[bool, NO_EFFECT] = True
+    """end a trial of the search whose KL is far beyond the largest of ``kl`` half-way"""
+
+    @field_validator("seeds", "extend", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int | str) else value
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Search:
+        if list(self.kl) != sorted(set(self.kl)):
+            raise ValueError("kl: give the KLs in ascending order, each once")
+        if self.seeds and self.seeds[0] > self.seeds[-1]:
+            raise ValueError("seeds: give the least number first, then the most")
+        if len(set(self.learning_rates)) != len(self.learning_rates):
+            raise ValueError("learning_rates: one is given twice")
+        return self
 
     @property
-    def values(self) -> dict[str, tuple[float, ...]]:
-        """The given hyperparameters, each with its values."""
+    def extensions(self) -> tuple[str, ...]:
+        """The training keys that may move the KL last, settled."""
+        if self.extend is None:
+            return () if self.learning_rates else ("learning_rate",)
+        return self.extend
+
+
+OWN_KEYS = tuple(key.path for key in walk(Training) if key.has(OWN))
+"""Keys of ``[training]`` that a trial may have a value of its own of."""
+
+Value = float | str
+
+
+class LossGrid(BaseModel):
+    """One ``[[losses]]`` table: a name, and values of hyperparameters and of keys of training."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Value | tuple[Value, ...]]
+
+    name: str
+    zip: tuple[str, ...] = ()
+    """of these the first values go together, then the second, instead of each with each"""
+
+    @field_validator("zip", mode="before")
+    @classmethod
+    def _list_of_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _numbers(self) -> LossGrid:
+        for key, values in self.values.items():
+            for value in values:
+                if isinstance(value, str) and key not in OWN_KEYS:
+                    raise ValueError(f"{key} = {value!r} is not a number")
+        return self
+
+    @property
+    def values(self) -> dict[str, tuple[Value, ...]]:
+        """What is given, each key with its values."""
         return {
             key: value if isinstance(value, tuple) else (value,)
             for key, value in (self.__pydantic_extra__ or {}).items()
@@ -356,6 +435,8 @@ class Experiment(Section):
     """the evaluator"""
     comparison: Annotated[Comparison, NO_EFFECT] = Comparison()
     """what the report compares"""
+    search: Annotated[Search | None, NO_EFFECT, OMITTED] = None
+    """a table, even an empty one: strengths are searched for; absent: they are given"""
     losses: Annotated[
         tuple[LossGrid, ...],
         Field(min_length=1),
@@ -363,6 +444,12 @@ class Experiment(Section):
         elsewhere("loss", "loss_type", "beta"),
     ]
     """what is swept"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_one_place(cls, tree: Any) -> Any:
+        """What may be said in two places is moved to where it is read."""
+        return _compared_as_searched(_own_values_to_losses(tree)) if _is_tree(tree) else tree
 
     @field_validator("losses", mode="before")
     @classmethod
@@ -385,3 +472,51 @@ class Experiment(Section):
     def settings(self) -> dict[str, Any]:
         """Plain values of every key, for JSON."""
         return self.model_dump(mode="json")
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(value.get(name) or {}, Mapping) for name in ("training", "search", "comparison")
+    )
+
+
+def _own_values_to_losses(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``[training] learning_rate = [1e-4, 1e-3]``: both for every loss that gives none itself."""
+    training = dict(tree.get("training") or {})
+    lists = {
+        key: list(training[key])
+        for key in OWN_KEYS
+        if isinstance(training.get(key), list | tuple) and training[key]
+    }
+    if not lists or not isinstance(tree.get("losses"), list | tuple | str):
+        return tree
+    if tree.get("search") is not None:
+        raise ValueError(
+            f"training.{next(iter(lists))} has several values: in a search give learning_rates in"
+            " [search], or leave [search] out"
+        )
+    training |= {key: values[0] for key, values in lists.items()}
+    given = tree["losses"]
+    entries = [given] if isinstance(given, str) else given
+    tables = [{"name": one} if isinstance(one, str) else one for one in entries]
+    losses = [{**lists, **one} if isinstance(one, Mapping) else one for one in tables]
+    return {**tree, "training": training, "losses": losses}
+
+
+def _compared_as_searched(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is searched for is what is compared: ``[search]`` states it for ``[comparison]``."""
+    if tree.get("search") is None:
+        return tree
+    search, comparison = dict(tree["search"]), dict(tree.get("comparison") or {})
+    search.setdefault("kl", list(Search.model_fields["kl"].default))
+    for key in ("kl", "baseline", "same_within"):
+        mine, theirs = search.get(key), comparison.get(key)
+        if mine and theirs and _plain(mine) != _plain(theirs):
+            raise ValueError(f"search.{key} and comparison.{key} differ: give it once")
+        if mine or theirs:
+            search[key] = comparison[key] = mine or theirs
+    return {**tree, "search": search, "comparison": comparison}
+
+
+def _plain(value: Any) -> Any:
+    return [float(one) for one in value] if isinstance(value, list | tuple) else value

@@ -36,6 +36,7 @@ OMITTED = Mark("is no part of an identity where it is not set: results of before
 VARIED = Mark("is what a sweep varies, no fixed condition")
 POLICY_ONLY = Mark("changes nothing of the reference's own evaluation")
 SOURCE = Mark("without the same value a sweep is another experiment")
+OWN = Mark("a trial may have a value of its own, which belongs to what it is, as a loss does")
 
 
 Kind = Literal["judge", "classifier", "world"]

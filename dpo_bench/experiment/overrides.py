@@ -113,6 +113,7 @@ def _apply(tree: Tree, flags: Overrides) -> None:
     if flags.losses:
         tree["losses"] = _chosen_losses(tree, flags.losses)
     if flags.beta:
+        tree.pop("search", None)  # strengths that are given are not searched for
         values = _numbers("--beta", flags.beta)
         tree["losses"] = [_with_strength(entry, values) for entry in _loss_tables(tree)]
     for name, keys in flags.sections.items():

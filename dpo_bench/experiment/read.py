@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from dpo_bench.contract import get_loss
 from dpo_bench.contract.suggestions import nearest
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import Experiment
@@ -17,6 +18,7 @@ from dpo_bench.experiment.fields import Key, section_of, walk
 from dpo_bench.version import __version__
 
 Tree = dict[str, Any]
+LOSSES = "losses"
 
 
 def shipped() -> dict[str, Path]:
@@ -80,11 +82,39 @@ def apply_setting(tree: Tree, assignment: str) -> None:
     if not equals or not key.strip():
         raise ConfigurationError(f"--set {assignment}: write it as section.key=value.")
     *sections, last = key.strip().split(".")
+    if sections and sections[0] == LOSSES:
+        tree, sections = _loss_table(tree, sections, assignment), []
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise ConfigurationError(f"--set {assignment}: {section} is not a table.")
     tree[last] = parse_value(text.strip())
+
+
+def _loss_table(tree: Tree, path: Sequence[str], assignment: str) -> Tree:
+    """The raw table of the loss that ``losses.NAME.key`` names, made its own where a name stood."""
+    names = tree.get(LOSSES)
+    given = names if isinstance(names, list) else [names] if names else []
+    entries = [{"name": one} if isinstance(one, str) else dict(one) for one in given]
+    tree[LOSSES] = entries
+    if len(path) != 2:
+        raise ConfigurationError(f"--set {assignment}: write it as losses.NAME.key=value.")
+    wanted = get_loss(path[1]).name
+    found = [entry for entry in entries if _canonical(entry.get("name")) == wanted]
+    if len(found) != 1:
+        count = "several tables" if found else "none"
+        raise ConfigurationError(
+            f"--set {assignment}: of {wanted} there is {count} among the losses; --losses names"
+            " them."
+        )
+    return found[0]
+
+
+def _canonical(name: Any) -> str:
+    try:
+        return get_loss(str(name)).name
+    except ConfigurationError:
+        return str(name)  # said in its place, with what it may be
 
 
 def validate(tree: Mapping[str, Any], origin: str) -> Experiment:

@@ -54,7 +54,7 @@ def test_defaults_fill_what_a_file_leaves_out() -> None:
         ({"world": {"flip_rate": 0.5}}, r"world\.flip_rate = 0\.5"),
         ({"losses": []}, r"losses: .*at least 1"),
         ({"losses": [{"beta": [1]}]}, r"losses\.0\.name is missing"),
-        ({"losses": [{"name": "dpo", "beta": "high"}]}, r"losses\.0\.beta.*'high'"),
+        ({"losses": [{"name": "dpo", "beta": "high"}]}, r"losses\.0: beta = 'high'"),
         ({"policy": None}, r"policy"),
     ],
 )
