@@ -345,7 +345,7 @@ class Search(Section):
     trials: Annotated[int, Field(ge=0), NO_EFFECT] = 0
     """most trials in all, beyond which no more seeds are added; 0: no limit"""
     hours: Annotated[NonNegative, NO_EFFECT] = 0.0
-    """time after which no trial is begun; 0: no limit; what is done by then depends on the machine"""
+    """time after which no trial is begun; 0: no limit; what is done by then differs by machine"""
     stop_early: Annotated[bool, NO_EFFECT] = True
     """end a trial of the search whose KL is far beyond the largest of ``kl`` half-way"""
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dpo_bench.errors import DpoBenchError, EnvironmentProblem
 from dpo_bench.notes import heard
@@ -26,8 +26,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Task = tuple["PlannedTrial", str]
-"""A trial and its identity."""
+
+class Task(NamedTuple):
+    """A trial to be done.
+
+    Attributes:
+        trial: what to do.
+        identity: of the trial.
+        kl_limit: stop it early where its KL along training is beyond this, nats; None: never.
+    """
+
+    trial: PlannedTrial
+    identity: str
+    kl_limit: float | None = None
+
+
 SECONDS_BETWEEN_EVENTS = 0.2
 TRAINING = "training"
 
