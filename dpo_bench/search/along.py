@@ -244,7 +244,13 @@ def _outward(axis: Axis, known: Sequence[Probe], outward: int, kl: float) -> _Ou
         return _Outward(end.log_kl, _Step(kl, end.place + outward * distance, None, is_safe=False))
     away = abs(end.place - inner.place)
     slope = (end.log_kl - inner.log_kl) / away
-    if slope * missing <= 0 or (abs(slope) < FLAT and away >= WIDE):
+    if abs(slope) < FLAT and away >= WIDE:
+        # Flat as far as is known: on a side that was never looked at, one look tells.
+        if not _is_first(axis, end, outward):
+            return None
+        distance = min(LONGEST, room)
+        return _Outward(end.log_kl, _Step(kl, end.place + outward * distance, None, is_safe=False))
+    if slope * missing <= 0:
         return None
     distance = missing / slope
     if distance > room and away >= WIDE and room < LONGEST:
@@ -256,10 +262,16 @@ def _outward(axis: Axis, known: Sequence[Probe], outward: int, kl: float) -> _Ou
     return _Outward(end.log_kl, _Step(kl, end.place + outward * distance, None, is_safe=False))
 
 
+def _is_first(axis: Axis, end: Probe, outward: int) -> bool:
+    """Whether nothing was tried beyond where the search along the axis began, on this side."""
+    begun = [axis.place(one) for one in (*axis.first, axis.start)]
+    return end.place >= min(begun) if outward < 0 else end.place <= max(begun)
+
+
 def _second(axis: Axis, only: Probe, kl: float) -> _Step:
     """A step from the one place that is known; a key of training is known to raise the KL."""
     up = math.log(kl) > only.log_kl
-    direction = 1 if up or not axis.of_training else -1
+    direction = 1 if up and axis.of_training else -1
     if axis.of_training:
         # KL rises about with the square of the rate, and with the steps.
         distance = min(max(abs(math.log(kl) - only.log_kl) / 2, SHORTEST), LONGEST)

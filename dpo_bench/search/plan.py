@@ -30,6 +30,7 @@ from dpo_bench.search.exploration import (
     Outcome,
     Setting,
     Sought,
+    Stage,
     explore,
     probes_along,
     with_value,
@@ -149,17 +150,18 @@ class SearchPlan:
 
     Args:
         experiment: with a ``[search]``.
+        earlier: what was sought in the same folder before; see `Sought`.
 
     Raises:
         ConfigurationError: a loss or a value that cannot be meant.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, earlier: Sequence[Stage] = ()) -> None:
         if experiment.search is None:
             raise ConfigurationError("there is no [search] in this experiment.")
         self.training = experiment.training
         self.search = experiment.search
-        self.entries = list(_entries(experiment))
+        self.entries = list(_entries(experiment, tuple(earlier)))
         self.seeds = seeds_of(experiment)
         counts = looks_of(self.search, len(self.seeds))
         self.looks = list(zip(counts, levels_of_looks(counts), strict=True))
@@ -322,7 +324,7 @@ def _ahead(found: float, kl: float, beyond: float) -> float:
     return math.log(max(found, 1e-9) / (kl + WITHIN * (beyond - kl))) / math.log(beyond / kl)
 
 
-def _entries(experiment: Experiment) -> Iterator[Entry]:
+def _entries(experiment: Experiment, earlier: tuple[Stage, ...]) -> Iterator[Entry]:
     search, training = experiment.search, experiment.training
     if search is None:
         return
@@ -340,7 +342,7 @@ def _entries(experiment: Experiment) -> Iterator[Entry]:
             raise ConfigurationError(f"{key} is asked for twice.")
         seen.add(key)
         limit = _limit(experiment, search)
-        sought = Sought(tuple(axes), search.kl, search.within, limit)
+        sought = Sought(tuple(axes), search.kl, search.within, limit, earlier)
         if any(axis.name == LEARNING_RATE for axis in axes) or LEARNING_RATE in fixed:
             yield Entry(loss.name, key, fixed, None, sought)
             continue

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.analysis.results import SweepResults, read_sweep
+from dpo_bench.contract import get_loss
 from dpo_bench.contract.registry import losses_of_script
 from dpo_bench.experiment import Experiment, PlannedTrial, conditions, plan_trials, trial_id
 from dpo_bench.experiment.defaults import settled
 from dpo_bench.notes import Note, heard
 from dpo_bench.processor import processor
+from dpo_bench.search.plan import SearchPlan
 from dpo_bench.storage import published_folder
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executors import make_executor
@@ -23,6 +25,8 @@ from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_threads,
 from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.round_robin import write_opponents
+from dpo_bench.sweep.schedule import ListSchedule
+from dpo_bench.sweep.searching import SearchSchedule
 from dpo_bench.sweep.sources import Sources, find_sources
 from dpo_bench.sweep.store import Store, link_files, write_manifest
 from dpo_bench.sweep.trials import manifest_of
@@ -102,7 +106,7 @@ def run(
     """
     opening = make_executor(request.executor, request.folder.resolve(), request.workers)
     store = Store(request.folder)
-    trials = plan_trials(request.experiment)
+    planned = _planned(request.experiment)
     notes: list[Note] = []
 
     def on_note(note: Note) -> None:
@@ -114,27 +118,27 @@ def run(
         sources = find_sources(request.experiment, display.phase)
         request = replace(request, experiment=settled(request.experiment, sources.parameters))
         shared = conditions(request.experiment, sources.content)
-        tasks = [(trial, trial_id(trial, shared)) for trial in trials]
+        tasks = [Task(trial, trial_id(trial, shared)) for trial in planned]
         store.open(_record(request, sources, shared, tasks))
-        missing = [task for task in tasks if not _is_there(store, task[1])]
-        if missing:
+        schedule = _schedule(request.experiment, store, shared, tasks, display)
+        if not schedule.is_over:
             with opening as executor:
                 _run_missing(
                     request,
                     executor,
                     store,
                     sources,
-                    missing=missing,
+                    schedule=schedule,
                     display=display,
                     on_note=on_note,
                 )
             store.add_to_record({"notes": [note._asdict() for note in notes]})
-        identities = [identity for _, identity in tasks]
+        identities = schedule.identities
         table = write_results(store, identities)
         _write_opponents(request.experiment, store, identities, display)
         display.phase("writing the report", 0, 1)
         report = write_report(request.folder)
-    return SweepOutcome(request.experiment, request.folder, report, table, len(missing))
+    return SweepOutcome(request.experiment, request.folder, report, table, schedule.computed)
 
 
 def _write_opponents(
@@ -149,6 +153,26 @@ def _write_opponents(
     write_opponents(store, identities, judge if isinstance(judge, Judge) else None, display.phase)
 
 
+def _planned(experiment: Experiment) -> list[PlannedTrial]:
+    """The trials that are known beforehand: none of a search, which is checked instead."""
+    if experiment.search is None:
+        return plan_trials(experiment)
+    SearchPlan(experiment)
+    return []
+
+
+def _schedule(
+    experiment: Experiment,
+    store: Store,
+    shared: dict[str, Any],
+    tasks: Sequence[Task],
+    display: Display,
+) -> ListSchedule | SearchSchedule:
+    if experiment.search is None:
+        return ListSchedule(tasks, lambda task: _is_there(store, task.identity))
+    return SearchSchedule(experiment, store, lambda trial: trial_id(trial, shared), display)
+
+
 def _is_there(store: Store, identity: str) -> bool:
     manifest = store.manifest(identity)
     return (manifest is not None and manifest.is_final) or store.reuse(identity)
@@ -160,7 +184,7 @@ def _run_missing(
     store: Store,
     sources: Sources,
     *,
-    missing: Sequence[Task],
+    schedule: ListSchedule | SearchSchedule,
     display: Display,
     on_note: Callable[[Note], None],
 ) -> None:
@@ -171,25 +195,28 @@ def _run_missing(
                 link_files(ready.reference, folder)
 
     def record_death(task: Task, reason: WorkerDiedError) -> None:
-        trial, identity = task
-        with store.new_trial(identity) as folder:
+        with store.new_trial(task.identity) as folder:
             write_manifest(
                 folder,
                 manifest_of(
-                    trial, identity, "failed", error=str(reason), cause=type(reason).__name__
+                    task.trial,
+                    task.identity,
+                    "failed",
+                    error=str(reason),
+                    cause=type(reason).__name__,
                 ),
             )
 
     machines = executor.machines()
     need = bytes_per_worker(sources, lora=request.experiment.training.lora is not None)
-    workers = request.workers or choose_workers(machines, sources, len(missing), need)
+    workers = request.workers or choose_workers(machines, sources, schedule.expected, need)
     threads = choose_threads(machines, sources, workers)
     job = Job(
         request.experiment,
         sources,
         request.folder.resolve(),
         request.plugins,
-        losses_of_script(trial.loss for trial, _ in missing),
+        losses_of_script(get_loss(grid.name).name for grid in request.experiment.losses),
         threads,
         request.note_level,
     )
@@ -197,19 +224,20 @@ def _run_missing(
         executor,
         job,
         workers,
+        schedule,
         display,
         on_ready=keep_shared,
         on_note=on_note,
         on_death=record_death,
     )
-    pool.run(missing)
+    pool.run()
 
 
 def _record(
     request: SweepRequest,
     sources: Sources,
     shared: dict[str, Any],
-    tasks: Sequence[tuple[PlannedTrial, str]],
+    tasks: Sequence[Task],
 ) -> dict[str, Any]:
     return {
         "experiment": request.experiment.settings(),
@@ -220,5 +248,5 @@ def _record(
         "hashes": {
             name: getattr(sources.content, name) for name in ("policy", "reference", "data")
         },
-        "trials": [identity for _, identity in tasks],
+        "trials": [task.identity for task in tasks],
     }

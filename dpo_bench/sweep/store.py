@@ -28,7 +28,7 @@ from dpo_bench.errors import ConfigurationError, EnvironmentProblem, LockedError
 from dpo_bench.storage import file_digest, published_folder, write_json
 
 MANIFEST = "manifest.json"
-FOUND = ("data", "computing", "notes")
+FOUND = ("data", "computing", "notes", "sought")
 """Parts of the record that are found while it is worked on, and stay true under its conditions."""
 
 

@@ -93,7 +93,7 @@ def _trainer(
         loss=loss.at(dict(trial.hyperparameters)),
         pairs=pairs,
         reference=reference,
-        settings=context.experiment.training,
+        settings=trial.settings(context.experiment.training),
         seed=trial.seed,
         checkpoint=checkpoint,
         control=control,

@@ -208,9 +208,15 @@ def _serve(context: WorkerContext, job: Job, voice: _Voice) -> None:
             return  # the sweep is gone
         if task is None:
             return
-        trial, identity = task
         try:
-            error = run_trial(context, job.folder, trial, identity, control)
+            error = run_trial(
+                context,
+                job.folder,
+                task.trial,
+                task.identity,
+                control,
+                kl_limit=task.kl_limit,
+            )
         except StoppedError:
             return
         except EnvironmentProblem as problem:

@@ -19,6 +19,7 @@ from dpo_bench.sweep.display import PlainDisplay
 from dpo_bench.sweep.executors.base import Channel, Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine
 from dpo_bench.sweep.pool import Pool
+from dpo_bench.sweep.schedule import ListSchedule
 from dpo_bench.sweep.worker import Event, Job, Ready, Task
 
 READY = Ready({"training_pairs": 3}, Path("reference"), {"backend": "hidden"})
@@ -29,7 +30,7 @@ Word = Message | KeyboardInterrupt
 
 
 def tasks(*names: str) -> list[Task]:
-    return [(PlannedTrial(name, (), None, 0), name) for name in names]
+    return [Task(PlannedTrial(name, (), None, 0), name) for name in names]
 
 
 class Line:
@@ -98,12 +99,13 @@ class Script:
             self,
             JOB,
             workers,
+            ListSchedule(tasks(*names)),
             display,
             on_ready=self.ready.append,
             on_note=self.notes.append,
             on_death=on_death,
         )
-        pool.run(tasks(*names))
+        pool.run()
         return self
 
     def given(self) -> list[list[str]]:
