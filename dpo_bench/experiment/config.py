@@ -397,7 +397,7 @@ class LossGrid(BaseModel):
     def _numbers(self) -> LossGrid:
         for key, values in self.values.items():
             for value in values:
-                if isinstance(value, str) and key not in OWN_KEYS:
+                if isinstance(value, str) and key not in Training.model_fields:
                     raise ValueError(f"{key} = {value!r} is not a number")
         return self
 

@@ -90,7 +90,7 @@ def _own_base(flags: Overrides) -> Tree:
             f"give {missing} too: a model and its pairs go together without an experiment file."
         )
     stems = [Path(value).stem for value in (flags.policy, flags.preferences)]
-    names = [{"name": entry["name"]} for entry in read_file(find_file(QUICKSTART))["losses"]]
+    names = [{"name": entry["name"]} for entry in _loss_tables(read_file(find_file(QUICKSTART)))]
     return {"name": slug("-".join(stems)), "losses": names}
 
 
