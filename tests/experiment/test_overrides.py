@@ -157,3 +157,17 @@ def test_given_strengths_put_a_search_aside() -> None:
     found = resolve(None, Overrides(losses=("dpo",), beta=("0.1,0.3",)))
     assert found.search is None
     assert found.losses[0].values == {"beta": (0.1, 0.3)}
+
+
+def test_what_the_search_says_of_the_comparison_can_be_changed_from_outside() -> None:
+    found = resolve(None, Overrides(settings=('comparison.baseline="ipo"', "search.kl=[1,2]")))
+    assert found.search is not None
+    assert (found.search.baseline, found.comparison.baseline) == ("ipo", "ipo")
+    assert found.search.kl == found.comparison.kl == (1.0, 2.0)
+
+
+def test_a_search_can_be_put_aside_or_begun() -> None:
+    assert resolve(None, Overrides(no_search=True)).search is None
+    found = resolve(None, Overrides(sections={"search": {"seeds": [3]}})).search
+    assert found is not None
+    assert (found.seeds, found.baseline) == ((3,), "dpo")
