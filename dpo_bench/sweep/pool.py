@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from dpo_bench.notes import Note
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executors.base import Channel, Executor, Message, WorkerDiedError
-from dpo_bench.sweep.worker import Event, Job, Ready, Task
+from dpo_bench.sweep.task import Task
+from dpo_bench.sweep.worker import Event, Job, Ready
 
 SECONDS_TO_STOP = 60.0
 

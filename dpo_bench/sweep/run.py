@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.contract.registry import losses_of_script
-from dpo_bench.experiment import Experiment, PlannedTrial, conditions, plan_trials, trial_id
+from dpo_bench.experiment import Experiment, conditions, plan_trials, trial_id
 from dpo_bench.experiment.defaults import settled
 from dpo_bench.notes import Note, heard
 from dpo_bench.processor import processor
@@ -25,9 +25,10 @@ from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.round_robin import write_opponents
 from dpo_bench.sweep.sources import Sources, find_sources
 from dpo_bench.sweep.store import Store, link_files, write_manifest
+from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import manifest_of
 from dpo_bench.sweep.versions import installed_versions
-from dpo_bench.sweep.worker import Job, Ready, Task
+from dpo_bench.sweep.worker import Job, Ready
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,9 +115,9 @@ def run(
         sources = find_sources(request.experiment, display.phase)
         request = replace(request, experiment=settled(request.experiment, sources.parameters))
         shared = conditions(request.experiment, sources.content)
-        tasks = [(trial, trial_id(trial, shared)) for trial in trials]
+        tasks = [Task(trial, trial_id(trial, shared)) for trial in trials]
         store.open(_record(request, sources, shared, tasks))
-        missing = [task for task in tasks if not _is_there(store, task[1])]
+        missing = [task for task in tasks if not _is_there(store, task.identity)]
         if missing:
             with opening as executor:
                 _run_missing(
@@ -129,7 +130,7 @@ def run(
                     on_note=on_note,
                 )
             store.add_to_record({"notes": [note._asdict() for note in notes]})
-        identities = [identity for _, identity in tasks]
+        identities = [task.identity for task in tasks]
         table = write_results(store, identities)
         _write_opponents(request.experiment, store, identities, display)
         display.phase("writing the report", 0, 1)
@@ -171,14 +172,16 @@ def _run_missing(
                 link_files(ready.reference, folder)
 
     def record_death(task: Task, reason: WorkerDiedError) -> None:
-        trial, identity = task
-        with store.new_trial(identity) as folder:
-            write_manifest(
-                folder,
-                manifest_of(
-                    trial, identity, "failed", error=str(reason), cause=type(reason).__name__
-                ),
-            )
+        manifest = manifest_of(
+            task.trial,
+            task.identity,
+            "failed",
+            request.experiment.training,
+            error=str(reason),
+            cause=type(reason).__name__,
+        )
+        with store.new_trial(task.identity) as folder:
+            write_manifest(folder, manifest)
 
     machines = executor.machines()
     need = bytes_per_worker(sources, lora=request.experiment.training.lora is not None)
@@ -189,7 +192,7 @@ def _run_missing(
         sources,
         request.folder.resolve(),
         request.plugins,
-        losses_of_script(trial.loss for trial, _ in missing),
+        losses_of_script(task.trial.loss for task in missing),
         threads,
         request.note_level,
     )
@@ -209,7 +212,7 @@ def _record(
     request: SweepRequest,
     sources: Sources,
     shared: dict[str, Any],
-    tasks: Sequence[tuple[PlannedTrial, str]],
+    tasks: Sequence[Task],
 ) -> dict[str, Any]:
     return {
         "experiment": request.experiment.settings(),
@@ -220,5 +223,5 @@ def _record(
         "hashes": {
             name: getattr(sources.content, name) for name in ("policy", "reference", "data")
         },
-        "trials": [identity for _, identity in tasks],
+        "trials": [task.identity for task in tasks],
     }

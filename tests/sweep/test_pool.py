@@ -19,7 +19,8 @@ from dpo_bench.sweep.display import PlainDisplay
 from dpo_bench.sweep.executors.base import Channel, Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine
 from dpo_bench.sweep.pool import Pool
-from dpo_bench.sweep.worker import Event, Job, Ready, Task
+from dpo_bench.sweep.task import Task
+from dpo_bench.sweep.worker import Event, Job, Ready
 
 READY = Ready({"training_pairs": 3}, Path("reference"), {"backend": "hidden"})
 JOB = cast("Job", None)
@@ -29,7 +30,7 @@ Word = Message | KeyboardInterrupt
 
 
 def tasks(*names: str) -> list[Task]:
-    return [(PlannedTrial(name, (), None, 0), name) for name in names]
+    return [Task(PlannedTrial(name, (), None, 0), name) for name in names]
 
 
 class Line:
