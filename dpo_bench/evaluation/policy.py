@@ -20,6 +20,7 @@ from dpo_bench.evaluation.diagnostics import repetitions
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, sampling_plan
 from dpo_bench.evaluation.responses import draw_responses, sequence_kl
 from dpo_bench.model.logprobs import LogprobBackend, sum_by_row, token_logps
+from dpo_bench.model.sampling import sample_responses
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge import Judge
 from dpo_bench.rewards.scoring import JudgeScoring, NoScoring, RewardScoring, Scoring
@@ -111,6 +112,22 @@ class Evaluator:
         figures.add_samples(samples, self.frontier)
         figures.add_heldout(heldout, scale)
         return PolicyEvaluation(samples, heldout, figures.metrics, {**figures.notes, **cost})
+
+    def estimate_kl(
+        self, policy: LogprobBackend, prompts: int, progress: Progress = quiet
+    ) -> tuple[float, float]:
+        """A rough KL to the reference: one response to each of the first prompts.
+
+        Returns:
+            the mean over prompts and its standard error, nats; the latter NaN for a single prompt.
+        """
+        tokens = self.prompts.tokens[:prompts]
+        plan = sampling_plan(self.options, self.end_tokens, "policy", 1, 1.0)
+        responses = sample_responses(policy, tokens, plan, progress)
+        kl = sequence_kl(policy, self.reference, self.prompts, responses, progress).kl
+        if len(kl) == 1:
+            return float(kl[0]), float("nan")
+        return float(kl.mean()), float(kl.std(ddof=1) / np.sqrt(len(kl)))
 
     def _add_divergence(
         self,

@@ -10,7 +10,8 @@ from dpo_bench.notes import Note
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executors.base import Channel, Executor, Message, WorkerDiedError
 from dpo_bench.sweep.schedule import Schedule
-from dpo_bench.sweep.worker import Event, Job, Ready, Task
+from dpo_bench.sweep.task import Task
+from dpo_bench.sweep.worker import Event, Job, Ready
 
 SECONDS_TO_STOP = 60.0
 
@@ -99,7 +100,8 @@ class Pool:
         elif message.kind == "progress":
             self._show(worker, message)
         elif worker.task is not None:
-            self._ended(worker.task, message.text or None)
+            stopped = message.kind == "stopped"
+            self._ended(worker.task, None if stopped else message.text or None)
             worker.task = None
             self._assign_all()
 

@@ -29,9 +29,10 @@ from dpo_bench.sweep.schedule import ListSchedule
 from dpo_bench.sweep.searching import SearchSchedule
 from dpo_bench.sweep.sources import Sources, find_sources
 from dpo_bench.sweep.store import Store, link_files, write_manifest
+from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import manifest_of
 from dpo_bench.sweep.versions import installed_versions
-from dpo_bench.sweep.worker import Job, Ready, Task
+from dpo_bench.sweep.worker import Job, Ready
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,17 +196,16 @@ def _run_missing(
                 link_files(ready.reference, folder)
 
     def record_death(task: Task, reason: WorkerDiedError) -> None:
+        manifest = manifest_of(
+            task.trial,
+            task.identity,
+            "failed",
+            request.experiment.training,
+            error=str(reason),
+            cause=type(reason).__name__,
+        )
         with store.new_trial(task.identity) as folder:
-            write_manifest(
-                folder,
-                manifest_of(
-                    task.trial,
-                    task.identity,
-                    "failed",
-                    error=str(reason),
-                    cause=type(reason).__name__,
-                ),
-            )
+            write_manifest(folder, manifest)
 
     machines = executor.machines()
     need = bytes_per_worker(sources, lora=request.experiment.training.lora is not None)

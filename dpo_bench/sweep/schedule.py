@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from dpo_bench.sweep.worker import Task
+from dpo_bench.sweep.task import Task
 
 
 class Schedule(Protocol):
@@ -60,6 +60,6 @@ class ListSchedule:
         """The next one."""
         return self.waiting.popleft() if self.waiting else None
 
-    def finished(self, task: Task) -> None:
+    def finished(self, task: Task) -> None:  # noqa: ARG002 - nothing follows from which it was
         """Count it; nothing follows from it."""
         self.computed += 1

@@ -15,7 +15,7 @@ from dpo_bench.search.record import SEARCH, record_of
 from dpo_bench.storage import write_json
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.store import Manifest, Store
-from dpo_bench.sweep.worker import Task
+from dpo_bench.sweep.task import Task
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment

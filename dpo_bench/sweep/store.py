@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem, LockedError
 from dpo_bench.storage import file_digest, published_folder, write_json
+from dpo_bench.sweep.early_stop import is_beyond
 
 MANIFEST = "manifest.json"
 FOUND = ("data", "computing", "notes", "sought")
@@ -38,17 +39,21 @@ class Manifest:
 
     Attributes:
         trial: its identity.
-        status: ``done`` or ``failed``.
+        status: ``done``, ``failed``, or ``stopped`` early because its KL was beyond a limit.
         loss: name of the loss.
         strength: name of the loss's own strength, None when it has none.
         beta: value of that strength.
         hyperparameters: all of them.
         seed: of the trial.
         seconds: time spent, by phase.
-        error: one line, when it failed.
+        error: one line, when it failed or was stopped.
         cause: class of the error: ``DivergedError`` is a result, anything else is tried again.
         traceback: where a crash came from.
         artefacts: SHA-256 of each file of the folder.
+        training: what it trained with, of the keys of ``[training]`` that a trial may have a value
+            of its own of; None in older ones, for which the sweep's ``[training]`` holds.
+        stopped: where it was stopped: step, kl and its standard error se, the limit (nats), the
+            steps that it would have made, the seconds that it had trained.
     """
 
     trial: str
@@ -63,11 +68,23 @@ class Manifest:
     cause: str | None = None
     traceback: str | None = None
     artefacts: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = None
+    stopped: Mapping[str, Any] | None = None
 
     @property
     def is_final(self) -> bool:
-        """Whether running the trial again could not give anything else."""
+        """Whether running the trial again, to its end, could not give anything else."""
         return self.status == "done" or self.cause == "DivergedError"
+
+    def is_final_for(self, kl_limit: float | None) -> bool:
+        """The same of a run that may be stopped early.
+
+        Args:
+            kl_limit: beyond which it would be, nats; None: never.
+        """
+        if self.stopped is None:
+            return self.is_final
+        return is_beyond(self.stopped["kl"], self.stopped["se"], kl_limit)
 
 
 class Store:
@@ -178,7 +195,7 @@ class Store:
     def new_trial(self, trial: str) -> Iterator[Path]:
         """Fill a trial's folder, which appears when the block ends; see `write_manifest`.
 
-        An earlier failure of the same trial is replaced.
+        An earlier failure of the same trial is replaced, and so is one that was stopped early.
         """
         final = self.trial_folder(trial)
         earlier = self.manifest(trial)
@@ -189,7 +206,8 @@ class Store:
 
     def reuse(self, trial: str) -> bool:
         """Take a finished trial over from a neighboring sweep that has done the same one."""
-        if self.manifest(trial) is not None:
+        earlier = self.manifest(trial)
+        if earlier is not None and earlier.stopped is None:
             return False
         for neighbor in sorted(self.folder.parent.glob(f"*/trials/{trial}")):
             found = Store(neighbor.parent.parent).manifest(trial)

@@ -5,69 +5,171 @@ from __future__ import annotations
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
 from dpo_bench.contract import get_loss
 from dpo_bench.errors import DivergedError, DpoBenchError, EnvironmentProblem
 from dpo_bench.evaluation.calibration import implicit_scale
+from dpo_bench.experiment.config import OWN_KEYS
 from dpo_bench.progress import Control
 from dpo_bench.storage import write_json, write_parquet
 from dpo_bench.sweep.checkpoints import CheckpointEvaluation
+from dpo_bench.sweep.early_stop import EarlyStop, StoppedEarlyError
 from dpo_bench.sweep.store import Manifest, Store, write_manifest
-from dpo_bench.training.trainer import AfterStep, StoppedError, Trainer, TrainingResult
+from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
 
 if TYPE_CHECKING:
     from dpo_bench.evaluation.policy import PolicyEvaluation
     from dpo_bench.experiment import PlannedTrial
+    from dpo_bench.experiment.config import Training
     from dpo_bench.sweep.context import WorkerContext
+    from dpo_bench.sweep.task import Task
 
 
-def run_trial(
-    context: WorkerContext, sweep: Path, trial: PlannedTrial, identity: str, control: Control
-) -> str | None:
+class Ended(NamedTuple):
+    """How a trial has ended.
+
+    Attributes:
+        status: as its manifest has it.
+        reason: why it failed or was stopped, in one line; else empty.
+    """
+
+    status: Literal["done", "failed", "stopped"]
+    reason: str = ""
+
+
+def run_trial(context: WorkerContext, sweep: Path, task: Task, control: Control) -> Ended:
     """Train, evaluate and publish one trial.
 
     Whatever goes wrong in it becomes a failed trial in the folder, so that the others go on; but
     what would go wrong in every trial (a judge's revoked key or empty balance) is no trial's.
 
-    Returns:
-        None, or the error in one line.
-
     Raises:
         StoppedError: the control said so; the trial is resumed the next time.
         EnvironmentProblem: no trial can be done as things are; likewise.
     """
-    store = Store(sweep)
-    trainer: Trainer | None = None
-    scale = implicit_scale(get_loss(trial.loss), trial)
-    along = CheckpointEvaluation(context, store.evaluations(identity), scale, control.progress)
+    run = _Run(context, Store(sweep), task, control)
     try:
-        trainer = _trainer(context, trial, store.checkpoint(identity), control, along.after_step)
-        result = trainer.run()
+        run.finish()
+    except (StoppedError, EnvironmentProblem):
+        raise
+    except StoppedEarlyError as stop:
+        run.publish_stop(stop)
+        run.clear()
+        return Ended("stopped", str(stop))
+    except Exception as error:
+        run.publish_failure(error)
+        return Ended("failed", describe(error))
+    run.clear()
+    return Ended("done")
+
+
+class _Run:
+    """One trial under way."""
+
+    def __init__(self, context: WorkerContext, store: Store, task: Task, control: Control) -> None:
+        self.context = context
+        self.store = store
+        self.trial, self.identity = task.trial, task.identity
+        self.control = control
+        self.trainer: Trainer | None = None
+        folder = store.evaluations(task.identity)
+        self.scale = implicit_scale(get_loss(task.trial.loss), task.trial)
+        self.along = CheckpointEvaluation(context, folder, self.scale, control.progress)
+        self.early = EarlyStop(
+            context.evaluator,
+            context.policy,
+            folder=folder,
+            limit=task.kl_limit,
+            progress=control.progress,
+        )
+
+    def finish(self) -> None:
+        """Train, evaluate and publish."""
+        context = self.context
+        self.trainer = self._trainer()
+        result = self.trainer.run()
         started = time.monotonic()
-        evaluation = context.evaluator.evaluate(context.policy, control.progress, scale=scale)
-        seconds = {
-            "training": result.seconds,
-            "evaluation": time.monotonic() - started,
-            "checkpoints": along.seconds,
-        }
-        manifest = manifest_of(trial, identity, "done", seconds=seconds)
-        with store.new_trial(identity) as folder:
+        evaluation = context.evaluator.evaluate(
+            context.policy, self.control.progress, scale=self.scale
+        )
+        seconds = self._seconds(result.seconds) | {"evaluation": time.monotonic() - started}
+        manifest = self._manifest("done", seconds=seconds)
+        with self.store.new_trial(self.identity) as folder:
             _write(folder, result, evaluation)
-            along.publish(folder)
+            self.along.publish(folder)
             if context.experiment.keep_policies:
                 context.save_policy(folder / "policy")
             write_manifest(folder, manifest)
-    except (StoppedError, EnvironmentProblem):
-        raise
-    except Exception as error:
-        _publish_failure(store, trial, identity, error, trainer=trainer, along=along)
-        return describe(error)
-    store.checkpoint(identity).unlink(missing_ok=True)
-    along.clear()
-    return None
+
+    def publish_stop(self, stop: StoppedEarlyError) -> None:
+        """Publish what there is of a trial that was stopped early."""
+        if self.trainer is None:
+            raise RuntimeError("a trial is stopped by what follows a step of its trainer")
+        seconds = self.trainer.seconds
+        manifest = self._manifest(
+            "stopped",
+            seconds=self._seconds(seconds),
+            error=str(stop),
+            stopped=stop.record(seconds),
+        )
+        self._publish(manifest)
+
+    def publish_failure(self, error: Exception) -> None:
+        """Publish what there is of a trial that failed."""
+        trace = None
+        if not isinstance(error, DivergedError):
+            trace = "".join(traceback.format_exception(error))
+        self._publish(
+            self._manifest(
+                "failed", error=describe(error), cause=type(error).__name__, traceback=trace
+            )
+        )
+
+    def clear(self) -> None:
+        """Forget what a trial under way keeps: it is published."""
+        self.store.checkpoint(self.identity).unlink(missing_ok=True)
+        self.along.clear()
+
+    def _publish(self, manifest: Manifest) -> None:
+        with self.store.new_trial(self.identity) as folder:
+            self.along.publish(folder)
+            if self.trainer is not None:
+                write_parquet(folder / "training.parquet", self.trainer.metrics())
+            write_manifest(folder, manifest)
+
+    def _manifest(self, status: str, **rest: object) -> Manifest:
+        training = self.context.experiment.training
+        return manifest_of(self.trial, self.identity, status, training, **rest)
+
+    def _seconds(self, training: float) -> dict[str, float]:
+        checks = {} if self.early.limit is None else {"kl_checks": self.early.seconds}
+        return {"training": training, "checkpoints": self.along.seconds, **checks}
+
+    def _trainer(self) -> Trainer:
+        context, trial = self.context, self.trial
+        loss = get_loss(trial.loss)
+        context.reset_policy(trial.seed)
+        # Nothing here draws random numbers, but a user's loss may: then by the trial's seed.
+        torch.manual_seed(trial.seed)
+        pairs, reference = context.training_set(trial.seed)
+        return Trainer(
+            backend=context.policy,
+            loss=loss.at(dict(trial.hyperparameters)),
+            pairs=pairs,
+            reference=reference,
+            settings=trial.settings(context.experiment.training),
+            seed=trial.seed,
+            checkpoint=self.store.checkpoint(self.identity),
+            control=self.control,
+            after_step=self._after_step,
+        )
+
+    def _after_step(self, done: int, total: int) -> None:
+        self.along.after_step(done, total)
+        self.early.after_step(done, total)
 
 
 def describe(error: BaseException) -> str:
@@ -76,33 +178,19 @@ def describe(error: BaseException) -> str:
     return text if isinstance(error, DpoBenchError) else f"{type(error).__name__}: {text}"
 
 
-def _trainer(
-    context: WorkerContext,
-    trial: PlannedTrial,
-    checkpoint: Path,
-    control: Control,
-    after_step: AfterStep,
-) -> Trainer:
-    loss = get_loss(trial.loss)
-    context.reset_policy(trial.seed)
-    # Nothing here draws random numbers, but a user's loss may: then by the trial's seed.
-    torch.manual_seed(trial.seed)
-    pairs, reference = context.training_set(trial.seed)
-    return Trainer(
-        backend=context.policy,
-        loss=loss.at(dict(trial.hyperparameters)),
-        pairs=pairs,
-        reference=reference,
-        settings=trial.settings(context.experiment.training),
-        seed=trial.seed,
-        checkpoint=checkpoint,
-        control=control,
-        after_step=after_step,
-    )
+def manifest_of(
+    trial: PlannedTrial, identity: str, status: str, training: Training, **rest: object
+) -> Manifest:
+    """A manifest with the trial's own fields filled in.
 
-
-def manifest_of(trial: PlannedTrial, identity: str, status: str, **rest: object) -> Manifest:
-    """A manifest with the trial's own fields filled in."""
+    Args:
+        trial: the trial.
+        identity: of it.
+        status: see `Manifest`.
+        training: the sweep's ``[training]``.
+        rest: further fields, by name.
+    """
+    settings = trial.settings(training)
     return Manifest(
         trial=identity,
         status=status,
@@ -111,6 +199,7 @@ def manifest_of(trial: PlannedTrial, identity: str, status: str, **rest: object)
         beta=trial.strength,
         hyperparameters=dict(trial.hyperparameters),
         seed=trial.seed,
+        training={key: getattr(settings, key) for key in OWN_KEYS},
         **rest,  # type: ignore[arg-type]  # the remaining fields, by name
     )
 
@@ -130,30 +219,3 @@ def _write(folder: Path, result: TrainingResult, evaluation: PolicyEvaluation) -
             "notes": dict(evaluation.notes),
         },
     )
-
-
-def _publish_failure(
-    store: Store,
-    trial: PlannedTrial,
-    identity: str,
-    error: Exception,
-    *,
-    trainer: Trainer | None,
-    along: CheckpointEvaluation,
-) -> None:
-    with store.new_trial(identity) as folder:
-        along.publish(folder)
-        if trainer is not None:
-            write_parquet(folder / "training.parquet", trainer.metrics())
-        trace = None
-        if not isinstance(error, DivergedError):
-            trace = "".join(traceback.format_exception(error))
-        manifest = manifest_of(
-            trial,
-            identity,
-            "failed",
-            error=describe(error),
-            cause=type(error).__name__,
-            traceback=trace,
-        )
-        write_manifest(folder, manifest)

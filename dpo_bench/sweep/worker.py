@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dpo_bench.errors import DpoBenchError, EnvironmentProblem
 from dpo_bench.notes import heard
@@ -20,26 +20,11 @@ from dpo_bench.progress import Control
 from dpo_bench.storage import CACHE_VARIABLE, cache_root
 
 if TYPE_CHECKING:
-    from dpo_bench.experiment import Experiment, PlannedTrial
+    from dpo_bench.experiment import Experiment
     from dpo_bench.sweep.context import WorkerContext
     from dpo_bench.sweep.sources import Sources
 
 log = logging.getLogger(__name__)
-
-
-class Task(NamedTuple):
-    """A trial to be done.
-
-    Attributes:
-        trial: what to do.
-        identity: of the trial.
-        kl_limit: stop it early where its KL along training is beyond this, nats; None: never.
-    """
-
-    trial: PlannedTrial
-    identity: str
-    kl_limit: float | None = None
-
 
 SECONDS_BETWEEN_EVENTS = 0.2
 TRAINING = "training"
@@ -73,8 +58,8 @@ class Event:
     """What a worker tells.
 
     Attributes:
-        kind: ``progress`` of a phase, or ``ended`` for a trial.
-        text: the phase, or the trial's error, empty when it went well.
+        kind: ``progress`` of a phase; of a trial ``ended``, or ``stopped`` early.
+        text: the phase, or why the trial failed or was stopped, empty when it went well.
         done: of the phase.
         total: of the phase.
     """
@@ -209,17 +194,11 @@ def _serve(context: WorkerContext, job: Job, voice: _Voice) -> None:
         if task is None:
             return
         try:
-            error = run_trial(
-                context,
-                job.folder,
-                task.trial,
-                task.identity,
-                control,
-                kl_limit=task.kl_limit,
-            )
+            ended = run_trial(context, job.folder, task, control)
         except StoppedError:
             return
         except EnvironmentProblem as problem:
             voice.send(problem)
             return
-        voice.send(Event("ended", error or ""))
+        kind = "stopped" if ended.status == "stopped" else "ended"
+        voice.send(Event(kind, ended.reason))

@@ -19,6 +19,7 @@ from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.round_robin import write_opponents
 from dpo_bench.sweep.sources import find_sources
 from dpo_bench.sweep.store import Store, link_files
+from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import run_trial
 from dpo_bench.training.trainer import StoppedError
 
@@ -54,7 +55,8 @@ def run(
     context: WorkerContext, out: Path, control: Control | None = None
 ) -> dict[str, pd.DataFrame]:
     (trial,) = plan_trials(context.experiment)
-    assert run_trial(context, out, trial, "trial", control or Control()) is None
+    ended = run_trial(context, out, Task(trial, "trial"), control or Control())
+    assert ended == ("done", "")
     folder = Store(out).trial_folder("trial")
     return {file.stem: read_parquet(file) for file in folder.glob("*.parquet")}
 

@@ -20,7 +20,8 @@ from dpo_bench.sweep.executors.base import Channel, Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine
 from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.schedule import ListSchedule
-from dpo_bench.sweep.worker import Event, Job, Ready, Task
+from dpo_bench.sweep.task import Task
+from dpo_bench.sweep.worker import Event, Job, Ready
 
 READY = Ready({"training_pairs": 3}, Path("reference"), {"backend": "hidden"})
 JOB = cast("Job", None)

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -60,6 +62,53 @@ def test_a_crash_is_tried_again_and_a_divergence_is_a_result(tmp_path: Path) -> 
     found = store.manifest("t")
     assert found is not None
     assert found.status == "done"
+
+
+STOPPED = {"step": 30, "kl": 20.0, "se": 1.5, "limit": 16.0, "steps": 120, "seconds": 3.0}
+
+
+def test_a_stopped_trial_is_final_for_the_limits_that_would_stop_it_again(tmp_path: Path) -> None:
+    stopped = manifest("stopped", stopped=STOPPED, error="KL 20")
+    assert not stopped.is_final
+    assert not stopped.is_final_for(None), "without a limit it is to be done"
+    assert stopped.is_final_for(16.9)
+    assert not stopped.is_final_for(17.1), "20 - 2 x 1.5 is not above it"
+    assert stopped.is_final_for(2.0)
+    for done in (manifest(), manifest("failed", cause="DivergedError")):
+        assert done.is_final_for(None)
+        assert done.is_final_for(16.0)
+    assert not manifest("failed", cause="RuntimeError").is_final_for(16.0)
+    store = Store(tmp_path)
+    finish(store, status="stopped", stopped=STOPPED)
+    assert store.manifest("t") == replace(stopped, error=None, artefacts=ANY)
+    finish(store)
+    found = store.manifest("t")
+    assert found is not None
+    assert (found.status, found.stopped) == ("done", None)
+
+
+def test_of_neighbors_only_finished_trials_are_taken_over(tmp_path: Path) -> None:
+    finish(Store(tmp_path / "first"), status="stopped", stopped=STOPPED)
+    second = Store(tmp_path / "second")
+    assert not second.reuse("t")
+    finish(second)
+    first = Store(tmp_path / "first")
+    assert first.reuse("t"), "in place of the stopped one"
+    found = first.manifest("t")
+    assert found is not None
+    assert found.status == "done"
+
+
+def test_a_manifest_from_before_trials_had_values_of_their_own_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    finish(store)
+    file = store.trial_folder("t") / "manifest.json"
+    older = json.loads(file.read_text())
+    del older["training"], older["stopped"]
+    file.write_text(json.dumps(older))
+    found = store.manifest("t")
+    assert found is not None
+    assert (found.training, found.stopped) == (None, None)
 
 
 def test_half_a_manifest_counts_as_none(tmp_path: Path) -> None:

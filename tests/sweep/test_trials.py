@@ -17,6 +17,7 @@ from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.sources import find_sources
 from dpo_bench.sweep.store import Manifest, Store, damaged_files
+from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import describe, manifest_of, run_trial
 from dpo_bench.training.trainer import StoppedError
 
@@ -69,10 +70,16 @@ class At:
 
 
 def run(
-    context: WorkerContext, folder: Path, control: Control | None = None
+    context: WorkerContext,
+    folder: Path,
+    control: Control | None = None,
+    kl_limit: float | None = None,
 ) -> tuple[Store, str | None]:
+    """The folder, and why the trial failed or was stopped."""
     (trial,) = plan_trials(context.experiment)
-    return Store(folder), run_trial(context, folder, trial, "t", control or Control())
+    ended = run_trial(context, folder, Task(trial, "t", kl_limit), control or Control())
+    assert (ended.status == "done") == (not ended.reason)
+    return Store(folder), ended.reason or None
 
 
 def manifest(store: Store) -> Manifest:
@@ -179,12 +186,20 @@ def test_errors_of_our_own_need_no_class() -> None:
 
 
 def test_manifest_has_the_trials_own_fields(settings: dict[str, Any]) -> None:
-    losses = [{"name": "sft"}, {"name": "dpo", "beta": 0.3}]
+    losses = [{"name": "sft", "learning_rate": 0.02}, {"name": "dpo", "beta": 0.3}]
     training = {**settings["training"], "seeds": [4]}
     experiment = Experiment.model_validate({**settings, "losses": losses, "training": training})
-    sft, dpo = (manifest_of(trial, "t", "failed", error="x") for trial in plan_trials(experiment))
+    sft, dpo = (
+        manifest_of(trial, "t", "failed", experiment.training, error="x")
+        for trial in plan_trials(experiment)
+    )
     assert (sft.strength, sft.beta, dict(sft.hyperparameters)) == (None, None, {})
     assert (dpo.strength, dpo.beta, dpo.seed, dpo.error) == ("beta", 0.3, 4, "x")
+    assert sft.training is not None
+    assert dpo.training is not None
+    assert (sft.training["learning_rate"], dpo.training["learning_rate"]) == (0.02, 0.01)
+    assert (sft.training["steps"], sft.training["optimizer"]) == (4, "adamw")
+    assert "seeds" not in sft.training
 
 
 def test_a_resampled_trial_resumes_on_the_pairs_that_it_drew(

@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 from dpo_bench.errors import TrialError
 from dpo_bench.notes import Note
 from dpo_bench.sweep.executors.machines import Machine
-from dpo_bench.sweep.worker import Event, Job, Ready, Task
+from dpo_bench.sweep.task import Task
+from dpo_bench.sweep.worker import Event, Job, Ready
 
 ExecutorName = Literal["local", "ray"]
 

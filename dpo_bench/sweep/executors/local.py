@@ -16,7 +16,8 @@ from typing import Any
 
 from dpo_bench.sweep.executors.base import Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine, this_machine
-from dpo_bench.sweep.worker import Job, Task, work
+from dpo_bench.sweep.task import Task
+from dpo_bench.sweep.worker import Job, work
 
 PRELOAD = "dpo_bench.sweep.preload"
 

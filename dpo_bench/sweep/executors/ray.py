@@ -23,8 +23,9 @@ from dpo_bench.storage import cache_root
 from dpo_bench.sweep.executors.base import Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine, available_cpus
 from dpo_bench.sweep.executors.ray_actor import MARKER, Actor, NodeEnvironment
+from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.versions import installed_versions
-from dpo_bench.sweep.worker import Event, Job, Task
+from dpo_bench.sweep.worker import Event, Job
 
 ADDRESS = "RAY_ADDRESS"
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}

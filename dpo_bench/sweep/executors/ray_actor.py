@@ -14,8 +14,9 @@ from typing import Any
 from dpo_bench.errors import DpoBenchError, EnvironmentProblem
 from dpo_bench.storage import CACHE_VARIABLE
 from dpo_bench.sweep.executors.base import Message, WorkerDiedError
+from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.versions import installed_versions
-from dpo_bench.sweep.worker import Job, Task, work
+from dpo_bench.sweep.worker import Job, work
 
 SECONDS_TO_LISTEN = 1.0
 MARKER = ".seen-by-all-"
