@@ -39,6 +39,9 @@ from dpo_bench.search.exploration import (
 OUTER = 1.3
 """how far outside the KLs that are sought a further policy is put where a seed leaves one out"""
 
+USUAL_MISSES = 3
+"""Trials that a search usually spends besides one for each KL: for a forecast, nothing else."""
+
 LookUp = Callable[[PlannedTrial], Outcome | None]
 """The outcome of a trial; None while it is not known."""
 
@@ -166,6 +169,7 @@ class SearchPlan:
         counts = looks_of(self.search, len(self.seeds))
         self.looks = list(zip(counts, levels_of_looks(counts), strict=True))
         self.baseline = baseline_of(experiment)
+        self._rates = max(1, len(self.search.learning_rates))
         self._explorations: dict[str, Exploration] = {}
 
     @property
@@ -187,6 +191,19 @@ class SearchPlan:
         self._repeat(step, look_up, judge)
         step.wanted.sort(key=lambda one: -one.worth)
         return step
+
+    def foreseen(self, step: Step) -> int:
+        """About how many trials there will have been by the next look, done ones included."""
+        kls = len(self.search.kl)
+        searched = repeated = 0
+        for series in step.series:
+            found = series.exploration
+            usual = kls + USUAL_MISSES if found.wanted else 0
+            searched += max(len(found.explored), min(usual, series.entry.sought.trials))
+            met = kls if found.wanted else len(found.met)
+            share = 1 if series.chosen else 0 if series.chosen is False else 1 / self._rates
+            repeated += round(met * share) * (len(step.seeds) - 1)
+        return max(searched + repeated, len(step.asked))
 
     def trial(self, entry: Entry, setting: Setting, seed: int) -> PlannedTrial:
         """The trial of an entry at a setting."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from dpo_bench.experiment import PlannedTrial
 from dpo_bench.search.exploration import Outcome, Stage
-from dpo_bench.search.plan import Look, SearchPlan, Series, Step, trial_range
+from dpo_bench.search.plan import Look, SearchPlan, Series, Step
 from dpo_bench.search.record import SEARCH, record_of
 from dpo_bench.storage import write_json
 from dpo_bench.sweep.results import write_results
-from dpo_bench.sweep.store import Manifest, Store
+from dpo_bench.sweep.store import SOUGHT, Manifest, Store
 from dpo_bench.sweep.task import Task
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class SearchSchedule:
         self.store = store
         self.display = display
         self.plan = SearchPlan(experiment, _sought_before(experiment, store))
+        self._begun = time.monotonic()
         self.computed = 0
         self._identify = identify
         self._identities: dict[PlannedTrial, str] = {}
@@ -51,8 +52,6 @@ class SearchSchedule:
         self._running: dict[str, Task] = {}
         self._judge = _FolderJudge(self)
         self._told: set[tuple[str, float]] = set()
-        self._begun = time.monotonic()
-        self._most = trial_range(experiment)[1]
         self.step = self._next()
 
     @property
@@ -62,11 +61,10 @@ class SearchSchedule:
 
     @property
     def expected(self) -> int:
-        """Trials that this run will do: the most that can be, before it is known."""
+        """Trials that this run will do, as far as can be foreseen, up to the next look."""
         known = sum(self.identify(trial) in self._outcomes for trial in self.step.asked)
-        if self.step.end:
-            return self.computed + len(self.step.wanted)
-        return max(self._most - known + self.computed, self.computed + len(self.step.wanted))
+        foreseen = 0 if self.step.end else self.plan.foreseen(self.step)
+        return self.computed + max(foreseen - known, len(self.step.wanted))
 
     @property
     def is_over(self) -> bool:
@@ -161,11 +159,11 @@ class SearchSchedule:
 def _sought_before(experiment: Experiment, store: Store) -> list[Stage]:
     """What was sought in this folder before, and from now on also what is sought now."""
     record = store.read_experiment() or {}
-    stages = [(tuple(map(float, kls)), float(within)) for kls, within in record.get("sought", ())]
+    stages = [(tuple(map(float, kls)), float(within)) for kls, within in record.get(SOUGHT, ())]
     search = experiment.search
     now = (search.kl, search.within) if search else ((), 0.0)
     if not stages or stages[-1] != now:
-        store.add_to_record({"sought": [[list(kls), within] for kls, within in [*stages, now]]})
+        store.add_to_record({SOUGHT: [[list(kls), within] for kls, within in [*stages, now]]})
     return [stage for stage in stages if stage != now]
 
 
