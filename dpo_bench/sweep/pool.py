@@ -98,7 +98,8 @@ class Pool:
         elif message.kind == "progress":
             self._show(worker, message)
         elif worker.task is not None:
-            self.display.finished(worker.task[0].label, message.text or None)
+            is_stopped = message.kind == "stopped"
+            self.display.finished(worker.task[0].label, message.text or None, stopped=is_stopped)
             self._assign(worker)
 
     def _show(self, worker: _Worker, event: Event) -> None:

@@ -21,7 +21,7 @@ from dpo_bench.sweep.executors import make_executor
 from dpo_bench.sweep.executors.base import Executor, ExecutorName, WorkerDiedError
 from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_threads, choose_workers
 from dpo_bench.sweep.pool import Pool
-from dpo_bench.sweep.results import write_results
+from dpo_bench.sweep.results import reported_when_interrupted, write_results
 from dpo_bench.sweep.round_robin import write_opponents
 from dpo_bench.sweep.sources import Sources, find_sources
 from dpo_bench.sweep.store import Store, link_files, write_manifest
@@ -119,7 +119,10 @@ def run(
         store.open(_record(request, sources, shared, tasks))
         missing = [task for task in tasks if not _is_there(store, task.identity)]
         if missing:
-            with opening as executor:
+            done_so_far = reported_when_interrupted(
+                store, lambda: [task.identity for task in tasks], display, write_report
+            )
+            with done_so_far, opening as executor:
                 _run_missing(
                     request,
                     executor,
