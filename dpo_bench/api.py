@@ -206,6 +206,8 @@ def run_sweep(
     evaluation: Section | None = None,
     data: Section | None = None,
     world: Section | None = None,
+    search: Section | Literal[False] | None = None,
+    comparison: Section | None = None,
     settings: Sequence[str] = (),
     out: PathLike | None = None,
     workers: int | None = None,
@@ -233,6 +235,8 @@ def run_sweep(
         evaluation: keys of ``[evaluation]``.
         data: keys of ``[data]``.
         world: keys of ``[world]``.
+        search: keys of ``[search]``; False: the experiment's own search is put aside.
+        comparison: keys of ``[comparison]``.
         settings: further keys, as ``section.key=value``.
         out: folder of the results; None: ``runs/NAME``.
         workers: worker processes; None: one per GPU, or per core.
@@ -266,7 +270,15 @@ def run_sweep(
             beta=_texts(beta),
             seeds=_texts(seeds),
             settings=tuple(settings),
-            sections=_given(training=training, evaluation=evaluation, data=data, world=world),
+            sections=_given(
+                training=training,
+                evaluation=evaluation,
+                data=data,
+                world=world,
+                search=search or None,
+                comparison=comparison,
+            ),
+            no_search=search is False,
         ),
     )
     request = SweepRequest(

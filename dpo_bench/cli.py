@@ -155,7 +155,7 @@ def sweep(
     verbose: Verbose = False,
     log_json: LogJson = False,
 ) -> None:
-    """Train and compare losses x strengths x seeds.
+    """Train and compare losses x strengths x seeds; strengths are given, or searched for.
 
     Without FILE it runs the quickstart. The same command again resumes: nothing that is finished
     is computed twice.
@@ -221,6 +221,7 @@ def train(
         "reward": reward,
         "losses": (loss,),
         "beta": () if strength is None else (repr(strength),),
+        "search": False,
         "seeds": (str(seed),),
         "settings": ("keep_policies=true", *(settings or ())),
     }

@@ -26,6 +26,7 @@ def _continued(logps: PairLogps, beta: float, alpha: float, gamma_beta_ratio: fl
     grid=(0.25, 0.8, 2.5, 8.0, 25.0),
     needs_reference=False,
     continued=_continued,
+    kl_by=("beta", "gamma_beta_ratio"),
 )
 def alpha_po(
     logps: PairLogps,

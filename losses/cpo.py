@@ -17,6 +17,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     normalization="sum",
     grid=(0.01, 0.03, 0.1, 0.3, 1.0),
     needs_reference=False,
+    kl_by=("beta", "alpha"),
 )
 def cpo(
     logps: PairLogps,

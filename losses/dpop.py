@@ -17,6 +17,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     paper="Pal et al. 2024 (Smaug), arXiv:2402.13228, eq. 3",
     normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
+    kl_by=("lam", "beta"),
 )
 def dpop(
     logps: PairLogps,

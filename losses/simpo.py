@@ -17,6 +17,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     normalization="mean",
     grid=(0.3, 1.0, 2.0, 5.0, 10.0),
     needs_reference=False,
+    kl_by=("beta", "gamma_beta_ratio"),
 )
 def simpo(
     logps: PairLogps,

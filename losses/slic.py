@@ -17,6 +17,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     normalization="sum",
     grid=(1.0, 3.0, 10.0, 30.0, 100.0),
     needs_reference=False,
+    kl_by=("delta", "lam"),
 )
 def slic(
     logps: PairLogps,

@@ -52,6 +52,7 @@ def tdpo1(logps: PairLogps, beta: Positive = 0.1) -> Tensor:
     normalization="sum",
     grid=GRID,
     needs=("sequential_kl",),
+    kl_by=("beta", "alpha"),
 )
 def tdpo2(
     logps: PairLogps,

@@ -21,6 +21,7 @@ LAYERS = (
     ("analysis",),
     ("training", "rewards"),
     ("evaluation",),
+    ("search",),
     ("sweep", "report", "catalogue"),
     ("reproduce",),
     ("api",),

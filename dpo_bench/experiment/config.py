@@ -372,6 +372,9 @@ class Search(Section):
         return self.extend
 
 
+SAID_TWICE = ("kl", "baseline", "same_within")
+"""Keys of ``[search]`` that ``[comparison]`` has too."""
+
 OWN_KEYS = tuple(key.path for key in walk(Training) if key.has(OWN))
 """Keys of ``[training]`` that a trial may have a value of its own of."""
 
@@ -397,7 +400,7 @@ class LossGrid(BaseModel):
     def _numbers(self) -> LossGrid:
         for key, values in self.values.items():
             for value in values:
-                if isinstance(value, str) and key not in OWN_KEYS:
+                if isinstance(value, str) and key not in Training.model_fields:
                     raise ValueError(f"{key} = {value!r} is not a number")
         return self
 
@@ -508,8 +511,9 @@ def _compared_as_searched(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     if tree.get("search") is None:
         return tree
     search, comparison = dict(tree["search"]), dict(tree.get("comparison") or {})
-    search.setdefault("kl", list(Search.model_fields["kl"].default))
-    for key in ("kl", "baseline", "same_within"):
+    if not search.get("kl") and not comparison.get("kl"):
+        search.setdefault("kl", list(Search.model_fields["kl"].default))
+    for key in SAID_TWICE:
         mine, theirs = search.get(key), comparison.get(key)
         if mine and theirs and _plain(mine) != _plain(theirs):
             raise ValueError(f"search.{key} and comparison.{key} differ: give it once")

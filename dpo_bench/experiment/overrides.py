@@ -10,7 +10,7 @@ from typing import Any
 
 from dpo_bench.contract import get_loss
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.experiment.config import WORLD, Experiment
+from dpo_bench.experiment.config import SAID_TWICE, WORLD, Experiment
 from dpo_bench.experiment.read import (
     Tree,
     apply_setting,
@@ -40,6 +40,7 @@ class Overrides:
     seeds: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    no_search: bool = False
 
 
 def resolve(file: str | None, flags: Overrides) -> Experiment:
@@ -90,7 +91,7 @@ def _own_base(flags: Overrides) -> Tree:
             f"give {missing} too: a model and its pairs go together without an experiment file."
         )
     stems = [Path(value).stem for value in (flags.policy, flags.preferences)]
-    names = [{"name": entry["name"]} for entry in read_file(find_file(QUICKSTART))["losses"]]
+    names = [{"name": entry["name"]} for entry in _loss_tables(read_file(find_file(QUICKSTART)))]
     return {"name": slug("-".join(stems)), "losses": names}
 
 
@@ -112,14 +113,24 @@ def _apply(tree: Tree, flags: Overrides) -> None:
         _table(tree, "training")["seeds"] = _numbers("--seeds", flags.seeds)
     if flags.losses:
         tree["losses"] = _chosen_losses(tree, flags.losses)
-    if flags.beta:
+    if flags.beta or flags.no_search:
         tree.pop("search", None)  # strengths that are given are not searched for
+    if flags.beta:
         values = _numbers("--beta", flags.beta)
         tree["losses"] = [_with_strength(entry, values) for entry in _loss_tables(tree)]
     for name, keys in flags.sections.items():
         _table(tree, name).update(keys)
     for assignment in flags.settings:
         apply_setting(tree, assignment)
+        _say_once(tree, assignment)
+
+
+def _say_once(tree: Tree, assignment: str) -> None:
+    """What ``[search]`` and ``[comparison]`` both may say, the later word counts in."""
+    section, _, key = assignment.partition("=")[0].strip().partition(".")
+    other = {"search": "comparison", "comparison": "search"}.get(section)
+    if other and key in SAID_TWICE and isinstance(tree.get(other), dict):
+        tree[other].pop(key, None)
 
 
 def _table(tree: Tree, name: str) -> Tree:

@@ -233,33 +233,51 @@ def _outward(axis: Axis, known: Sequence[Probe], outward: int, kl: float) -> _Ou
     room = abs(limit - end.place)
     if not end.is_exact or room < NARROWEST:
         return None
+    distance = _distance_outward(ordered, kl, room, is_new=_is_first(axis, end, outward))
+    if not distance:
+        return None
+    return _Outward(end.log_kl, _Step(kl, end.place + outward * distance, None, is_safe=False))
+
+
+def _distance_outward(ordered: Sequence[Probe], kl: float, room: float, *, is_new: bool) -> float:
+    """How far to step out; 0: not at all.
+
+    Args:
+        ordered: what is known, from the end inwards.
+        kl: that is sought, nats.
+        room: up to the limit.
+        is_new: nothing was tried beyond where the search began.
+    """
+    end = ordered[0]
     missing = math.log(kl) - end.log_kl
     inner = next((one for one in ordered[1:] if abs(one.place - end.place) >= WIDE), ordered[-1])
     inner = inner if inner.is_exact else ordered[1]
     if not inner.is_exact:
         # Inwards the KL is far larger, by nobody knows how much: so away from there it falls.
-        if missing > 0:
-            return None
-        distance = min(LONGEST / 2, room)
-        return _Outward(end.log_kl, _Step(kl, end.place + outward * distance, None, is_safe=False))
+        return min(LONGEST / 2, room) if missing < 0 else 0.0
     away = abs(end.place - inner.place)
     slope = (end.log_kl - inner.log_kl) / away
-    if slope * missing <= 0 or (abs(slope) < FLAT and away >= WIDE):
-        return None
+    if abs(slope) < FLAT and away >= WIDE:
+        # Flat as far as is known: on a side that was never looked at, one look tells.
+        return min(LONGEST, room) if is_new else 0.0
+    if slope * missing <= 0:
+        return 0.0
     distance = missing / slope
-    if distance > room and away >= WIDE and room < LONGEST:
-        # The last stretch before the limit: worth one look where it may suffice.
-        if distance > 2 * room:
-            return None
-        distance = room
-    distance = min(max(distance, SHORTEST), max(LONGEST, away), room)
-    return _Outward(end.log_kl, _Step(kl, end.place + outward * distance, None, is_safe=False))
+    if distance > 2 * room and away >= WIDE and room < LONGEST:
+        return 0.0  # what is left up to the limit would not do
+    return min(max(distance, SHORTEST), max(LONGEST, away), room)
+
+
+def _is_first(axis: Axis, end: Probe, outward: int) -> bool:
+    """Whether nothing was tried beyond where the search along the axis began, on this side."""
+    begun = [axis.place(one) for one in (*axis.first, axis.start)]
+    return end.place >= min(begun) if outward < 0 else end.place <= max(begun)
 
 
 def _second(axis: Axis, only: Probe, kl: float) -> _Step:
     """A step from the one place that is known; a key of training is known to raise the KL."""
     up = math.log(kl) > only.log_kl
-    direction = 1 if up or not axis.of_training else -1
+    direction = 1 if up and axis.of_training else -1
     if axis.of_training:
         # KL rises about with the square of the rate, and with the steps.
         distance = min(max(abs(math.log(kl) - only.log_kl) / 2, SHORTEST), LONGEST)

@@ -18,6 +18,9 @@ from dpo_bench.search.axes import Axis
 Setting = tuple[tuple[str, float], ...]
 """Values by name of axis, in alphabetical order; an axis that is left out stands at its default."""
 
+Stage = tuple[tuple[float, ...], float]
+"""KLs that were sought, nats, and within which share of them."""
+
 FARTHEST = 2.0
 """a KL beyond so many times the largest that is sought matters to no reading"""
 ALIKE = 0.15
@@ -107,7 +110,7 @@ class Sought:
     kls: tuple[float, ...]
     within: float
     trials: int
-    earlier: tuple[tuple[tuple[float, ...], float], ...] = ()
+    earlier: tuple[Stage, ...] = ()
 
     def is_met(self, kl: float, found: float) -> bool:
         """Whether a policy's KL counts as a KL that is sought."""

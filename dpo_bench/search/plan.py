@@ -30,6 +30,7 @@ from dpo_bench.search.exploration import (
     Outcome,
     Setting,
     Sought,
+    Stage,
     explore,
     probes_along,
     with_value,
@@ -37,6 +38,9 @@ from dpo_bench.search.exploration import (
 
 OUTER = 1.3
 """how far outside the KLs that are sought a further policy is put where a seed leaves one out"""
+
+USUAL_MISSES = 3
+"""Trials that a search usually spends besides one for each KL: for a forecast, nothing else."""
 
 LookUp = Callable[[PlannedTrial], Outcome | None]
 """The outcome of a trial; None while it is not known."""
@@ -149,21 +153,23 @@ class SearchPlan:
 
     Args:
         experiment: with a ``[search]``.
+        earlier: what was sought in the same folder before; see `Sought`.
 
     Raises:
         ConfigurationError: a loss or a value that cannot be meant.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, earlier: Sequence[Stage] = ()) -> None:
         if experiment.search is None:
             raise ConfigurationError("there is no [search] in this experiment.")
         self.training = experiment.training
         self.search = experiment.search
-        self.entries = list(_entries(experiment))
+        self.entries = list(_entries(experiment, tuple(earlier)))
         self.seeds = seeds_of(experiment)
         counts = looks_of(self.search, len(self.seeds))
         self.looks = list(zip(counts, levels_of_looks(counts), strict=True))
         self.baseline = baseline_of(experiment)
+        self._rates = max(1, len(self.search.learning_rates))
         self._explorations: dict[str, Exploration] = {}
 
     @property
@@ -185,6 +191,19 @@ class SearchPlan:
         self._repeat(step, look_up, judge)
         step.wanted.sort(key=lambda one: -one.worth)
         return step
+
+    def foreseen(self, step: Step) -> int:
+        """About how many trials there will have been by the next look, done ones included."""
+        kls = len(self.search.kl)
+        searched = repeated = 0
+        for series in step.series:
+            found = series.exploration
+            usual = kls + USUAL_MISSES if found.wanted else 0
+            searched += max(len(found.explored), min(usual, series.entry.sought.trials))
+            met = kls if found.wanted else len(found.met)
+            share = 1 if series.chosen else 0 if series.chosen is False else 1 / self._rates
+            repeated += round(met * share) * (len(step.seeds) - 1)
+        return max(searched + repeated, len(step.asked))
 
     def trial(self, entry: Entry, setting: Setting, seed: int) -> PlannedTrial:
         """The trial of an entry at a setting."""
@@ -322,7 +341,7 @@ def _ahead(found: float, kl: float, beyond: float) -> float:
     return math.log(max(found, 1e-9) / (kl + WITHIN * (beyond - kl))) / math.log(beyond / kl)
 
 
-def _entries(experiment: Experiment) -> Iterator[Entry]:
+def _entries(experiment: Experiment, earlier: tuple[Stage, ...]) -> Iterator[Entry]:
     search, training = experiment.search, experiment.training
     if search is None:
         return
@@ -340,7 +359,7 @@ def _entries(experiment: Experiment) -> Iterator[Entry]:
             raise ConfigurationError(f"{key} is asked for twice.")
         seen.add(key)
         limit = _limit(experiment, search)
-        sought = Sought(tuple(axes), search.kl, search.within, limit)
+        sought = Sought(tuple(axes), search.kl, search.within, limit, earlier)
         if any(axis.name == LEARNING_RATE for axis in axes) or LEARNING_RATE in fixed:
             yield Entry(loss.name, key, fixed, None, sought)
             continue

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dpo_bench.notes import Note
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executors.base import Channel, Executor, Message, WorkerDiedError
+from dpo_bench.sweep.schedule import Schedule
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.worker import Event, Job, Ready
 
@@ -21,6 +21,7 @@ class _Worker:
     index: int
     channel: Channel
     task: Task | None = None
+    is_ready: bool = False
 
 
 class Pool:
@@ -30,6 +31,7 @@ class Pool:
         executor: makes the workers.
         job: what every worker needs.
         workers: how many.
+        schedule: says what to do.
         display: where progress is shown.
         on_ready: called once, when the first worker has prepared model and data.
         on_note: called with what a worker has to say.
@@ -41,6 +43,7 @@ class Pool:
         executor: Executor,
         job: Job,
         workers: int,
+        schedule: Schedule,
         display: Display,
         *,
         on_ready: Callable[[Ready], None],
@@ -55,22 +58,21 @@ class Pool:
         self.on_note = on_note
         self.on_death = on_death
         self.workers: list[_Worker] = []
-        self.waiting: deque[Task] = deque()
+        self.schedule = schedule
         self.has_begun = False
 
-    def run(self, tasks: Sequence[Task]) -> None:
-        """Do all tasks.
+    def run(self) -> None:
+        """Do all that the schedule gives.
 
         Raises:
             DpoBenchError: model or data cannot be used; raised by the first worker's preparation.
             WorkerDiedError: no worker is left.
             KeyboardInterrupt: Ctrl-C; running trials have been saved first.
         """
-        self.waiting = deque(tasks)
         try:
             # The first worker prepares what all share and fills the caches; the others find it.
             self._spawn(0)
-            while self.waiting or any(worker.task for worker in self.workers):
+            while not self.schedule.is_over or any(worker.task for worker in self.workers):
                 for channel, message in self.executor.listen(1.0):
                     self._handle(self._owner(channel), message)
         except BaseException:
@@ -99,13 +101,14 @@ class Pool:
             self._show(worker, message)
         elif worker.task is not None:
             is_stopped = message.kind == "stopped"
-            self.display.finished(worker.task[0].label, message.text or None, stopped=is_stopped)
-            self._assign(worker)
+            self._ended(worker.task, message.text or None, stopped=is_stopped)
+            worker.task = None
+            self._assign_all()
 
     def _show(self, worker: _Worker, event: Event) -> None:
         """A trial's progress, or that of the first worker's preparation."""
         if worker.task is not None:
-            label = worker.task[0].label
+            label = worker.task.trial.label
             self.display.trial(worker.index, label, event.text, event.done, event.total)
         elif worker.index == 0:
             self.display.phase(event.text, event.done, event.total)
@@ -114,15 +117,23 @@ class Pool:
         if not self.has_begun:  # once, also when the first worker dies and is replaced
             self.has_begun = True
             self.on_ready(message)
-            self.display.start(len(self.waiting))
-            for index in range(1, min(self.size, len(self.waiting))):
+            self.display.start(self.schedule.expected)
+            for index in range(1, min(self.size, self.schedule.expected)):
                 self._spawn(index)
-        self._assign(worker)
+        worker.is_ready = True
+        self._assign_all()
 
-    def _assign(self, worker: _Worker) -> None:
-        worker.task = self.waiting.popleft() if self.waiting else None
-        if worker.task is not None:
-            worker.channel.send(worker.task)
+    def _ended(self, task: Task, reason: str | None, *, stopped: bool = False) -> None:
+        self.display.finished(task.trial.label, reason, stopped=stopped)
+        self.schedule.finished(task)
+
+    def _assign_all(self) -> None:
+        """Give a trial to everyone who waits: what one has ended may be what others wait for."""
+        for worker in self.workers:
+            if worker.is_ready and worker.task is None:
+                worker.task = self.schedule.take()
+                if worker.task is not None:
+                    worker.channel.send(worker.task)
 
     def _died(self, worker: _Worker, reason: WorkerDiedError) -> None:
         """A worker has died: its trial fails, and another worker takes its place.
@@ -137,9 +148,10 @@ class Pool:
             self.display.note(f"{reason} The others go on.")
             return
         self.on_death(worker.task, reason)
-        self.display.finished(worker.task[0].label, str(reason))
-        if self.waiting:
+        self._ended(worker.task, str(reason))
+        if not self.schedule.is_over:
             self._spawn(worker.index)
+        self._assign_all()
 
     def _shutdown(self) -> None:
         """Let all save and end; who does not in time, or at a second Ctrl-C, is killed."""

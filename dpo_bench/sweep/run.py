@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.analysis.results import SweepResults, read_sweep
+from dpo_bench.contract import get_loss
 from dpo_bench.contract.registry import losses_of_script
-from dpo_bench.experiment import Experiment, conditions, plan_trials, trial_id
+from dpo_bench.experiment import Experiment, PlannedTrial, conditions, plan_trials, trial_id
 from dpo_bench.experiment.defaults import settled
 from dpo_bench.notes import Note, heard
 from dpo_bench.processor import processor
+from dpo_bench.search.plan import SearchPlan
 from dpo_bench.storage import published_folder
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executors import make_executor
@@ -23,6 +25,8 @@ from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_threads,
 from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.results import reported_when_interrupted, write_results
 from dpo_bench.sweep.round_robin import write_opponents
+from dpo_bench.sweep.schedule import ListSchedule
+from dpo_bench.sweep.searching import SearchSchedule
 from dpo_bench.sweep.sources import Sources, find_sources
 from dpo_bench.sweep.store import Store, link_files, write_manifest
 from dpo_bench.sweep.task import Task
@@ -103,7 +107,7 @@ def run(
     """
     opening = make_executor(request.executor, request.folder.resolve(), request.workers)
     store = Store(request.folder)
-    trials = plan_trials(request.experiment)
+    planned = _planned(request.experiment)
     notes: list[Note] = []
 
     def on_note(note: Note) -> None:
@@ -115,12 +119,12 @@ def run(
         sources = find_sources(request.experiment, display.phase)
         request = replace(request, experiment=settled(request.experiment, sources.parameters))
         shared = conditions(request.experiment, sources.content)
-        tasks = [Task(trial, trial_id(trial, shared)) for trial in trials]
+        tasks = [Task(trial, trial_id(trial, shared)) for trial in planned]
         store.open(_record(request, sources, shared, tasks))
-        missing = [task for task in tasks if not _is_there(store, task.identity)]
-        if missing:
+        schedule = _schedule(request.experiment, store, shared, tasks, display)
+        if not schedule.is_over:
             done_so_far = reported_when_interrupted(
-                store, lambda: [task.identity for task in tasks], display, write_report
+                store, lambda: schedule.identities, display, write_report
             )
             with done_so_far, opening as executor:
                 _run_missing(
@@ -128,17 +132,17 @@ def run(
                     executor,
                     store,
                     sources,
-                    missing=missing,
+                    schedule=schedule,
                     display=display,
                     on_note=on_note,
                 )
             store.add_to_record({"notes": [note._asdict() for note in notes]})
-        identities = [task.identity for task in tasks]
+        identities = schedule.identities
         table = write_results(store, identities)
         _write_opponents(request.experiment, store, identities, display)
         display.phase("writing the report", 0, 1)
         report = write_report(request.folder)
-    return SweepOutcome(request.experiment, request.folder, report, table, len(missing))
+    return SweepOutcome(request.experiment, request.folder, report, table, schedule.computed)
 
 
 def _write_opponents(
@@ -153,6 +157,26 @@ def _write_opponents(
     write_opponents(store, identities, judge if isinstance(judge, Judge) else None, display.phase)
 
 
+def _planned(experiment: Experiment) -> list[PlannedTrial]:
+    """The trials that are known beforehand: none of a search, which is checked instead."""
+    if experiment.search is None:
+        return plan_trials(experiment)
+    SearchPlan(experiment)
+    return []
+
+
+def _schedule(
+    experiment: Experiment,
+    store: Store,
+    shared: dict[str, Any],
+    tasks: Sequence[Task],
+    display: Display,
+) -> ListSchedule | SearchSchedule:
+    if experiment.search is None:
+        return ListSchedule(tasks, lambda task: _is_there(store, task.identity))
+    return SearchSchedule(experiment, store, lambda trial: trial_id(trial, shared), display)
+
+
 def _is_there(store: Store, identity: str) -> bool:
     manifest = store.manifest(identity)
     return (manifest is not None and manifest.is_final) or store.reuse(identity)
@@ -164,7 +188,7 @@ def _run_missing(
     store: Store,
     sources: Sources,
     *,
-    missing: Sequence[Task],
+    schedule: ListSchedule | SearchSchedule,
     display: Display,
     on_note: Callable[[Note], None],
 ) -> None:
@@ -188,14 +212,14 @@ def _run_missing(
 
     machines = executor.machines()
     need = bytes_per_worker(sources, lora=request.experiment.training.lora is not None)
-    workers = request.workers or choose_workers(machines, sources, len(missing), need)
+    workers = request.workers or choose_workers(machines, sources, schedule.expected, need)
     threads = choose_threads(machines, sources, workers)
     job = Job(
         request.experiment,
         sources,
         request.folder.resolve(),
         request.plugins,
-        losses_of_script(task.trial.loss for task in missing),
+        losses_of_script(get_loss(grid.name).name for grid in request.experiment.losses),
         threads,
         request.note_level,
     )
@@ -203,12 +227,13 @@ def _run_missing(
         executor,
         job,
         workers,
+        schedule,
         display,
         on_ready=keep_shared,
         on_note=on_note,
         on_death=record_death,
     )
-    pool.run(missing)
+    pool.run()
 
 
 def _record(

@@ -26,12 +26,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem, LockedError
+from dpo_bench.experiment.config import OWN_KEYS
 from dpo_bench.storage import file_digest, published_folder, write_json
 from dpo_bench.sweep.early_stop import is_beyond
 
 MANIFEST = "manifest.json"
 FOUND = ("data", "computing", "notes")
 """Parts of the record that are found while it is worked on, and stay true under its conditions."""
+SOUGHT = "sought"
+"""The part that says what a search of this folder has looked for, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +157,9 @@ class Store:
     def open(self, record: Mapping[str, Any]) -> None:
         """Write the experiment's record, after checking that the folder is free or its own.
 
-        Losses, strengths and seeds may differ from what the folder was made for: its finished
-        trials stay. Anything else would put incomparable trials side by side.
+        Losses, strengths, seeds and what a trial may have of its own of ``[training]`` may differ
+        from what the folder was made for: its finished trials stay. Anything else would put
+        incomparable trials side by side.
 
         Raises:
             ConfigurationError: the folder holds another experiment, or something else entirely.
@@ -168,13 +172,14 @@ class Store:
                     f"{self.folder} is not a sweep's folder (it holds {strangers[0]}); "
                     "give another --out."
                 )
-        elif earlier["conditions"] != record["conditions"]:
-            where, old, new = _first_difference(earlier["conditions"], record["conditions"])
+        elif _common(earlier["conditions"]) != _common(record["conditions"]):
+            ours, theirs = _common(earlier["conditions"]), _common(record["conditions"])
+            where, old, new = _first_difference(ours, theirs)
             raise ConfigurationError(
                 f"{self.folder} holds another experiment: {where} is {old} there and {new} here; "
                 "give another --out or name."
             )
-        kept = {key: earlier[key] for key in FOUND if key in earlier} if earlier else {}
+        kept = {key: earlier[key] for key in (*FOUND, SOUGHT) if key in earlier} if earlier else {}
         if plan := earlier_plan(earlier or record):
             kept["plan"] = plan
         write_json(self.experiment_file, {**record, **kept})
@@ -273,6 +278,12 @@ def link_files(source: Path, target: Path) -> None:
             os.link(file, new)
         except OSError:
             shutil.copy2(file, new)
+
+
+def _common(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """What all trials of a folder must share: all but what a trial may have of its own."""
+    training = dict(conditions.get("training") or {})
+    return {**conditions, "training": {k: v for k, v in training.items() if k not in OWN_KEYS}}
 
 
 def _first_difference(

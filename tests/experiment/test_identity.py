@@ -234,3 +234,81 @@ def test_an_adapter_counts_with_all_its_settings_and_its_absence_not_at_all() ->
     }.items():
         assert identity(experiment(training={"lora": {key: value}})) != usual, key
     assert identity(experiment(training={"lora": {"rank": 16}})) == usual
+
+
+def labels(**changes: Any) -> list[str]:
+    return [trial.label for trial in plan_trials(experiment(**changes))]
+
+
+def test_keys_of_training_are_axes_of_a_loss_or_of_all() -> None:
+    losses = [{"name": "dpo", "beta": 0.1}, {"name": "ipo", "beta": 1, "schedule": "cosine"}]
+    found = labels(losses=losses, training={"learning_rate": [1e-3, 2e-3], "steps": 9})
+    assert found == [
+        "dpo beta=0.1 seed=0",
+        "dpo beta=0.1 learning_rate=0.002 seed=0",
+        "ipo beta=1 schedule=cosine seed=0",
+        "ipo beta=1 learning_rate=0.002 schedule=cosine seed=0",
+    ]
+
+
+def test_zipped_values_go_together_and_the_others_with_each() -> None:
+    loss = {"name": "dpo", "beta": [1, 2], "steps": [10, 20], "learning_rate": [0.1, 0.2]}
+    found = labels(losses=[{**loss, "zip": ["beta", "steps"]}], training={"steps": 5})
+    assert [one.removeprefix("dpo ") for one in found] == [
+        "beta=1 learning_rate=0.1 steps=10 seed=0",
+        "beta=2 learning_rate=0.1 steps=20 seed=0",
+        "beta=1 learning_rate=0.2 steps=10 seed=0",
+        "beta=2 learning_rate=0.2 steps=20 seed=0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"zip": ["beta", "steps"], "steps": [1, 2, 3]}, r"beta has 2, steps has 3"),
+        ({"zip": ["steps"]}, r"steps has 0"),
+        ({"precision": "bf16"}, r"precision holds for a whole sweep"),
+        ({"seeds": [1, 2]}, r"seeds holds for a whole sweep"),
+        ({"schedule": "round"}, r"dpo: schedule: "),
+        ({"learning_rate": -1}, r"dpo: learning_rate: "),
+        ({"learning_rate": "auto"}, r"auto is for \[training\]"),
+        ({"steps": 1.5}, r"dpo: steps: "),
+        ({"steps": 3, "epochs": 1}, r"steps or epochs, not both"),
+        ({"stepz": 3}, r"no hyperparameter 'stepz'"),
+    ],
+)
+def test_values_of_training_that_cannot_be_meant_are_refused(
+    loss: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        plan_trials(
+            validate(
+                {
+                    "name": "x",
+                    "policy": "world:reviews",
+                    "preferences": "world:reviews",
+                    "losses": [{"name": "dpo", "beta": [0.1, 1], **loss}],
+                },
+                "file",
+            )
+        )
+
+
+@pytest.mark.usefixtures("any_source")
+def test_a_trial_is_the_same_however_its_values_of_training_are_given() -> None:
+    """As a loss's own value, as the sweep's, and where the sweep says it in epochs."""
+    dpo = {"name": "dpo", "beta": 0.1}
+    as_own = experiment(
+        losses=[{**dpo, "learning_rate": 2e-3, "steps": 50}],
+        training={"learning_rate": 1e-3, "epochs": 2},
+    )
+    as_all = experiment(losses=[dpo], training={"learning_rate": 2e-3, "steps": 50})
+    assert identity(as_own) == identity(as_all)
+    assert identity(as_own) != identity(experiment(losses=[dpo], training={"steps": 50}))
+    trained = plan_trials(as_own)[0].settings(as_own.training)
+    assert (trained.learning_rate, trained.steps, trained.epochs) == (2e-3, 50, None)
+
+
+def test_a_value_that_the_sweep_has_anyway_is_none_of_the_trials_own() -> None:
+    loss = {"name": "dpo", "beta": 0.1, "learning_rate": 1e-3}
+    assert labels(losses=[loss], training={"learning_rate": 1e-3}) == ["dpo beta=0.1 seed=0"]

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.experiment import plan_trials
 from dpo_bench.experiment.overrides import Overrides, resolve, resolve_evaluation
 
 
 def test_nothing_given_is_the_quickstart() -> None:
     experiment = resolve(None, Overrides())
     assert experiment.name == "quickstart"
-    assert len(plan_trials(experiment)) >= 20
+    assert len(experiment.losses) == 4
 
 
 def test_flags_change_the_quickstart() -> None:
@@ -27,7 +26,7 @@ def test_flags_change_the_quickstart() -> None:
         ),
     )
     assert [grid.name for grid in experiment.losses] == ["ipo", "dpo"]
-    assert experiment.losses[1].values["beta"] == (0.03, 0.1, 0.3, 1.0, 3.0)
+    assert experiment.search is not None
     assert experiment.training.seeds == (0, 1)
     assert experiment.training.steps == 5
     assert experiment.evaluation.reward == "none"
@@ -129,3 +128,46 @@ def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
         'policy = "world:reviews"\npreferences = "world:reviews"\n[[losses]]\nname = "dpo"\n'
     )
     assert resolve(str(file), Overrides()).name == "mine"
+
+
+def test_set_reaches_into_a_losses_table_by_its_name() -> None:
+    settings = ("losses.simpo.beta=2", "losses.simpo.gamma_beta_ratio=[0.1, 0.3]")
+    found = resolve(None, Overrides(losses=("dpo,simpo",), settings=settings))
+    assert [dict(grid.values) for grid in found.losses] == [
+        {},
+        {"beta": (2.0,), "gamma_beta_ratio": (0.1, 0.3)},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("losses.simpo.beta=1", r"of simpo there is none among the losses"),
+        ("losses.dpoo.beta=1", r"dpoo"),
+        ("losses.beta=1", r"write it as losses\.NAME\.key=value"),
+    ],
+)
+def test_set_of_a_loss_that_is_not_swept_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        resolve(None, Overrides(losses=("dpo",), settings=(setting,)))
+
+
+def test_given_strengths_put_a_search_aside() -> None:
+    assert resolve(None, Overrides()).search is not None
+    found = resolve(None, Overrides(losses=("dpo",), beta=("0.1,0.3",)))
+    assert found.search is None
+    assert found.losses[0].values == {"beta": (0.1, 0.3)}
+
+
+def test_what_the_search_says_of_the_comparison_can_be_changed_from_outside() -> None:
+    found = resolve(None, Overrides(settings=('comparison.baseline="ipo"', "search.kl=[1,2]")))
+    assert found.search is not None
+    assert (found.search.baseline, found.comparison.baseline) == ("ipo", "ipo")
+    assert found.search.kl == found.comparison.kl == (1.0, 2.0)
+
+
+def test_a_search_can_be_put_aside_or_begun() -> None:
+    assert resolve(None, Overrides(no_search=True)).search is None
+    found = resolve(None, Overrides(sections={"search": {"seeds": [3]}})).search
+    assert found is not None
+    assert (found.seeds, found.baseline) == ((3,), "dpo")

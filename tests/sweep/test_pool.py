@@ -19,6 +19,7 @@ from dpo_bench.sweep.display import PlainDisplay
 from dpo_bench.sweep.executors.base import Channel, Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine
 from dpo_bench.sweep.pool import Pool
+from dpo_bench.sweep.schedule import ListSchedule
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.worker import Event, Job, Ready
 
@@ -99,12 +100,13 @@ class Script:
             self,
             JOB,
             workers,
+            ListSchedule(tasks(*names)),
             display,
             on_ready=self.ready.append,
             on_note=self.notes.append,
             on_death=on_death,
         )
-        pool.run(tasks(*names))
+        pool.run()
         return self
 
     def given(self) -> list[list[str]]:

@@ -250,10 +250,24 @@ def test_another_experiments_folder_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.open(RECORD)
     other = json.loads(json.dumps(RECORD))
-    other["conditions"]["training"]["steps"] = 6
-    with pytest.raises(ConfigurationError, match=r"training\.steps is 5 there and 6 here"):
+    other["conditions"]["training"]["precision"] = "bf16"
+    with pytest.raises(
+        ConfigurationError, match=r"training\.precision is None there"
+    ):
         store.open(other)
     assert store.read_experiment() == RECORD
+
+
+def test_what_a_trial_may_have_of_its_own_may_change(tmp_path: Path) -> None:
+    """A learning rate that becomes a list may begin with another value."""
+    store = Store(tmp_path)
+    store.open(RECORD)
+    other = json.loads(json.dumps(RECORD))
+    other["conditions"]["training"]["steps"] = 6
+    store.open(other)
+    found = store.read_experiment()
+    assert found is not None
+    assert found["conditions"]["training"]["steps"] == 6
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
