@@ -186,6 +186,17 @@ def _print_search(
         _say(console, line)
 
 
+def _seeds_in_words(experiment: Experiment, search: Search) -> str:
+    seeds = seeds_of(experiment)
+    if len(seeds) == 1:
+        return f"Seeds: {seeds[0]} alone, with which policies are compared, and no losses."
+    looks = ", ".join(map(str, looks_of(search, len(seeds))))
+    return (
+        f"Seeds: what is found with seed {seeds[0]} is repeated with others; comparisons with "
+        f"{baseline_of(experiment)} are looked at when there are {looks} seeds in all."
+    )
+
+
 def _plain(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
@@ -198,14 +209,7 @@ def _start(axis: Axis, experiment: Experiment) -> str:
 def _search_in_words(experiment: Experiment, search: Search) -> Iterator[str]:
     kls = ", ".join(f"{kl:g}" for kl in search.kl)
     yield f"Sought: policies at KL {kls} nats, each within {100 * search.within:g}%."
-    seeds = seeds_of(experiment)
-    looks = looks_of(search, len(seeds))
-    following = f", then with {looks[0]}" + (f" to {len(seeds)}" if len(looks) > 1 else "")
-    yield (
-        f"Seeds: searched with seed {seeds[0]}{following if len(seeds) > 1 else ' alone'}; "
-        f"verdicts against {baseline_of(experiment)} after "
-        f"{', '.join(map(str, looks))} {'seed' if looks == [1] else 'seeds'}."
-    )
+    yield _seeds_in_words(experiment, search)
     if search.learning_rates:
         rates = ", ".join(f"{rate:g}" for rate in search.learning_rates)
         yield f"Learning rates: every loss is searched at each of {rates}; one is chosen."

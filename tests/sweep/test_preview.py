@@ -81,9 +81,8 @@ def test_a_search_says_what_it_seeks_and_how_many_trials_that_takes(
     assert re.fullmatch(r"beta from .*, then learning_rate from 0\.002", axes["simpo"])
     assert axes["sft"] == "learning_rate from 0.002"
     assert "Sought: policies at KL 0.5, 2 nats, each within 10%." in text
-    assert (
-        "Seeds: searched with seed 0, then with 2 to 4; verdicts against simpo after 2, 4" in text
-    )
+    assert "Seeds: what is found with seed 0 is repeated with others" in text
+    assert "comparisons with simpo are looked at when there are 2, 4 seeds in all." in text
     assert "Budget: at most 8 trials of the search for each loss; trials far beyond" in text
     assert re.search(r"Time: about .* a trial and .* to .* in all", text)
 
