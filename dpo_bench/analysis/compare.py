@@ -15,6 +15,7 @@ from dpo_bench.analysis.comparisons import Comparison, Family, compare_losses
 from dpo_bench.analysis.detectable import detectable_difference
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import ROUND
+from dpo_bench.analysis.looks import compare_in_looks, without_verdicts
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.points import Curves
@@ -26,7 +27,6 @@ from dpo_bench.analysis.prompt_curves import (
 )
 from dpo_bench.analysis.readings import NEAR, Curve, Reading, covered_range, curves_in_common
 from dpo_bench.analysis.results import SweepResults
-from dpo_bench.analysis.sequential import compare_in_looks, without_verdicts
 from dpo_bench.analysis.series import group_series
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.wording import listing

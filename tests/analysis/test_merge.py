@@ -22,7 +22,7 @@ from tests.report.sweep_world import Sweep
 CONDITIONS: dict[str, Any] = {
     "content": {"data": "c4", "policy": "a1", "reference": "a1", "reward": "v", "device": "cpu"},
     "evaluation": {"prompts": 32, "temperature": 1.0},
-    "training": {"steps": 120},
+    "training": {"steps": 120, "precision": "fp32"},
     "keep_policies": False,
 }
 
@@ -65,7 +65,7 @@ def test_shared_trials_count_once_and_name_their_sources(pair: tuple[Path, Path]
         ({"content": {"reference": "ff"}}, "the reference differs"),
         ({"content": {"reward": "other"}}, "the reward differs (v and other)"),
         ({"evaluation": {"temperature": 0.7}}, "evaluation.temperature differs (1.0 and 0.7)"),
-        ({"training": {"steps": 240}}, "training.steps differs (120 and 240)"),
+        ({"training": {"precision": "bf16"}}, "training.precision differs (fp32 and bf16)"),
     ],
 )
 def test_what_does_not_compare_is_refused_by_name(

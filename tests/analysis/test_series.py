@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from dpo_bench.analysis.compare import MatchedComparison, Plan, compare_series
+from dpo_bench.analysis.looks import WAITS
 from dpo_bench.analysis.loss_curves import trial_label
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
 from dpo_bench.analysis.results import SweepResults, read_sweep
-from dpo_bench.analysis.sequential import WAITS
 from dpo_bench.analysis.series import group_series
 from tests.report.sweep_search import STOPPED, searched, tuned
 
