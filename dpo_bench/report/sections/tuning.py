@@ -48,7 +48,7 @@ def _rows(one: TunedLoss, label: str, measure: Metric) -> Iterator[Row]:
                 Cell(number(chose, decimals), value=chose),
                 estimate_cell(one.figures[place], decimals),
                 Cell(MISSING) if gain is None else estimate_cell(gain, decimals),
-                Cell(number(best, decimals), notes=(f"of {place + 1}",), value=best),
+                Cell(number(best, decimals), notes=(f"best of {place + 1}",), value=best),
             ),
             one.index,
         )
