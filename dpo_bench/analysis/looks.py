@@ -59,7 +59,7 @@ def compare_in_looks(
     levels: Sequence[float],
     looks: Sequence[Look],
     *,
-    baseline: str,
+    baseline: str | None,
     **how: Any,
 ) -> Family:
     """Compare losses with a baseline at some KLs, look by look, as one family.
@@ -69,7 +69,7 @@ def compare_in_looks(
             have fewer than others.
         levels: KLs, nats.
         looks: that were made, in their order; none: one look with all seeds.
-        baseline: every other loss is compared with it.
+        baseline: every other loss is compared with it; None: all pairs.
         how: what `comparisons.compare_losses` takes besides.
 
     Returns:
@@ -83,7 +83,7 @@ def compare_in_looks(
             level,
         )
         for seeds, level in given
-        if baseline in (seen := with_seeds(curves, seeds))
+        if (seen := with_seeds(curves, seeds)) and (baseline is None or baseline in seen)
     ]
     if not families:
         return compare_losses(curves_in_common(curves), levels, baseline=baseline, **how)

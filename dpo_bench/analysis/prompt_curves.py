@@ -145,7 +145,7 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
         },
         tuned,
         looks_made(results),
-        bool(results.search) and not results.search.get("looks") and not results.search.get("end"),
+        awaits_look(results),
     )
 
 
@@ -161,6 +161,12 @@ def looks_made(results: SweepResults) -> tuple[Look, ...]:
         (tuple(map(int, one["seeds"])), float(one["level"]))
         for one in results.search.get("looks") or ()
     )
+
+
+def awaits_look(results: SweepResults) -> bool:
+    """Whether a searched sweep goes on and has not come to its first planned look."""
+    search = results.search
+    return bool(search) and not search.get("looks") and not search.get("end")
 
 
 def trained_points(

@@ -138,3 +138,17 @@ def test_what_is_not_compared_is_not_open() -> None:
 def test_before_the_first_look_nothing_is_said() -> None:
     found = without_verdicts(compare_in_looks(drawn((0.0, 0.4)), KLS, [], baseline="0"))
     assert {(one.verdict, one.reason) for one in found.all} == {("open", WAITS)}
+
+
+def test_under_the_null_looks_give_few_false_verdicts() -> None:
+    """At most 5%: of 60 sweeps more than 7 would be found with a chance of 1%."""
+    false = [
+        any(
+            one.decided
+            for one in compare_in_looks(
+                drawn((0.0, 0.0, 0.0, 0.0), seed=100 + seed), KLS, looks(2, 4, 6), baseline="0"
+            ).all
+        )
+        for seed in range(60)
+    ]
+    assert sum(false) <= 7
