@@ -25,6 +25,10 @@ SCALES = (
 )
 
 
+def _table(name: str) -> LossGrid:
+    return LossGrid.model_validate({"name": name})
+
+
 def names(search: dict[str, Any], loss: str, **values: Any) -> list[str]:
     grid = LossGrid.model_validate({"name": loss} | {k: (v,) for k, v in values.items()})
     return [one.name for one in axes_of(grid, Search.model_validate(search), TRAINING)]
@@ -64,7 +68,7 @@ def test_a_number_is_rounded_to_three_digits(value: float) -> None:
 @pytest.mark.parametrize("name", list_losses())
 def test_every_loss_has_axes_whose_values_it_takes(name: str) -> None:
     loss = get_loss(name)
-    found = axes_of(LossGrid(name=name), Search(), TRAINING)
+    found = axes_of(_table(name), Search(), TRAINING)
     assert found[-1].name == "learning_rate"
     for axis in found[:-1]:
         allowed = loss.ranges[axis.name]
@@ -106,11 +110,11 @@ def test_several_values_of_a_hyperparameter_are_no_search() -> None:
 
 
 def test_the_learning_rate_is_taken_around_that_of_the_experiment() -> None:
-    (axis,) = axes_of(LossGrid(name="sft"), Search(), TRAINING)
+    (axis,) = axes_of(_table("sft"), Search(), TRAINING)
     assert axis.start == 1e-3
     assert axis.first[0] == 1e-3
     assert axis.low < 1e-5
     assert axis.high > 1e-2
-    (steps,) = axes_of(LossGrid(name="sft"), Search(extend=("steps",)), TRAINING)
+    (steps,) = axes_of(_table("sft"), Search(extend=("steps",)), TRAINING)
     assert steps.whole
     assert steps.start == 120
