@@ -310,12 +310,14 @@ def report(
 ) -> None:
     """Rebuild a sweep's report, or compare several sweeps (and machines) in one.
 
+    Of a sweep that is running or was stopped it is the report of what is done so far.
     Sweeps that differ in data, reference, reward or evaluation are refused: they do not compare.
     With --across each is compared within itself, and the losses are judged over all of them.
     """
     from dpo_bench.analysis.compare import Choices
 
     choices = Choices(measure, baseline, _kls(kl), _margin(same_within))
+    _refresh(folders or [])
     if across:
         if source is not None or same_within is not None or kind != "html":
             raise ConfigurationError("--across takes no --from, --same-within or --format.")
@@ -335,6 +337,15 @@ def report(
         raise ConfigurationError("Several sweeps become one report: say where with --out DIR.")
     written = report_sweeps(folders, out, kind, choices)
     _console().print(str(written), markup=False, soft_wrap=True)
+
+
+def _refresh(folders: list[Path]) -> None:
+    """Bring the tables of sweeps up to date: one may be running, or have been killed."""
+    from dpo_bench.sweep.results import refresh_results
+
+    for folder in folders:
+        if (folder / "experiment.json").is_file():
+            refresh_results(folder)
 
 
 def _report_across(folders: list[Path], out: Path | None, choices: Choices) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from dpo_bench.analysis.bootstrap import Array
 from dpo_bench.analysis.comparisons import error_of_mean
 from dpo_bench.analysis.estimate import Estimate
+from dpo_bench.analysis.halves import halves
 from dpo_bench.analysis.points import Curves, Point, trained
 from dpo_bench.analysis.run_variance import RunVariance
 
@@ -86,7 +87,7 @@ def best_setting(
     prompts = next(iter(usable.values())).reward.shape[1]
     if not names or (len(names) < 2 and (not prompts_known or prompts < 4)):
         return None
-    chosen, reported = _halves(prompts, split=prompts_known and prompts >= 4)
+    chosen, reported = halves(prompts, split=prompts_known and prompts >= 4)
     half = (len(names) + 1) // 2
     choosing, reporting = (names[:half], names[half:]) if len(names) > 1 else (names, names)
     choice = _choice(usable, choosing, chosen)
@@ -106,12 +107,6 @@ def best_setting(
 
 def _doubt(doubts: Sequence[str], place: _Place) -> str:
     return doubts[place[1]] if place[1] < len(doubts) else ""
-
-
-def _halves(prompts: int, *, split: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Every other prompt chooses, the rest report; all do both where they cannot be split."""
-    everything = np.arange(prompts)
-    return (everything[::2], everything[1::2]) if split else (everything, everything)
 
 
 def _choice(

@@ -14,7 +14,8 @@ import pandas as pd
 from dpo_bench.analysis.comparisons import Comparison, Family, compare_losses
 from dpo_bench.analysis.detectable import detectable_difference
 from dpo_bench.analysis.estimate import Estimate
-from dpo_bench.analysis.loss_curves import LossCurve, group_series
+from dpo_bench.analysis.kl_axis import ROUND
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.points import Curves
 from dpo_bench.analysis.prompt_curves import (
@@ -25,6 +26,8 @@ from dpo_bench.analysis.prompt_curves import (
 )
 from dpo_bench.analysis.readings import NEAR, Curve, Reading, covered_range, curves_in_common
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.analysis.sequential import compare_in_looks, without_verdicts
+from dpo_bench.analysis.series import group_series
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.wording import listing
 
@@ -38,8 +41,6 @@ RESTS_ON = 0.05
 """share of a reading's variance from which it rests on a strength"""
 LEVELS = 3
 """KLs that are compared where none are named and no round one is covered by most losses"""
-ROUND = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""KLs (nats) at which losses are compared where none are named"""
 MOST = 2 / 3
 """share of the losses that the best covered KL has, that another KL must have to be compared"""
 
@@ -199,15 +200,18 @@ def compare_series(
     levels = levels or ([] if ends is None else default_levels(*ends))
     if not levels:
         return NO_COMMON_RANGE
-    family = compare_losses(
-        curves,
+    family = compare_in_looks(
+        found.by_measure[measure.name],
         levels,
+        found.looks,
         baseline=baseline,
         same_within=plan.same_within if measure == primary else None,
         prompts_known=found.prompts_known,
         seed=found.seed,
         share=measure.is_share,
     )
+    if found.waits:
+        family = without_verdicts(family)
     if not any(one.compared for one in family.all):
         return NO_COMMON_RANGE
     low, high = ends or (min(levels), max(levels))
@@ -430,7 +434,7 @@ def curves_to_compare(
 ) -> tuple[Curves, bool, dict[str, str]]:
     """Each loss's curve, whether prompts are known, and the labels of the losses."""
     series = group_series(results)
-    names = {str(one.index): one.label for one in series if one.done}
+    names = {str(one.index): one.label for one in series if one.on_curve}
     if not results.done:
         raise ConfigurationError("no trial has finished: there is nothing to compare.")
     if not results.has_kl:

@@ -190,7 +190,7 @@ def _trials(table: pd.DataFrame, by_prompt: bool) -> Iterator[Trial]:
             strength=own,
             hyperparameters={} if own is None else {"strength": own},
             seed=int(seed),
-            done=True,
+            status="done",
             error="",
             traceback="",
             row={"trial": identity, "loss": str(loss), "beta": own, "seed": int(seed)},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from dpo_bench.analysis.loss_curves import varying
 from dpo_bench.analysis.metrics import explored
-from dpo_bench.analysis.results import SweepResults, Trial
+from dpo_bench.analysis.results import OWN_KEYS, SweepResults, Trial
 
 DOUBTS = ("cut", "degenerate")
 """Columns that say whether a trial's figures are those of a policy that still answers."""
@@ -14,19 +15,23 @@ DOUBTS = ("cut", "degenerate")
 def trials(results: SweepResults) -> pd.DataFrame:
     """A row per trial: trial, loss, hyperparameters, seed, status, error, cut, degenerate, metrics.
 
-    Each hyperparameter and each metric is a column. A hyperparameter that a loss does not have is
-    missing; so is a metric that was not measured. ``cut`` is the share of responses that reached
+    Each hyperparameter and each metric is a column, and so is each key of training in which trials
+    differ. A hyperparameter that a loss does not have is missing; so is a metric that was not
+    measured. ``cut`` is the share of responses that reached
     the token limit, ``degenerate`` is 1 where the stated rule flags the policy: figures of such
     trials are to be read with care, and neither is left out of a table or a curve.
     """
     names = [metric.name for metric in explored(results) if metric.name not in DOUBTS]
     settings = dict.fromkeys(key for one in results.trials for key in one.hyperparameters)
+    differing = varying([one.training for one in results.trials])
+    own = [key for key in OWN_KEYS if key in differing and key not in settings]
     rows = [
         {
             **_which(one),
             **{key: one.hyperparameters.get(key) for key in settings},
+            **{key: one.training.get(key) for key in own},
             "seed": one.seed,
-            "status": "done" if one.done else "failed",
+            "status": one.status,
             "error": one.error,
             "cut": one.cut,
             "degenerate": one.value("degenerate"),
@@ -34,7 +39,7 @@ def trials(results: SweepResults) -> pd.DataFrame:
         }
         for one in results.trials
     ]
-    columns = ["trial", "loss", *settings, "seed", "status", "error", *DOUBTS, *names]
+    columns = ["trial", "loss", *settings, *own, "seed", "status", "error", *DOUBTS, *names]
     kinds = dict.fromkeys((*settings, *DOUBTS, *names), "float64")
     return pd.DataFrame(rows, columns=columns).astype(kinds)
 
@@ -65,7 +70,7 @@ def samples(results: SweepResults) -> pd.DataFrame:
 
 def training_log(results: SweepResults) -> pd.DataFrame:
     """A row per trial and logged step, with the columns of ``training.parquet``."""
-    return _joined(results, "training")
+    return _joined(results, "training_log")
 
 
 def checkpoints(results: SweepResults) -> pd.DataFrame:

@@ -15,6 +15,9 @@ NEAR_SHARE, NEAR_ROOT = 0.1, 0.1
 _MANTISSAS = (1.0, 5.0, 2.0, 3.0, 4.0, 8.0, 6.0, 1.5)
 """Round numbers, those that readers expect first."""
 
+ROUND = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""KLs (nats) at which losses are compared where none are named"""
+
 
 def position(kl: float) -> float:
     """Where a KL (nats) is drawn; an estimate below 0 is drawn at 0."""

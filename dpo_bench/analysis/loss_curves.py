@@ -1,9 +1,12 @@
-"""Trials as curves: one series per loss (and per setting of its other hyperparameters)."""
+"""Trials of a loss as a curve: the settings that make it, and those that were only tried.
+
+How a sweep's trials come to be curves is in `series`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -19,12 +22,12 @@ CUT_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class GridPoint:
-    """One strength of a series: the trials that differ in nothing but the seed.
+    """One setting of a series, mostly a strength: trials that differ in nothing but the seed.
 
     Attributes:
         strength: its value; None for a loss without one.
         rank: place in the series' grid, from 0 for the smallest strength.
-        trials: by seed, failed ones included.
+        trials: by seed, failed and stopped ones included.
     """
 
     strength: float | None
@@ -55,15 +58,35 @@ class GridPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """Values of training that a loss was tried with: one of those among which it is tuned.
+
+    Attributes:
+        values: of the keys that are tuned.
+        label: the same in words.
+        settings: those that were trained so, by ascending strength.
+    """
+
+    values: Mapping[str, Any]
+    label: str
+    settings: tuple[GridPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LossCurve:
-    """A loss over its own grid of strengths.
+    """A loss over its own settings, which mostly are a grid of strengths.
 
     Attributes:
         index: place in the report, decides color and marker.
         label: the loss's name, with the settings that tell it from its siblings.
         loss: the loss's name.
         strength_name: which hyperparameter its grid varies.
-        settings: by ascending strength.
+        settings: that make its curve, by ascending strength.
+        explored: settings that were tried and are no part of the curve: of a search, or with
+            other values of what is tuned. They are shown, and neither joined nor compared.
+        varied: names of further hyperparameters and keys of training in which settings differ.
+        options: what the loss is tuned over; empty where nothing is.
+        chosen: place of the option that was chosen.
     """
 
     index: int
@@ -71,19 +94,33 @@ class LossCurve:
     loss: str
     strength_name: str
     settings: tuple[GridPoint, ...]
+    explored: tuple[GridPoint, ...] = ()
+    varied: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+    chosen: int = 0
+
+    @property
+    def points(self) -> tuple[GridPoint, ...]:
+        """All settings, those of the curve first."""
+        return (*self.settings, *self.explored)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """All trials, by strength and seed."""
-        return tuple(trial for setting in self.settings for trial in setting.trials)
+        """All trials, by setting and seed."""
+        return tuple(trial for setting in self.points for trial in setting.trials)
 
     @property
     def done(self) -> tuple[Trial, ...]:
         """The trials that finished."""
         return tuple(trial for trial in self.trials if trial.done)
 
+    @property
+    def on_curve(self) -> tuple[Trial, ...]:
+        """Those of them that make the curve."""
+        return tuple(trial for setting in self.settings for trial in setting.done)
+
     def highest(self, name: str) -> GridPoint:
-        """The setting that finished with the highest mean of a measure; unknown means come last.
+        """The setting of the curve with the highest mean of a measure; unknown means come last.
 
         Raises:
             ValueError: nothing finished.
@@ -95,25 +132,51 @@ class LossCurve:
 
         return max((setting for setting in self.settings if setting.done), key=height)
 
+    def setting_label(self, trial: Trial) -> str:
+        """What tells a trial's setting from others of the loss: strength, and what else varies."""
+        parts = []
+        if trial.strength is not None:
+            parts.append(f"{trial.strength_name} {plain_number(trial.strength)}")
+        return ", ".join([*parts, *filter(None, [spelled_settings(trial, self.varied)])])
 
-def group_series(results: SweepResults) -> tuple[LossCurve, ...]:
-    """The sweep's series, in the order in which the results table first names them."""
+
+def by_loss(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """Trials of one loss whose hyperparameters differ in the strength alone, in their order."""
     groups: dict[tuple[str, str], list[Trial]] = {}
-    for trial in results.trials:
-        groups.setdefault((trial.loss, _other_settings(trial, None)), []).append(trial)
-    siblings: dict[str, list[Trial]] = {}
-    for members in groups.values():
-        siblings.setdefault(members[0].loss, []).append(members[0])
+    for trial in trials:
+        groups.setdefault((trial.loss, _other_settings(trial)), []).append(trial)
+    return list(groups.values())
+
+
+def variant_label(trial: Trial, siblings: Sequence[Trial]) -> str:
+    """A loss's name, with the hyperparameters that tell a variant from its siblings."""
+    if len(siblings) == 1:
+        return trial.loss
+    names = varying([one.hyperparameters for one in siblings])
+    return f"{trial.loss} ({spelled_settings(trial, sorted(names - {trial.strength_name}))})"
+
+
+def grid_points(trials: Iterable[Trial], varied: Sequence[str] = ()) -> tuple[GridPoint, ...]:
+    """Trials by setting, ordered by strength and then by what else varies."""
+    found: dict[tuple[Any, ...], list[Trial]] = {}
+    for trial in trials:
+        key = (_place(trial.strength), *(_place(trial.settings.get(name)) for name in varied))
+        found.setdefault(key, []).append(trial)
     return tuple(
-        LossCurve(
-            index=index,
-            label=_label(members[0], siblings[members[0].loss]),
-            loss=members[0].loss,
-            strength_name=members[0].strength_name,
-            settings=_settings(members),
+        GridPoint(
+            strength=found[key][0].strength,
+            rank=rank,
+            trials=tuple(sorted(found[key], key=lambda trial: trial.seed)),
         )
-        for index, members in enumerate(groups.values())
+        for rank, key in enumerate(sorted(found))
     )
+
+
+def _place(value: Any) -> tuple[float, str]:
+    """Where a value of a setting stands in order: numbers first, none before all."""
+    if isinstance(value, int | float):
+        return float(value), ""
+    return (-math.inf, "") if value is None else (math.inf, str(value))
 
 
 def kl_position(kl: Estimate) -> Estimate:
@@ -136,56 +199,37 @@ def largest_kl(results: SweepResults) -> float:
 
 
 def trial_label(series: LossCurve, trial: Trial, seeds: Sequence[int]) -> str:
-    """A trial's name among all: series, strength, and the seed when there are several."""
-    parts = [series.label]
-    if trial.strength is not None:
-        parts.append(f"{trial.strength_name} {plain_number(trial.strength)}")
+    """A trial's name among all: series, setting, and the seed when there are several."""
+    parts = [series.label, *filter(None, [series.setting_label(trial)])]
     if len(seeds) > 1:
         parts.append(f"seed {trial.seed}")
     return ", ".join(parts)
 
 
-def setting_key(trial: Trial) -> tuple[float | None, str]:
+def setting_key(trial: Trial) -> tuple[float | None, str, str]:
     """What tells a trial from others of its loss, but for the seed."""
-    return trial.strength, _other_settings(trial, None)
+    return trial.strength, _other_settings(trial), spelled_settings(trial, sorted(trial.training))
 
 
-def _settings(trials: Sequence[Trial]) -> tuple[GridPoint, ...]:
-    by_strength: dict[float, list[Trial]] = {}
-    for trial in trials:
-        key = -math.inf if trial.strength is None else trial.strength
-        by_strength.setdefault(key, []).append(trial)
-    return tuple(
-        GridPoint(
-            strength=by_strength[key][0].strength,
-            rank=rank,
-            trials=tuple(sorted(by_strength[key], key=lambda trial: trial.seed)),
-        )
-        for rank, key in enumerate(sorted(by_strength))
-    )
+def spelled_settings(trial: Trial, names: Iterable[str]) -> str:
+    """Values of hyperparameters and keys of training by name, those that the trial has."""
+    known = trial.settings
+    return ", ".join(f"{name} {spelled(known[name])}" for name in names if name in known)
 
 
-def _other_settings(trial: Trial, names: set[str] | None) -> str:
-    """The hyperparameters besides the strength, spelled out; all of them or only ``names``."""
-    return ", ".join(
-        f"{name} {_spelled(value)}"
-        for name, value in sorted(trial.hyperparameters.items())
-        if name != trial.strength_name and (names is None or name in names)
-    )
+def varying(settings: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The names whose values differ; a name that some lack differs."""
+    given = list(settings)
+    names = {name for setting in given for name in setting}
+    return {name for name in names if len({str(setting.get(name)) for setting in given}) > 1}
 
 
-def _label(trial: Trial, siblings: Sequence[Trial]) -> str:
-    if len(siblings) == 1:
-        return trial.loss
-    return (
-        f"{trial.loss} ({_other_settings(trial, _varying([s.hyperparameters for s in siblings]))})"
-    )
-
-
-def _varying(settings: Sequence[Mapping[str, Any]]) -> set[str]:
-    names = {name for setting in settings for name in setting}
-    return {name for name in names if len({str(setting.get(name)) for setting in settings}) > 1}
-
-
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
+    """The value of a setting in words."""
     return plain_number(value) if isinstance(value, int | float) else str(value)
+
+
+def _other_settings(trial: Trial) -> str:
+    """The hyperparameters besides the strength, spelled out."""
+    names = sorted(trial.hyperparameters.keys() - {trial.strength_name})
+    return ", ".join(f"{name} {spelled(trial.hyperparameters[name])}" for name in names)

@@ -56,7 +56,7 @@ def matched_policies(
     series: Sequence[LossCurve], comparison: MatchedComparison | str
 ) -> MatchedPolicies:
     """Pick each loss's policy: after training, nearest to the middle of the compared KLs."""
-    known = [(one, [s for s in one.settings if s.done]) for one in series if one.done]
+    known = [(one, [s for s in one.settings if s.done]) for one in series if one.on_curve]
     if isinstance(comparison, str):
         kl, compared = _middle(series), frozenset(one.index for one, _ in known)
     else:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from dpo_bench.analysis.bootstrap import Array, resample_weights
+from dpo_bench.analysis.halves import split_prompts
 from dpo_bench.analysis.loss_curves import GridPoint, LossCurve
 from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.points import Curves, Point
@@ -30,6 +31,10 @@ NO_KL = "Without KLs to the reference there is nothing to compare at matched KL.
 NOTHING_SCORED = "Without a reward of each response there is nothing to compare at matched KL."
 _COLUMNS = {KL.name: "kl", REWARD.name: "reward", WIN_RATE.name: "win_reference"}
 """where a trial's tables hold each measure, response by response"""
+
+
+Look = tuple[tuple[int, ...], float]
+"""A planned look: the seeds that it has, and the chance of a false verdict that it may spend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,9 @@ class CurvesOnPrompts:
         seed: of what is simulated over these prompts.
         doubts: by index of series, for each of its trained points why its policies are doubtful;
             empty where they are not.
+        tuned: whether these are the half of the prompts that tuned nothing.
+        looks: the seeds of each planned look that was made, and its chance of a false verdict.
+        waits: whether a planned look is still to be made before anything is said of losses.
     """
 
     measures: tuple[Metric, ...]
@@ -61,6 +69,9 @@ class CurvesOnPrompts:
     weights: Array | None
     seed: int
     doubts: Mapping[str, Sequence[str]]
+    tuned: bool = False
+    looks: tuple[Look, ...] = ()
+    waits: bool = False
 
     @property
     def prompts_known(self) -> bool:
@@ -107,7 +118,7 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
     policies = {
         str(one.index): [p for s in one.settings if s.done for p in _policies(s, columns)]
         for one in series
-        if one.done
+        if one.on_curve
     }
     if not policies:
         return TOO_FEW
@@ -116,6 +127,9 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
     )
     if not len(prompts):
         return "The trials share no prompt on which all of them were scored."
+    tuned = any(len(one.options) > 1 for one in series)
+    if tuned and results.prompts_known:
+        _, prompts = split_prompts(prompts, held_out(results))
     return CurvesOnPrompts(
         measures,
         {
@@ -132,7 +146,58 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
             str(one.index): [setting.doubts for setting in one.settings if setting.done]
             for one in series
         },
+        tuned,
+        looks_made(results),
+        bool(results.search) and not results.search.get("looks") and not results.search.get("end"),
     )
+
+
+def held_out(results: SweepResults) -> pd.Index:
+    """The ids of all held-out prompts; empty where the reference's responses are not known."""
+    known = results.reference.prompts
+    return pd.Index(known["prompt_id"]) if "prompt_id" in known else pd.Index([])
+
+
+def looks_made(results: SweepResults) -> tuple[Look, ...]:
+    """The planned looks that a searched sweep has made."""
+    return tuple(
+        (tuple(map(int, one["seeds"])), float(one["level"]))
+        for one in results.search.get("looks") or ()
+    )
+
+
+def trained_points(
+    results: SweepResults, groups: Sequence[Sequence[GridPoint]], measure: Metric
+) -> tuple[list[list[Point]], pd.Index]:
+    """Groups of settings as points after training, on the prompts that all of them answered.
+
+    Without KLs in the results all points lie at KL 0.
+    """
+    known = results.has_kl
+    columns = {one.name: _COLUMNS[one.name] for one in ((KL, measure) if known else (measure,))}
+    tables = [
+        [[(t.seed, _by_prompt(t.samples, columns)) for t in s.done] for s in group if s.done]
+        for group in groups
+    ]
+    flat = [table for group in tables for setting in group for _, table in setting]
+    if not flat:
+        return [[] for _ in groups], pd.Index([])
+    prompts = _shared_prompts(flat)
+    if not known:
+        for table in flat:
+            table[KL.name] = 0.0
+    points = [
+        [_point(_Policy(0, setting), measure.name, prompts) for setting in group]
+        for group in tables
+    ]
+    return points, prompts
+
+
+def primary_name(results: SweepResults) -> Metric | None:
+    """The measure that the experiment's verdicts are about; None where nothing was scored."""
+    measures = compared_measures(results)
+    stated = dict(results.experiment.get("comparison") or {}).get("measure")
+    return next((one for one in measures if one.name == stated), next(iter(measures), None))
 
 
 def _policies(setting: GridPoint, columns: Mapping[str, str]) -> Iterator[_Policy]:
@@ -178,15 +243,15 @@ def unmatched_curves(series: Sequence[LossCurve], measure: Metric) -> Curves:
     """
     columns = {measure.name: _COLUMNS[measure.name]}
     tables: dict[str, list[tuple[int, pd.DataFrame]]] = {}
-    for one in series:
+    for one in (one for one in series if one.on_curve):
         if len(one.settings) > 1:
             raise ConfigurationError(
                 f"{one.label} has {len(one.settings)} strengths and no KL is known: losses of"
                 " several strengths are compared at matched KL alone."
             )
-        if any(columns[measure.name] not in trial.samples for trial in one.done):
+        if any(columns[measure.name] not in trial.samples for trial in one.on_curve):
             raise ConfigurationError(f"the results of {one.label} have no {measure.phrase}.")
-        tables[str(one.index)] = [(t.seed, _by_prompt(t.samples, columns)) for t in one.done]
+        tables[str(one.index)] = [(t.seed, _by_prompt(t.samples, columns)) for t in one.on_curve]
     prompts = _shared_prompts(table for found in tables.values() for _, table in found)
     if not len(prompts):
         raise ConfigurationError("the losses share no prompt: nothing can be compared.")

@@ -11,12 +11,12 @@ from dpo_bench.analysis.compare import MatchedComparison, Plan, compare_series, 
 from dpo_bench.analysis.comparisons import loss_value
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.frontier import Frontier
-from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.metrics import REWARD
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
 from dpo_bench.analysis.readings import Curve, Reading, covered_range, curves_in_common
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.analysis.run_variance import RunVariance, run_variance
+from dpo_bench.analysis.series import group_series
 
 
 @dataclass(frozen=True, slots=True)

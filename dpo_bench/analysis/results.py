@@ -22,6 +22,8 @@ from dpo_bench.storage import read_parquet
 
 RESULTS = "results.parquet"
 EXPERIMENT = "experiment.json"
+SEARCH = "search.json"
+"""What a searched sweep has asked for and found so far; absent where strengths were given."""
 SUMMARY = "summary.txt"
 """The sentences that a report begins with, a line each."""
 DEFAULT_RESAMPLES = 2000
@@ -31,6 +33,14 @@ ReadTable = Callable[[str], "pd.DataFrame | None"]
 """Gives a table by its name, without ending; None where there is none."""
 REQUIRED = ("trial", "loss", "beta", "seed", "status", "kl")
 """Columns without which a table is none of a sweep's."""
+OWN_KEYS = (
+    "optimizer", "learning_rate", "schedule", "warmup_fraction", "weight_decay",
+    "max_gradient_norm", "pairs_per_step", "reference_sync_steps", "reference_sync_rate", "steps",
+    "epochs",
+)  # fmt: skip
+"""Keys of ``[training]`` that a trial may have a value of its own of."""
+DONE, STOPPED, FAILED = "done", "stopped", "failed"
+"""What may have become of a trial."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +54,16 @@ class Trial:
         strength: its value; None for a loss that has none.
         hyperparameters: all of the loss's hyperparameters.
         seed: training seed.
-        done: False when it failed.
-        error: the cause in a line, when it failed.
+        status: done; stopped, where the search ended it early; or failed.
+        error: the cause in a line, when it is not done.
         traceback: the whole cause.
         row: its row of the results table.
         metrics: its ``evaluation.json``'s metrics.
         read: gives one of its tables by name, None where there is none.
         sources: names of the sweeps that it comes from; empty in the report of one sweep.
         cut: share of its responses that reached the token limit; None where that is not known.
+        training: the keys of ``[training]`` that trials may differ in, with its own values.
+        stopped: where it was stopped early: step, kl, limit (nats), steps and seconds.
     """
 
     id: str
@@ -60,7 +72,7 @@ class Trial:
     strength: float | None
     hyperparameters: Mapping[str, Any]
     seed: int
-    done: bool
+    status: str
     error: str
     traceback: str
     row: Mapping[str, Any]
@@ -68,6 +80,23 @@ class Trial:
     read: ReadTable
     sources: tuple[str, ...] = ()
     cut: float | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    stopped: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """Whether it was trained to the end and evaluated."""
+        return self.status == DONE
+
+    @property
+    def state(self) -> str:
+        """Its status in a word or, where it was stopped, with the reason."""
+        return f"stopped: {self.error}" if self.status == STOPPED else self.status
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its hyperparameters and its own values of training, in one."""
+        return {**self.training, **self.hyperparameters}
 
     def value(self, name: str) -> float | None:
         """A figure without its interval; None when it was not measured."""
@@ -84,13 +113,13 @@ class Trial:
         return Estimate.read({"value": value, "n": n, **ends})
 
     @cached_property
-    def training(self) -> pd.DataFrame:
+    def training_log(self) -> pd.DataFrame:
         """A row per logged step; empty when nothing was logged (also for some failed trials)."""
         return self._table("training")
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """A row per response on a held-out prompt; empty for a failed trial."""
+        """A row per response on a held-out prompt; empty for a trial that is not done."""
         return self._table("samples") if self.done else pd.DataFrame()
 
     @cached_property
@@ -217,11 +246,12 @@ class SweepResults:
         platform: the machine in words.
         hashes: of policy, reference and data.
         counts: of pairs, truncations and dropped rows.
-        planned: ids of all planned trials.
+        planned: ids of all planned trials; of a search, of those that it has asked for.
         trials: in the order of the results table.
         reference: the reference policy.
         conditions: what all its trials share.
         plan: the ``[comparison]`` that stood in the experiment before the first trial.
+        search: what a searched sweep has found, as its ``search.json`` has it; empty without.
         sources: names of the sweeps that were merged; empty for a single one.
         notes: what the program had to say while the sweep ran.
         computing: how log-probs were computed and responses sampled.
@@ -246,6 +276,7 @@ class SweepResults:
     reference: Reference
     conditions: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -342,8 +373,13 @@ class SweepResults:
 
     @property
     def failed(self) -> tuple[Trial, ...]:
-        """The trials that failed."""
-        return tuple(trial for trial in self.trials if not trial.done)
+        """The trials that failed; one that was stopped early is none of them."""
+        return tuple(trial for trial in self.trials if trial.status not in (DONE, STOPPED))
+
+    @property
+    def stopped(self) -> tuple[Trial, ...]:
+        """The trials that the search ended early."""
+        return tuple(trial for trial in self.trials if trial.status == STOPPED)
 
     @property
     def pending(self) -> int:
@@ -376,6 +412,8 @@ def read_sweep(folder: Path) -> SweepResults:
     record = read_json(folder / EXPERIMENT)
     experiment = dict(record.get("experiment") or {})
     evaluation = dict(experiment.get("evaluation") or {})
+    search = read_json(folder / SEARCH) if (folder / SEARCH).is_file() else {}
+    training = own_values(experiment.get("training") or {})
     return SweepResults(
         folder=folder,
         table=table,
@@ -385,17 +423,23 @@ def read_sweep(folder: Path) -> SweepResults:
         platform=str(record.get("platform") or ""),
         hashes=dict(record.get("hashes") or {}),
         counts=dict(record.get("data") or {}),
-        planned=tuple(map(str, record.get("trials") or ())),
-        trials=tuple(_trial(folder, row) for row in table.to_dict("records")),
+        planned=tuple(map(str, search.get("trials") or record.get("trials") or ())),
+        trials=tuple(_trial(folder, row, training) for row in table.to_dict("records")),
         reference=read_reference(folder / "reference"),
         conditions=dict(record.get("conditions") or {}),
         plan=dict(record.get("plan") or {}),
+        search=search,
         notes=tuple(Note(**note) for note in record.get("notes") or ()),
         computing=dict(record.get("computing") or {}),
         scored_by=str(evaluation.get("reward") or "none"),
         resamples=int(evaluation.get("resamples") or DEFAULT_RESAMPLES),
         bootstrap_seed=int(evaluation.get("seed") or 0),
     )
+
+
+def own_values(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a ``[training]`` the keys that a trial may have a value of its own of."""
+    return {key: training[key] for key in OWN_KEYS if key in training}
 
 
 def read_reference(folder: Path) -> Reference:
@@ -433,10 +477,11 @@ def _curve_point(row: Mapping[Any, Any]) -> CurvePoint:
     return CurvePoint(float(row["kl"]), Estimate(reward, *ends), int(row.get("n") or 0))
 
 
-def _trial(folder: Path, row: Mapping[Any, Any]) -> Trial:
+def _trial(folder: Path, row: Mapping[Any, Any], training: Mapping[str, Any]) -> Trial:
     path = folder / "trials" / str(row["trial"])
     manifest = read_json(path / "manifest.json")
-    done = row["status"] == "done"
+    status = str(row["status"])
+    done = status == DONE
     evaluation = read_json(path / "evaluation.json") if done else {}
     decay = (evaluation.get("notes") or {}).get("decay") or {}
     return Trial(
@@ -446,13 +491,15 @@ def _trial(folder: Path, row: Mapping[Any, Any]) -> Trial:
         strength=finite(row["beta"]),
         hyperparameters=dict(manifest.get("hyperparameters") or {}),
         seed=int(row["seed"]),
-        done=done,
+        status=status,
         error="" if done else str(manifest.get("error") or "no cause was recorded"),
         traceback="" if done else str(manifest.get("traceback") or ""),
         row={str(key): value for key, value in row.items()},
         metrics=dict(evaluation.get("metrics") or {}),
         read=functools.partial(read_table, path, required=("training", "samples") if done else ()),
         cut=finite(decay.get("unfinished")),
+        training=dict(manifest.get("training") or training),
+        stopped=dict(manifest.get("stopped") or {}),
     )
 
 

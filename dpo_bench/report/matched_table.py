@@ -79,7 +79,7 @@ def matched_tables(comparison: MatchedComparison, series: Sequence[LossCurve]) -
     levels = tuple(f"KL {number(level.kl, KL.decimals)}" for level in comparison.levels)
     headings = tuple((f"at {level} nats", "") for level in levels)
     baseline = labels[comparison.baseline]
-    indices = [one.index for one in series if one.done]
+    indices = [one.index for one in series if one.on_curve]
     values = [Row((Cell(labels[i]), *_values(comparison, i)), i) for i in indices]
     differences = [
         Row((Cell(f"{labels[i]} \u2212 {baseline}"), *_differences(comparison, i, reach)), i)

@@ -72,7 +72,7 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         "table": view.table,
         "seeds": view.seeds,
         "trial_labels": [
-            (trial_label(one, trial, results.seeds), not trial.done)
+            (trial_label(one, trial, results.seeds), "" if trial.done else trial.status)
             for one in view.series
             for trial in one.trials
         ],

@@ -29,6 +29,7 @@ def page_data(view: ReportView) -> dict[str, Any]:
     """Everything that the page's figures and panels show."""
     results, series = view.results, view.series
     ordered = [(one, trial) for one in series for trial in one.trials]
+    settings = {t.id: point.rank for one in series for point in one.settings for t in point.trials}
     places = {trial.id: index for index, (_, trial) in enumerate(ordered)}
     measures = explored(results)
     return {
@@ -37,7 +38,10 @@ def page_data(view: ReportView) -> dict[str, Any]:
         "intervals": len(series) <= _CROWD,
         "along": any(not trial.checkpoints.empty for _, trial in ordered),
         "series": [_series(one) for one in series],
-        "trials": [_trial(one, trial, results, measures) for one, trial in ordered],
+        "trials": [
+            _trial(one, trial, results, measures) | {"setting": settings.get(trial.id)}
+            for one, trial in ordered
+        ],
         "reference": _reference(results),
         "training": training_data(series, places),
         "selections": [
@@ -95,10 +99,11 @@ def _trial(
         "strength": trial.strength,
         "seed": trial.seed,
         "done": trial.done,
+        "status": trial.status,
         "values": {
             name: values(figure) for name, figure in figures.items() if not figure.is_missing
         },
-        "settings": {one_line(k): one_line(spelled(v)) for k, v in trial.hyperparameters.items()},
+        "settings": {one_line(k): one_line(spelled(v)) for k, v in _settings(series, trial)},
         "seconds": [rounded(trial.value(f"{name}_seconds")) for name in ("train", "evaluation")],
         "steps": trial.value("steps"),
         "start": [rounded(trial.value(name)) for name in ("initial_loss", "initial_loss_expected")],
@@ -110,6 +115,12 @@ def _trial(
     if not trial.done:
         found |= {"error": visible(trial.error), "traceback": visible(trial.traceback)}
     return found
+
+
+def _settings(series: LossCurve, trial: Trial) -> list[tuple[str, Any]]:
+    """Its hyperparameters, and the keys of training in which the loss's trials differ."""
+    own = [(key, trial.training[key]) for key in series.varied if key in trial.training]
+    return [*trial.hyperparameters.items(), *own]
 
 
 def _along(trial: Trial, measures: Sequence[Metric]) -> dict[str, list[Any]]:

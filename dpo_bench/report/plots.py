@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from dpo_bench.analysis.loss_curves import LossCurve, group_series
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import BY_NAME, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.analysis.series import group_series
 from dpo_bench.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ def selections(
     results: SweepResults, series: Sequence[LossCurve], policies: MatchedPolicies
 ) -> tuple[Selection, ...]:
     """What can be shown beside each other, the default first; empty where no trial finished."""
-    known = [one for one in series if one.done]
+    known = [one for one in series if one.on_curve]
     if not known:
         return ()
     measure = ranking(results)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import position
-from dpo_bench.analysis.loss_curves import GridPoint, LossCurve
+from dpo_bench.analysis.loss_curves import GridPoint, LossCurve, spelled_settings
 from dpo_bench.analysis.metrics import (
     FRONTIER_GAP,
     IN_HEAT_MAP,
@@ -168,7 +168,7 @@ def results_table(results: SweepResults, series: Sequence[LossCurve]) -> Table:
     many_seeds = len(results.seeds) > 1
     first += [("Seed", "Of the training.")] if many_seeds else []
     first += [("Source", "The sweeps that the trial comes from.")] if results.sources else []
-    first += [("Status", "Done or failed.")]
+    first += [("Status", "Done, stopped early by the search with the reason, or failed.")]
     columns = [*first, *((measure.axis, measure.about) for measure in measures)]
     columns += [("Seconds", "Training and evaluation together, this machine.")]
     rows = []
@@ -177,8 +177,7 @@ def results_table(results: SweepResults, series: Sequence[LossCurve]) -> Table:
         if trial.sources:
             named = listing(trial.sources)
             cells.append(Cell(named, value=named))
-        status = "done" if trial.done else "failed"
-        cells.append(Cell(status, value=status))
+        cells.append(Cell(trial.state, value=trial.state))
         cells += [measured_cell(trial.estimate(measure.name), measure) for measure in measures]
         spent = [trial.value(name) for name in ("train_seconds", "evaluation_seconds")]
         seconds = sum(value for value in spent if value is not None) if any(spent) else None
@@ -199,14 +198,14 @@ def brief_results_table(results: SweepResults, series: Sequence[LossCurve]) -> T
         if trial.done:
             cells += [measured_cell(trial.estimate(measure.name), measure) for measure in measures]
         else:
-            cells.append(Cell("failed", span=max(1, len(measures))))
+            cells.append(Cell(trial.status, span=max(1, len(measures))))
         rows.append(Row(tuple(cells), one.index, trial.id, not trial.done))
     return Table(tuple((title, "") for title in columns), tuple(rows))
 
 
 def _trials(series: Sequence[LossCurve]) -> Iterator[tuple[LossCurve, GridPoint, Trial]]:
     for one in series:
-        for setting in one.settings:
+        for setting in one.points:
             for trial in setting.trials:
                 yield one, setting, trial
 
@@ -218,11 +217,13 @@ def _names(series: LossCurve, setting: GridPoint, trial: Trial, many_seeds: bool
 
 
 def strength_cell(series: LossCurve, setting: GridPoint) -> Cell:
-    """A strength with its name where that is not beta."""
+    """A strength with its name where that is not beta, and what else tells the setting apart."""
+    further = spelled_settings(setting.trials[0], series.varied)
     if setting.strength is None:
-        return Cell(MISSING)
+        return Cell(further or MISSING)
     name = "" if series.strength_name in ("beta", "strength") else f"{series.strength_name} "
-    return Cell(f"{name}{plain_number(setting.strength)}", value=setting.strength)
+    text = f"{name}{plain_number(setting.strength)}"
+    return Cell(", ".join(filter(None, [text, further])), value=setting.strength)
 
 
 def heat_maps(results: SweepResults, series: Sequence[LossCurve]) -> tuple[HeatMap, ...]:
@@ -236,7 +237,7 @@ def heat_map(results: SweepResults, series: Sequence[LossCurve], measure: Metric
     values = [
         value
         for one in series
-        for setting in one.settings
+        for setting in one.points
         if (value := setting.mean(measure.name)) is not None
     ]
     low, high = min(values), max(values)
@@ -247,7 +248,12 @@ def heat_map(results: SweepResults, series: Sequence[LossCurve], measure: Metric
         return (place(value) - place(low)) / width if width > 0 else 0.5
 
     rows = tuple(
-        (one, tuple(_heat_cell(one, s, measure, many_seeds, share) for s in one.settings))
+        (
+            one,
+            tuple(
+                _heat_cell(one, s, measure, many_seeds, share) for s in one.settings or one.explored
+            ),
+        )
         for one in series
     )
     return HeatMap(measure, rows, low, high)
@@ -263,8 +269,8 @@ def _heat_cell(
     strength = strength_cell(series, setting).text
     mean = setting.mean(measure.name)
     if mean is None:
-        failed = any(not trial.done for trial in setting.trials)
-        return HeatCell(strength, Cell("failed" if failed else MISSING), None)
+        missing = next((trial.status for trial in setting.trials if not trial.done), MISSING)
+        return HeatCell(strength, Cell(missing), None)
     if many_seeds:
         count = counted(len(setting.done), "seed")
         cell = Cell(number(mean, measure.decimals), notes=(f"mean of {count}",), value=mean)

@@ -35,23 +35,23 @@ def training_data(series: Sequence[LossCurve], places: dict[str, int]) -> dict[s
     logged = [
         (one, setting, trial)
         for one in series
-        for setting in one.settings
+        for setting in one.points
         for trial in setting.trials
-        if len(trial.training)
+        if len(trial.training_log)
     ]
     known = [
-        column for column in COLUMNS if any(column[0] in trial.training for *_, trial in logged)
+        column for column in COLUMNS if any(column[0] in trial.training_log for *_, trial in logged)
     ]
-    rows = sum(len(trial.training) for *_, trial in logged)
+    rows = sum(len(trial.training_log) for *_, trial in logged)
     every = -(-rows * len(known) // _BUDGET) or 1
     lines = [
         {
             "trial": places[trial.id],
             "series": one.index,
-            "shade": rank_shade(setting.rank, len(one.settings)),
+            "shade": rank_shade(setting.rank, max(len(one.settings), len(one.explored))),
             "failed": not trial.done,
         }
-        | _curves(_thinned(trial.training, every), [name for name, _ in known])
+        | _curves(_thinned(trial.training_log, every), [name for name, _ in known])
         for one, setting, trial in logged
     ]
     return {"lines": lines, "columns": known, "every": every}

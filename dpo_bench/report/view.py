@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from dpo_bench.analysis.best_setting import BestSetting, best_setting
 from dpo_bench.analysis.compare import MatchedComparison, Plan, compare_series, primary_measure
-from dpo_bench.analysis.loss_curves import LossCurve, group_series, trial_label
+from dpo_bench.analysis.loss_curves import LossCurve, trial_label
 from dpo_bench.analysis.matched_policies import MatchedPolicies, matched_policies
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
 from dpo_bench.analysis.readings import curves_in_common
 from dpo_bench.analysis.regret import RegretAtLevel, frontier_regret
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.analysis.run_variance import run_variance
+from dpo_bench.analysis.series import group_series
 from dpo_bench.experiment import Experiment
 from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.matched_table import MatchedTables, matched_tables
@@ -176,9 +177,10 @@ def _best(curves: CurvesOnPrompts | None, plan: Plan) -> BestSetting | None:
 
 
 def _failures(results: SweepResults, series: tuple[LossCurve, ...]) -> Iterator[Failure]:
+    failed = {trial.id for trial in results.failed}
     for one in series:
         for trial in one.trials:
-            if not trial.done:
+            if trial.id in failed:
                 title = trial_label(one, trial, results.seeds)
                 yield Failure(title, one.index, trial.id, trial.error, trial.traceback)
 

@@ -9,8 +9,6 @@ from dpo_bench.experiment import PlannedTrial
 from dpo_bench.search.exploration import Explored
 from dpo_bench.search.plan import SearchPlan, Series, Step
 
-SEARCH = "search.json"
-
 Identify = Callable[[PlannedTrial], str]
 
 

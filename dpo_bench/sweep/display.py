@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -25,8 +25,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 from dpo_bench.progress import Loudness
+from dpo_bench.sweep.target_table import TargetTable
+from dpo_bench.wording import counted
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_OF_SILENCE = 60.0
@@ -59,8 +62,32 @@ class Display(Protocol):
     def trial(self, worker: int, label: str, phase: str, done: int, total: int) -> None:
         """Progress of the trial that a worker is at."""
 
-    def finished(self, label: str, error: str | None) -> None:
-        """A trial has ended."""
+    def finished(self, label: str, error: str | None, *, stopped: bool = False) -> None:
+        """A trial has ended; ``error`` says why it failed or, if so, was stopped early."""
+
+    def total(self, n: int) -> None:
+        """The number of trials that are expected has changed."""
+
+    def seek(self, losses: Sequence[str], kls: Sequence[float]) -> None:
+        """A search begins: every loss is to reach every KL."""
+
+    def target(self, loss: str, kl: float, text: str, *, met: bool = True) -> None:
+        """A loss has met a KL that is sought, or (not ``met``) cannot; ``text`` says how or why."""
+
+    def verdicts(self, text: str) -> None:
+        """What the comparisons come to at present."""
+
+
+def _outcome(error: str | None, *, stopped: bool) -> str:
+    """What became of a trial."""
+    if not error:
+        return "done"
+    return f"stopped: {error}" if stopped else f"failed: {error}"
+
+
+def _target(loss: str, kl: float, text: str, *, met: bool) -> str:
+    """A line about a KL that is sought."""
+    return f"{loss} {'is at' if met else 'cannot reach'} KL {kl:g}: {text}"
 
 
 class _Lines:
@@ -98,7 +125,7 @@ class PlainDisplay(_Lines):
         self.silence = silence
         self.last_phase = ""
         self.last_time = clock()
-        self.total = self.count = 0
+        self.expected = self.count = 0
         self.begun = 0.0
 
     def note(self, text: str, *, warning: bool = False) -> None:
@@ -114,20 +141,37 @@ class PlainDisplay(_Lines):
 
     def start(self, total: int) -> None:
         """Remember when the trials began."""
-        self.total, self.begun = total, self.clock()
+        self.expected, self.begun = total, self.clock()
 
     def trial(self, _worker: int, label: str, phase: str, done: int, total: int) -> None:
         """Write after a long silence: a log wants a line per trial, not per step."""
         if self.clock() - self.last_time > self.silence:
             self._say(f"{label}: {phase} {done}/{total}")
 
-    def finished(self, label: str, error: str | None) -> None:
+    def finished(self, label: str, error: str | None, *, stopped: bool = False) -> None:
         """Write the trial's outcome and the time that is left."""
         self.count += 1
         spent = self.clock() - self.begun
-        left = spent / self.count * (self.total - self.count)
-        outcome = f"failed: {error}" if error else "done"
-        self._say(f"[{self.count}/{self.total}] {label}: {outcome} ({left:.0f} s left)")
+        left = spent / self.count * max(0, self.expected - self.count)
+        outcome = _outcome(error, stopped=stopped)
+        self._say(f"[{self.count}/{self.expected}] {label}: {outcome} ({left:.0f} s left)")
+
+    def total(self, n: int) -> None:
+        """Count towards this number from now on; the lines of trials show it."""
+        self.expected = n
+
+    def seek(self, losses: Sequence[str], kls: Sequence[float]) -> None:
+        """Write one line."""
+        sought = ", ".join(f"{kl:g}" for kl in kls)
+        self._say(f"{counted(len(losses), 'loss', 'losses')} to be brought to KL {sought}")
+
+    def target(self, loss: str, kl: float, text: str, *, met: bool = True) -> None:
+        """Write one line."""
+        self._say(_target(loss, kl, text, met=met))
+
+    def verdicts(self, text: str) -> None:
+        """Write one line."""
+        self._say(f"verdicts: {text}")
 
     def _say(self, line: str) -> None:
         self.last_time = self.clock()
@@ -154,10 +198,22 @@ class QuietDisplay(_Lines):
     def trial(self, worker: int, label: str, phase: str, done: int, total: int) -> None:
         """Say nothing."""
 
-    def finished(self, label: str, error: str | None) -> None:
+    def finished(self, label: str, error: str | None, *, stopped: bool = False) -> None:
         """Write failures."""
-        if error:
+        if error and not stopped:
             self.write(f"{label} failed: {error}")
+
+    def total(self, n: int) -> None:
+        """Say nothing."""
+
+    def seek(self, losses: Sequence[str], kls: Sequence[float]) -> None:
+        """Say nothing."""
+
+    def target(self, loss: str, kl: float, text: str, *, met: bool = True) -> None:
+        """Say nothing: the report says it."""
+
+    def verdicts(self, text: str) -> None:
+        """Say nothing: the report says them."""
 
 
 class JsonDisplay(_Lines):
@@ -188,9 +244,28 @@ class JsonDisplay(_Lines):
         if self._is_time(f"{worker} {label} {phase}"):
             self._say("trial", worker=worker, trial=label, phase=phase, done=done, total=total)
 
-    def finished(self, label: str, error: str | None) -> None:
-        """``finished``, with the error or null."""
-        self._say("finished", trial=label, error=error)
+    def finished(self, label: str, error: str | None, *, stopped: bool = False) -> None:
+        """``finished``, with the error or null; ``stopped``, with the reason."""
+        if stopped:
+            self._say("stopped", trial=label, reason=error)
+        else:
+            self._say("finished", trial=label, error=error)
+
+    def total(self, n: int) -> None:
+        """``total``, with the number of trials that are expected."""
+        self._say("total", trials=n)
+
+    def seek(self, losses: Sequence[str], kls: Sequence[float]) -> None:
+        """``seek``, with losses and KLs."""
+        self._say("seek", losses=list(losses), kls=list(kls))
+
+    def target(self, loss: str, kl: float, text: str, *, met: bool = True) -> None:
+        """``target``, with loss, KL, whether it is met and what there is to say."""
+        self._say("target", loss=loss, kl=kl, met=met, text=text)
+
+    def verdicts(self, text: str) -> None:
+        """``verdicts``, with their counts in words."""
+        self._say("verdicts", text=text)
 
     def _is_time(self, name: str) -> bool:
         now = self.clock()
@@ -204,8 +279,22 @@ class JsonDisplay(_Lines):
         self.write(json.dumps({"time": stamp, "event": event, **fields}, ensure_ascii=False))
 
 
+class _Bars(Progress):
+    """Bars, and below them what else there is to see."""
+
+    below: Callable[[], Iterable[RenderableType]] = tuple
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars, then the rest."""
+        yield from super().get_renderables()
+        yield from self.below()
+
+
 class LiveDisplay:
-    """Bars: one for all trials, one per worker, with the time that is left."""
+    """Bars: one for all trials, one per worker, with the time that is left.
+
+    Of a search also a table of what is met, and the present verdicts.
+    """
 
     def __init__(self, console: Console) -> None:
         # What is short of room gives way in this order: the bar, the description, never a number.
@@ -219,7 +308,11 @@ class LiveDisplay:
         ]
         if console.width >= WIDTH_FOR_BARS:
             columns.insert(1, BarColumn(bar_width=20))
-        self.progress = Progress(*columns, console=console, expand=True)
+        self.progress = _Bars(*columns, console=console, expand=True)
+        self.progress.below = self._below
+        self.console = console
+        self.targets = TargetTable(console)
+        self.verdict = ""
         self.preparing: TaskID | None = None
         self.last_phase = ""
         self.overall: TaskID | None = None
@@ -263,13 +356,42 @@ class LiveDisplay:
             self.progress.reset(task, total=total)
         self.progress.update(task, description=description, completed=done, total=total)
 
-    def finished(self, label: str, error: str | None) -> None:
-        """Count the trial; say so when it failed."""
+    def finished(self, label: str, error: str | None, *, stopped: bool = False) -> None:
+        """Count the trial; say so when it failed or was stopped."""
         if error:
-            line = f"[red]{escape(label)} failed:[/] {escape(error)}"
+            color, word = ("yellow", "stopped") if stopped else ("red", "failed")
+            line = f"[{color}]{escape(label)} {word}:[/] {escape(error)}"
             self.progress.console.print(line, highlight=False)
         if self.overall is not None:
             self.progress.advance(self.overall)
+
+    def total(self, n: int) -> None:
+        """Let the bar of all trials end here."""
+        if self.overall is not None:
+            self.progress.update(self.overall, total=n)
+
+    def seek(self, losses: Sequence[str], kls: Sequence[float]) -> None:
+        """Show the table of what is sought."""
+        self.targets.seek(losses, kls)
+
+    def target(self, loss: str, kl: float, text: str, *, met: bool = True) -> None:
+        """Mark it in the table; say why it cannot be met."""
+        self.targets.set(loss, kl, met=met)
+        if not met:
+            self.note(_target(loss, kl, text, met=met))
+
+    def verdicts(self, text: str) -> None:
+        """Show them below the table."""
+        self.verdict = text
+
+    def _below(self) -> Iterator[RenderableType]:
+        verdict = f"verdicts: {escape(self.verdict)}" if self.verdict else ""
+        # A line stays free: what fills the whole terminal flickers.
+        room = self.console.height - len(self.progress.tasks) - bool(verdict) - 1
+        if (table := self.targets.render(room)) is not None:
+            yield table
+        if verdict:
+            yield Text.from_markup(verdict, overflow="ellipsis")
 
 
 def make_display(console: Console, loudness: Loudness = "normal") -> Display:

@@ -100,8 +100,8 @@ class Pool:
         elif message.kind == "progress":
             self._show(worker, message)
         elif worker.task is not None:
-            stopped = message.kind == "stopped"
-            self._ended(worker.task, None if stopped else message.text or None)
+            is_stopped = message.kind == "stopped"
+            self._ended(worker.task, message.text or None, stopped=is_stopped)
             worker.task = None
             self._assign_all()
 
@@ -123,8 +123,8 @@ class Pool:
         worker.is_ready = True
         self._assign_all()
 
-    def _ended(self, task: Task, error: str | None) -> None:
-        self.display.finished(task.trial.label, error)
+    def _ended(self, task: Task, reason: str | None, *, stopped: bool = False) -> None:
+        self.display.finished(task.trial.label, reason, stopped=stopped)
         self.schedule.finished(task)
 
     def _assign_all(self) -> None:

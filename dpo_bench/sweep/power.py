@@ -10,9 +10,9 @@ from rich.table import Table
 
 from dpo_bench.analysis.compare import LEVELS, MatchedComparison, Plan, compare_series
 from dpo_bench.analysis.detectable import DEFAULT, Components, Mix, components_of, mixes, shown
-from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.prompt_curves import read_curves
 from dpo_bench.analysis.results import SweepResults, read_sweep
+from dpo_bench.analysis.series import group_series
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment import Experiment, plan_trials
 from dpo_bench.sweep.estimate import in_words

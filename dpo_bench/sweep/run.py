@@ -23,7 +23,7 @@ from dpo_bench.sweep.executors import make_executor
 from dpo_bench.sweep.executors.base import Executor, ExecutorName, WorkerDiedError
 from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_threads, choose_workers
 from dpo_bench.sweep.pool import Pool
-from dpo_bench.sweep.results import write_results
+from dpo_bench.sweep.results import reported_when_interrupted, write_results
 from dpo_bench.sweep.round_robin import write_opponents
 from dpo_bench.sweep.schedule import ListSchedule
 from dpo_bench.sweep.searching import SearchSchedule
@@ -123,7 +123,10 @@ def run(
         store.open(_record(request, sources, shared, tasks))
         schedule = _schedule(request.experiment, store, shared, tasks, display)
         if not schedule.is_over:
-            with opening as executor:
+            done_so_far = reported_when_interrupted(
+                store, lambda: schedule.identities, display, write_report
+            )
+            with done_so_far, opening as executor:
                 _run_missing(
                     request,
                     executor,

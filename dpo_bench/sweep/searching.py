@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dpo_bench.experiment import PlannedTrial
 from dpo_bench.search.exploration import Outcome, Stage
 from dpo_bench.search.plan import Look, SearchPlan, Series, Step
-from dpo_bench.search.record import SEARCH, record_of
+from dpo_bench.search.record import record_of
 from dpo_bench.storage import write_json
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.store import SOUGHT, Manifest, Store
@@ -52,6 +52,7 @@ class SearchSchedule:
         self._running: dict[str, Task] = {}
         self._judge = _FolderJudge(self)
         self._told: set[tuple[str, float]] = set()
+        display.seek([entry.key for entry in self.plan.entries], self.plan.search.kl)
         self.step = self._next()
 
     @property
@@ -90,7 +91,7 @@ class SearchSchedule:
         if manifest is not None:
             self._outcomes[task.identity] = self._outcome(task.identity, manifest)
         self.step = self._next()
-        self.display.expect(self.expected)
+        self.display.total(self.expected)
 
     def identify(self, trial: PlannedTrial) -> str:
         """A trial's identity, worked out once."""
@@ -103,7 +104,7 @@ class SearchSchedule:
         record = record_of(self.plan, step or self.step, self.identify)
         if self._is_late() and not record["end"]:
             record["end"] = "hours"
-        write_json(self.store.folder / SEARCH, record)
+        write_json(self.store.search_file, record)
 
     def _is_late(self) -> bool:
         hours = self.plan.search.hours

@@ -5,7 +5,8 @@ experiment.json          what was asked for, versions, hashes, the planned trial
 reference/               the reference evaluated once for all trials
 trials/<id>/             one trial; manifest.json is written last and lists every file's SHA-256
 checkpoints/<id>.pt      of trials that are under way; <id>/ holds their evaluations so far
-results.parquet, .csv    a row per planned trial
+search.json              of a sweep with [search]: the trials that it asks for, what it has found
+results.parquet, .csv    a row per trial that has ended
 opponents.parquet        every trial against every other
 opponents.json           what a judge of these took
 ```
@@ -100,6 +101,16 @@ class Store:
     def experiment_file(self) -> Path:
         """The resolved configuration."""
         return self.folder / "experiment.json"
+
+    @property
+    def search_file(self) -> Path:
+        """What a search has asked for and found so far."""
+        return self.folder / "search.json"
+
+    @property
+    def results_file(self) -> Path:
+        """The results table."""
+        return self.folder / "results.parquet"
 
     @property
     def reference_folder(self) -> Path:

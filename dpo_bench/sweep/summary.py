@@ -37,21 +37,30 @@ def print_outcome(outcome: SweepOutcome, console: Console) -> None:
     table = Table(
         title=f"{len(results)} trials, {outcome.computed} computed now", title_justify="left"
     )
-    for heading in ("loss", "strength", "seed"):
+    tunes = results["learning_rate"].nunique() > 1
+    for heading in ("loss", "strength", *(["learning rate"] if tunes else []), "seed"):
         table.add_column(heading, no_wrap=heading != "loss", overflow="fold")
     for heading in (*measured, "KL (nats)", "accuracy"):
         table.add_column(heading, justify="right", no_wrap=True)
     cell = _interval if console.width >= WIDTH_FOR_INTERVALS else _value
     for row in results.to_dict("records"):
-        strength = "" if row["beta"] != row["beta"] else f"{row['beta']:g}"
-        cells = [escape(row["loss"]), strength, str(row["seed"])]
-        if row["status"] == "failed":
-            table.add_row(*cells, f"[red]failed: {escape(str(row['error']))}")
+        numbers = [row["beta"], *([row["learning_rate"]] if tunes else [])]
+        cells = [escape(row["loss"]), *map(_setting, numbers), str(row["seed"])]
+        if row["status"] != "done":
+            color = "red" if row["status"] == "failed" else "yellow"
+            table.add_row(*cells, f"[{color}]{row['status']}: {escape(str(row['error']))}")
             continue
         kl, accuracy = cell(row, "kl", 2), cell(row, "preference_accuracy", 2)
         extra = [cell(row, name, 2) for name in measured.values()]
         table.add_row(*cells, *extra, kl, accuracy)
     console.print(table)
+    if stopped := int((results["status"] == "stopped").sum()):
+        console.print(
+            f"{counted(stopped, 'trial')} stopped early: no failure, but too far from the reference"
+            " to matter to the search.",
+            markup=False,
+            soft_wrap=True,
+        )
     for remark in _remarks(outcome, bool(measured), narrow=cell is _value):
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {outcome.report}", markup=False, soft_wrap=True)
@@ -92,6 +101,10 @@ def _remarks(outcome: SweepOutcome, measured: bool, *, narrow: bool) -> Iterator
     rate = outcome.experiment.training.learning_rate
     if still := unmoved_in_words(done["kl"].dropna().tolist(), rate):
         yield f"warning: {still}"
+
+
+def _setting(number: float) -> str:
+    return "" if math.isnan(number) else f"{number:g}"
 
 
 def _value(row: Mapping[Hashable, Any], name: str, digits: int) -> str:

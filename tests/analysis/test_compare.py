@@ -21,12 +21,12 @@ from dpo_bench.analysis.compare import (
 )
 from dpo_bench.analysis.comparisons import Comparison, Spread
 from dpo_bench.analysis.estimate import Estimate
-from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.metrics import REWARD, WIN_RATE
 from dpo_bench.analysis.points import Point
 from dpo_bench.analysis.prompt_curves import read_curves
 from dpo_bench.analysis.readings import Curve, curves_in_common
 from dpo_bench.analysis.results import read_sweep
+from dpo_bench.analysis.series import group_series
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.report.matched_table import DifferenceCell, difference_cell, matched_tables
 from tests.report.conftest import ByName, ViewOf

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dpo_bench.analysis.kl_axis import position
-from dpo_bench.analysis.loss_curves import group_series, kl_position, largest_kl, trial_label
+from dpo_bench.analysis.loss_curves import kl_position, largest_kl, trial_label
+from dpo_bench.analysis.series import group_series
 from tests.report.conftest import ViewOf
 
 

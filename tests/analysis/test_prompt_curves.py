@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from dpo_bench.analysis.compare import MatchedComparison, Plan, compare_series
-from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.metrics import REWARD, WIN_RATE
 from dpo_bench.analysis.points import by_step, trained
 from dpo_bench.analysis.prompt_curves import compared_measures, read_curves
 from dpo_bench.analysis.readings import Reading, curves_in_common
 from dpo_bench.analysis.regret import frontier_regret
 from dpo_bench.analysis.results import SweepResults, read_sweep
+from dpo_bench.analysis.series import group_series
 from dpo_bench.report.figures.frames import figure_table, matched_values
 from dpo_bench.report.markdown import render_markdown
 from dpo_bench.report.sections.gaps import gaps_section

@@ -45,7 +45,7 @@ def test_a_failed_trial_has_its_cause_and_no_figures(folder_of: ByName) -> None:
     assert "not finite at step 70" in failed.error
     assert failed.traceback.startswith("Traceback")
     assert failed.samples.empty
-    assert len(failed.training) == 13
+    assert len(failed.training_log) == 13
     assert all(failed.estimate(name) == Estimate.missing() for name in ("reward", "kl", "win_rate"))
 
 
@@ -104,7 +104,7 @@ def test_a_finished_trial_without_its_tables_is_damaged(copy: Path, name: str) -
     trial = read_sweep(copy).done[0]
     (copy / "trials" / trial.id / f"{name}.parquet").unlink()
     with pytest.raises(EnvironmentProblem, match=rf"{name}\.parquet"):
-        getattr(read_sweep(copy).done[0], name)
+        getattr(read_sweep(copy).done[0], {"training": "training_log"}.get(name, name))
 
 
 def test_a_failed_trial_need_not_have_tables(copy: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_failed_trial_need_not_have_tables(copy: Path) -> None:
         file.unlink()
     (failed,) = read_sweep(copy).failed
     assert failed.samples.empty
-    assert failed.training.empty
+    assert failed.training_log.empty
 
 
 def test_missing_parts_of_the_record_are_empty(copy: Path) -> None:

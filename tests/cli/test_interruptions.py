@@ -192,3 +192,58 @@ def test_two_sweeps_in_one_folder_do_not_meet(arguments: list[str], tmp_path: Pa
         assert "in use by another process" in second.stderr
         _, message = process.communicate(timeout=120)
         assert process.returncode == 0, message
+
+
+@pytest.fixture
+def several(arguments: list[str]) -> list[str]:
+    """A sweep of three trials, one after another."""
+    return [*arguments, "--beta", "0.3,1.0", "--workers", "1"]
+
+
+def manifests(out: Path) -> list[Path]:
+    """Of trials that have ended; those of folders that are being written begin with a dot."""
+    return list(out.glob("trials/[0-9a-f]*/manifest.json"))
+
+
+def is_half_way(out: Path) -> bool:
+    """Whether one trial has ended and a later one has been saved on its way."""
+    ended = {file.parent.name for file in manifests(out)}
+    return bool(ended) and any(file.stem not in ended for file in checkpoints(out))
+
+
+def test_ctrl_c_writes_the_report_of_what_is_done(several: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with running(several, out) as process:
+        wait_until(lambda: is_half_way(out))
+        os.killpg(process.pid, signal.SIGINT)
+        _, message = process.communicate(timeout=120)
+        assert process.returncode == 130, message
+    assert "Traceback" not in message
+    assert "report so far" in message
+    assert "the same command goes on from here" in message
+    done = len(manifests(out))
+    assert len(results(out)) == done < 3
+    text = (out / "report.md").read_text()
+    assert f"{3 - done} planned trial" in text
+    assert checkpoints(out), "what was running has been saved"
+
+
+def test_a_report_while_a_sweep_runs_and_after_it_was_killed(
+    several: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with running(several, out) as process:
+        wait_until(lambda: is_half_way(out))
+        os.killpg(process.pid, signal.SIGSTOP)  # it holds the folder, and stays half-way
+        done = len(manifests(out))
+        assert not (out / "results.parquet").exists()
+        dpo_bench_here("report", out)
+        assert len(results(out)) == done < 3
+        assert f"{3 - done} planned trial" in (out / "report.md").read_text()
+        os.killpg(process.pid, signal.SIGKILL)
+    (out / "results.parquet").unlink()
+    dpo_bench_here("report", out)
+    assert len(results(out)) == done
+    dpo_bench_here(*several, "--out", out)
+    assert len(results(out)) == 3
+    assert "planned trial" not in (out / "report.md").read_text()

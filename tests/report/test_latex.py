@@ -107,7 +107,7 @@ def test_every_figure_has_the_numbers_behind_it(view_of: ViewOf) -> None:
     assert list(shown["difference"]) == [pair.difference.value for pair in pairs]
     primary = shown[shown["verdict"] != "descriptive"]
     assert list(primary["policies"]) == [pair.policies for pair in pairs[: len(primary)]]
-    assert len(tables["training"]) == sum(len(t.training) for t in view.results.trials)
+    assert len(tables["training"]) == sum(len(t.training_log) for t in view.results.trials)
 
 
 @pytest.mark.slow

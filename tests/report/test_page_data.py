@@ -87,7 +87,7 @@ def test_training_lines_are_the_logged_steps(view_of: ViewOf) -> None:
     data = page_data(view)
     lines = data["training"]["lines"]
     assert len(lines) == 20
-    table = view.series[0].trials[0].training
+    table = view.series[0].trials[0].training_log
     assert data["trials"][lines[0]["trial"]]["id"] == view.series[0].trials[0].id
     assert lines[0]["step"] == table["step"].tolist()
     assert lines[0]["margin"] == pytest.approx(table["margin"].tolist(), rel=1e-3)

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from rich.console import Console
 
-from dpo_bench.sweep.display import LiveDisplay, PlainDisplay, make_display
+from dpo_bench.sweep.display import Display, LiveDisplay, PlainDisplay, make_display
 
 
 class Clock:
@@ -131,3 +131,93 @@ def test_a_program_gets_json_lines() -> None:
         {"event": "trial", "worker": 0, "trial": "dpo", "phase": "training", "done": 1, "total": 2},
         {"event": "finished", "trial": "dpo", "error": None},
     ]
+
+
+def search(display: Display) -> None:
+    """What a search tells."""
+    with display:
+        display.start(5)
+        display.seek(["dpo", "simpo"], [0.5, 8.0])
+        display.finished("dpo beta=0.1 seed=0", None)
+        display.total(7)
+        display.target("dpo", 0.5, "beta 0.31, KL 0.52")
+        display.target("simpo", 8.0, "KL stays between 5.6 and 6.1", met=False)
+        display.finished("dpo beta=0.01 seed=0", "KL 33 after 30 of 120 steps", stopped=True)
+        display.verdicts("3 seeds: 4 better, 2 worse")
+
+
+def test_a_log_hears_of_a_search_a_line_each() -> None:
+    lines: list[str] = []
+    search(PlainDisplay(lines.append, Clock()))
+    assert lines == [
+        "2 losses to be brought to KL 0.5, 8",
+        "[1/5] dpo beta=0.1 seed=0: done (0 s left)",
+        "dpo is at KL 0.5: beta 0.31, KL 0.52",
+        "simpo cannot reach KL 8: KL stays between 5.6 and 6.1",
+        "[2/7] dpo beta=0.01 seed=0: stopped: KL 33 after 30 of 120 steps (0 s left)",
+        "verdicts: 3 seeds: 4 better, 2 worse",
+    ]
+
+
+def test_a_stopped_trial_is_no_failure_to_the_quiet() -> None:
+    stream = io.StringIO()
+    search(make_display(Console(file=stream), "quiet"))
+    assert stream.getvalue() == ""
+
+
+def test_a_program_hears_of_a_search() -> None:
+    stream = io.StringIO()
+    search(make_display(Console(file=stream), "json"))
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    for event in events:
+        del event["time"]
+    assert events == [
+        {"event": "start", "trials": 5},
+        {"event": "seek", "losses": ["dpo", "simpo"], "kls": [0.5, 8.0]},
+        {"event": "finished", "trial": "dpo beta=0.1 seed=0", "error": None},
+        {"event": "total", "trials": 7},
+        {"event": "target", "loss": "dpo", "kl": 0.5, "met": True, "text": "beta 0.31, KL 0.52"},
+        {
+            "event": "target",
+            "loss": "simpo",
+            "kl": 8.0,
+            "met": False,
+            "text": "KL stays between 5.6 and 6.1",
+        },
+        {
+            "event": "stopped",
+            "trial": "dpo beta=0.01 seed=0",
+            "reason": "KL 33 after 30 of 120 steps",
+        },
+        {"event": "verdicts", "text": "3 seeds: 4 better, 2 worse"},
+    ]
+
+
+def live(height: int) -> str:
+    """The last picture of a live display."""
+    stream = io.StringIO()
+    search(make_display(Console(file=stream, force_terminal=True, width=100, height=height)))
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    return shown[shown.rindex("trials") :]
+
+
+def test_a_terminal_shows_what_is_met_below_the_bars() -> None:
+    whole = live(30)
+    assert re.search(r"trials .* 2/7 ", whole)
+    rows = [line.split() for line in whole.splitlines()]
+    assert ["KL", "(nats)", "0.5", "8"] in rows
+    assert ["dpo", "\u2713", "\u00b7"] in rows
+    assert ["simpo", "\u00b7", "\u2717"] in rows
+    assert "verdicts: 3 seeds: 4 better, 2 worse" in whole
+    stream = io.StringIO()
+    search(make_display(Console(file=stream, force_terminal=True, width=100)))
+    assert "simpo cannot reach KL 8: KL stays between 5.6 and 6.1" in stream.getvalue()
+    assert "stopped:" in stream.getvalue()
+
+
+def test_a_low_terminal_has_room_for_counts_alone() -> None:
+    text = live(5)  # a bar, the verdicts and a free line leave two
+    assert "losses at KL 0.5: 1/2, 8: 0/2 (1 cannot)" in text
+    assert "(nats)" not in text
+    assert "losses at KL" not in live(3)
+    assert "verdicts" in live(3)

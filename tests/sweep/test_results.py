@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
+from dpo_bench.errors import ConfigurationError, DataError, EnvironmentProblem
 from dpo_bench.experiment import Experiment
 from dpo_bench.storage import read_parquet, write_json
+from dpo_bench.sweep.display import PlainDisplay
 from dpo_bench.sweep.doubts import doubts
-from dpo_bench.sweep.results import COLUMNS, write_results
+from dpo_bench.sweep.results import (
+    COLUMNS,
+    planned_trials,
+    refresh_results,
+    reported_when_interrupted,
+    write_results,
+)
 from dpo_bench.sweep.run import SweepOutcome
 from dpo_bench.sweep.store import Manifest, Store, write_manifest
 from dpo_bench.sweep.summary import print_outcome
@@ -65,6 +76,20 @@ def fill(store: Store) -> None:
     with store.new_trial("bad") as folder:
         error = "=cmd|' /C calc'!A0"
         write_manifest(folder, Manifest("bad", "failed", "sft", None, None, {}, 1, error=error))
+
+
+def stop(store: Store) -> None:
+    """A trial that was stopped early."""
+    stopped = {"step": 30, "kl": 20.0, "se": 1.0, "limit": 16.0, "steps": 120, "seconds": 3.0}
+    with store.new_trial("far") as folder:
+        values: dict[str, Any] = {"error": "KL 20", "stopped": stopped}
+        values["training"] = {"learning_rate": 0.25, "steps": 120, "optimizer": "adamw"}
+        write_manifest(folder, Manifest("far", "stopped", "dpo", "beta", 0.01, {}, 2, **values))
+
+
+def record(store: Store, *trials: str, **experiment: Any) -> None:
+    """What a sweep was asked for."""
+    store.open({"conditions": {}, "experiment": experiment, "trials": list(trials)})
 
 
 def test_the_public_columns_come_first_and_in_order() -> None:
@@ -195,3 +220,160 @@ def test_the_csv_is_safe_to_open(tmp_path: Path) -> None:
     text = (tmp_path / "results.csv").read_text()
     assert text.splitlines()[0] == ",".join(COLUMNS)
     assert "'=cmd" in text
+
+
+def test_what_a_trial_trained_with_stands_in_its_row(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record(store, training={"learning_rate": 0.5, "steps": 60, "seeds": [0], "optimizer": "adamw"})
+    fill(store)
+    stop(store)
+    good, far = write_results(store, ["good", "far"]).to_dict("records")
+    assert far["training"] == '{"learning_rate":0.25,"optimizer":"adamw","steps":120}'
+    assert far["learning_rate"] == 0.25
+    assert good["training"] == '{"learning_rate":0.5,"optimizer":"adamw","steps":60}', "the sweep's"
+    assert good["learning_rate"] == 0.5
+    record(store, training={"learning_rate": "auto"})
+    assert pd.isna(write_results(store, ["good"])["learning_rate"][0])
+
+
+def test_a_stopped_trial_has_no_figures_and_is_no_failure(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store)
+    stop(store)
+    table = write_results(store, ["good", "far"])
+    far = table.to_dict("records")[1]
+    assert (far["status"], far["error"]) == ("stopped", "KL 20")
+    assert all(pd.isna(far[name]) for name in ("kl", "reward", "steps"))
+    experiment = Experiment.model_validate(
+        {"name": "tiny", "policy": "p", "preferences": "d", "losses": ["dpo"]}
+    )
+    screen = io.StringIO()
+    outcome = SweepOutcome(experiment, tmp_path, tmp_path, table, 2)
+    assert outcome.failed == 0
+    print_outcome(outcome, Console(file=screen, width=200))
+    text = screen.getvalue()
+    assert "stopped: KL 20" in text
+    assert "1 trial stopped early: no failure" in text
+    assert "failed" not in text
+
+
+def test_a_learning_rate_of_their_own_is_shown_of_trials(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record(store, training={"learning_rate": 0.5})
+    fill(store)
+    stop(store)
+    experiment = Experiment.model_validate(
+        {"name": "tiny", "policy": "p", "preferences": "d", "losses": ["dpo"]}
+    )
+
+    def heading(*trials: str) -> bool:
+        screen = io.StringIO()
+        table = write_results(store, trials)
+        outcome = SweepOutcome(experiment, tmp_path, tmp_path, table, 2)
+        print_outcome(outcome, Console(file=screen, width=200))
+        return "learning rate" in screen.getvalue()
+
+    assert heading("good", "far")
+    assert not heading("good", "bad")
+
+
+def test_a_search_says_itself_which_trials_it_has_asked_for(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record(store, "a", "b")
+    write_json(store.search_file, {"trials": ["c", "a", "d"]})
+    assert planned_trials(store) == ["a", "b"], "left by another experiment in this folder"
+    record(store, "a", search={"kl": [1.0]})
+    assert planned_trials(store) == ["c", "a", "d"]
+    store.search_file.unlink()
+    assert planned_trials(store) == ["a"], "none has ended yet"
+    assert planned_trials(Store(tmp_path / "elsewhere")) == []
+
+
+def test_the_table_of_a_sweep_under_way_is_brought_up_to_date(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record(store, "good", "bad", "far", "later")
+    with pytest.raises(ConfigurationError, match="none of 4 trials has ended yet"):
+        refresh_results(tmp_path)
+    fill(store)
+    with store.locked():  # a sweep is running
+        refresh_results(tmp_path)
+        assert read_parquet(store.results_file)["trial"].tolist() == ["good", "bad"]
+        stop(store)
+        refresh_results(tmp_path)
+    assert read_parquet(store.results_file)["trial"].tolist() == ["good", "bad", "far"]
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 4
+    before = store.results_file.stat().st_ino
+    refresh_results(tmp_path)
+    assert store.results_file.stat().st_ino == before, "nothing has changed: nothing is written"
+
+
+def test_a_table_is_left_alone_where_it_cannot_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    record(store, "good", "bad", "far")
+    fill(store)
+    write_results(store, ["good", "bad"])
+    stop(store)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dpo_bench.sweep.results.write_parquet", refused)
+        refresh_results(tmp_path)
+        assert len(read_parquet(store.results_file)) == 2, "the folder is read-only"
+        store.results_file.rename(tmp_path / "aside")
+        with pytest.raises(EnvironmentProblem, match="cannot be written: Permission denied"):
+            refresh_results(tmp_path)
+    (tmp_path / "aside").rename(store.results_file)
+    (tmp_path / "trials").rename(tmp_path / "elsewhere")
+    refresh_results(tmp_path)
+    assert len(read_parquet(store.results_file)) == 2, "copied without its trials"
+
+
+def interrupted(store: Store, error: BaseException, report: Callable[[Path], Path]) -> list[str]:
+    """What is said when the work on a folder ends with an error."""
+    lines: list[str] = []
+    with (
+        pytest.raises(type(error)),
+        reported_when_interrupted(
+            store, lambda: ["good", "bad", "later"], PlainDisplay(lines.append), report
+        ),
+    ):
+        raise error
+    return lines
+
+
+def test_an_interrupted_sweep_leaves_a_report_of_what_is_done(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    asked: list[Path] = []
+
+    def report(folder: Path) -> Path:
+        asked.append(folder)
+        assert len(read_parquet(store.results_file)) == 2
+        return folder / "report.html"
+
+    assert interrupted(store, KeyboardInterrupt(), report) == []
+    assert asked == [], "no trial is done"
+    fill(store)
+    assert interrupted(store, DataError("x"), report) == []
+    first, second = interrupted(store, KeyboardInterrupt(), report)
+    assert first == "reporting 1 trial (Ctrl-C again: at once)"
+    assert second == f"report so far: {tmp_path / 'report.html'}"
+    assert asked == [tmp_path]
+    again = KeyboardInterrupt()
+    again.__context__ = KeyboardInterrupt()  # the second, while the first was handled
+    assert interrupted(store, again, report) == []
+    assert asked == [tmp_path]
+
+
+def test_a_report_that_fails_does_not_hide_the_interruption(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store)
+
+    def report(folder: Path) -> Path:
+        raise EnvironmentProblem("the disk is full")
+
+    lines = interrupted(store, KeyboardInterrupt(), report)
+    assert lines[-1] == "warning: no report of what is done: the disk is full"

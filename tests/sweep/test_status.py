@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from dpo_bench.errors import ConfigurationError
+from dpo_bench.storage import write_json
 from dpo_bench.sweep.status import print_status
 from dpo_bench.sweep.store import Manifest, Store, write_manifest
 
@@ -48,6 +50,25 @@ def test_every_planned_trial_has_its_state(tmp_path: Path) -> None:
     assert "interrupted" in line(lines, "begun")
     assert "to do" in line(lines, "later")
     assert not any("damaged" in line or "as it was" in line for line in lines), "not asked for"
+
+
+def test_a_stopped_trial_and_values_of_its_own_are_shown(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    training = {"learning_rate": 0.5, "steps": 60, "schedule": "linear", "epochs": None}
+    experiment = {"training": training, "search": {"kl": [1.0]}}
+    store.open({"conditions": {}, "experiment": experiment, "trials": []})
+    write_json(store.search_file, {"trials": ["far", "next"]})
+    with store.new_trial("far") as own:
+        own_training = {**training, "learning_rate": 0.125, "schedule": "constant"}
+        rest: dict[str, Any] = {"training": own_training, "error": "KL 33", "stopped": {}}
+        write_manifest(
+            own, Manifest("far", "stopped", "dpo", "beta", 0.1, {"beta": 0.1}, 7, **rest)
+        )
+    _, lines = shown(store)
+    cells = [cell.strip() for cell in line(lines, "far").strip("│ ").split("│")]
+    own_values = "beta=0.1 learning_rate=0.125 schedule=constant"
+    assert cells == ["far", "dpo", own_values, "7", "stopped: KL 33"]
+    assert "to do" in line(lines, "next")
 
 
 def test_damage_is_looked_for_when_asked(tmp_path: Path) -> None:

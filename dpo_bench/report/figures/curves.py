@@ -129,13 +129,15 @@ def draw_displacement(view: ReportView) -> Figure:
 
 
 def _curve(axis: Axes, points: pd.DataFrame, series: LossCurve, filled: bool = True) -> None:
-    """A line through the settings, and a marker with intervals for every trial."""
+    """A line through the settings of the curve, and a marker with intervals for every trial."""
     color, look = theme.SERIES_LIGHT[theme.style(series.index).color], theme.style(series.index)
     trained = points[(points["point"] == TRAINED) & (points["index"] == series.index)]
     trained = trained.dropna(subset=["kl"])
     if trained.empty:
         return
-    center = trained.groupby("strength", sort=False, dropna=False)[["kl", "value"]].mean()
+    rank = {trial.id: setting.rank for setting in series.settings for trial in setting.trials}
+    joined = trained[trained["trial"].isin(list(rank))]
+    center = joined.groupby(joined["trial"].map(rank), sort=False)[["kl", "value"]].mean()
     label = f"{SERIES_MARK}{series_label(series)}" if filled else None
     axis.plot(
         _places(center["kl"]), center["value"], color=color, linewidth=1.6,
@@ -214,8 +216,9 @@ def draw_training(view: ReportView) -> Figure:
 def _training_lines(axis: Axes, steps: pd.DataFrame, series: LossCurve, column: str) -> None:
     color, labeled = theme.SERIES_LIGHT[theme.style(series.index).color], False
     opacity = {
-        trial.id: 0.35 + 0.65 * (setting.rank + 1) / len(series.settings)
-        for setting in series.settings
+        trial.id: 0.35 + 0.65 * (setting.rank + 1) / len(settings)
+        for settings in (series.settings, series.explored)
+        for setting in settings
         for trial in setting.trials
     }
     own = steps[steps["index"] == series.index]

@@ -76,7 +76,7 @@ def _drawings(view: ReportView) -> Iterator[tuple[str, Drawing]]:
         yield "heat_map", draw_heat_map
     if view.results.has_kl and view.results.has(CHOSEN.name):
         yield "displacement", draw_displacement
-    if any(len(trial.training) for trial in view.results.trials):
+    if any(len(trial.training_log) for trial in view.results.trials):
         yield "training", draw_training
 
 

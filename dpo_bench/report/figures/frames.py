@@ -233,7 +233,7 @@ def _heat_map(view: ReportView) -> Iterator[Row]:
 def _training(series: Sequence[LossCurve]) -> Iterator[Row]:
     for one in series:
         for trial in one.trials:
-            for row in trial.training.to_dict("records"):
+            for row in trial.training_log.to_dict("records"):
                 known = {name: row[name] for name, _ in COLUMNS if name in row}
                 yield {
                     **_named(one), "strength": trial.strength, "seed": trial.seed,

@@ -9,10 +9,11 @@ from functools import cached_property
 import numpy as np
 
 from dpo_bench.analysis.estimate import finite
-from dpo_bench.analysis.loss_curves import group_series, trial_label
+from dpo_bench.analysis.loss_curves import trial_label
 from dpo_bench.analysis.lost_verdicts import MOST_LOST, is_too_large, unlike_the_others
 from dpo_bench.analysis.opponents import CHOSEN, OPPONENTS, REFERENCE, read_opponents
 from dpo_bench.analysis.results import SweepResults, Trial
+from dpo_bench.analysis.series import group_series
 from dpo_bench.report.sections.section import ReportSection, written
 from dpo_bench.report.table_values import Cell, Row
 from dpo_bench.report.templating import Words

@@ -67,7 +67,7 @@ def strengths_section(
 
 def _nearest(series: LossCurve, kl: float) -> tuple[LossCurve, Trial] | None:
     """The loss's policy whose KL is nearest to one (nats), of all strengths and seeds."""
-    known = [trial for trial in series.done if trial.value(KL.name) is not None]
+    known = [trial for trial in series.on_curve if trial.value(KL.name) is not None]
     if not known:
         return None
     return series, min(known, key=lambda trial: abs(position(_kl(trial)) - position(kl)))

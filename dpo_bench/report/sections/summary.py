@@ -169,7 +169,9 @@ def _continued(results: SweepResults, labels: dict[str, str], words: Words) -> I
     """Trials of which a part was trained with something else than the loss's formula."""
     shares: dict[str, dict[str, float]] = {}
     for trial in results.done:
-        if "continued" in trial.training and (share := float(trial.training["continued"].mean())):
+        if "continued" in trial.training_log and (
+            share := float(trial.training_log["continued"].mean())
+        ):
             shares.setdefault(trial.loss, {})[labels[trial.id]] = share
     for loss, known in shares.items():
         worst = max(known, key=lambda name: known[name])

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.matched_policies import matched_policies
 from dpo_bench.analysis.metrics import WIN_RATE, present, ranking
+from dpo_bench.analysis.series import group_series
 from dpo_bench.report.configuration import read_experiment
 from dpo_bench.report.samples import selections
 from dpo_bench.report.sections.judging import judging_section

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpo_bench.analysis.loss_curves import group_series
 from dpo_bench.analysis.matched_policies import matched_policies
 from dpo_bench.analysis.opponents import OPPONENTS
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.analysis.series import group_series
 from dpo_bench.report.sections.round_robin import strengths_section
 from dpo_bench.report.sections.section import ReportSection
 from tests.report.conftest import ViewOf

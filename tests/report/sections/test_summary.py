@@ -187,9 +187,9 @@ def test_pairs_where_a_formula_is_continued_are_a_warning(view_of: ViewOf) -> No
         copy = dataclasses.replace(trial)
         share = {"dpo": shares.get(float(trial.strength or 0), 0.0), "ipo": 0.0}.get(trial.loss)
         if share is not None:
-            table = trial.training.assign(continued=0.0)
+            table = trial.training_log.assign(continued=0.0)
             table.loc[table.index[-1], "continued"] = share * len(table)  # all in the last step
-            copy.__dict__["training"] = table
+            copy.__dict__["training_log"] = table
         return copy
 
     (warning,) = changed(view_of("clean"), continued).findings.warnings

@@ -17,13 +17,13 @@ const HOVER = "%{text}<extra></extra>";
 const mean = (numbers) => numbers.reduce((sum, one) => sum + one, 0) / numbers.length;
 const trialsOf = (series) => data.trials.filter((one) => one.done && one.series === series);
 
-// A line joins a loss's strengths (means over seeds) in the order of the grid; a mark is a trial.
+// A line joins the settings of a loss's curve (means over seeds) in their order; a mark is a trial.
 const seriesTraces = (index, x, y, look = {}) => {
   const own = data.series[index];
   const points = trialsOf(index).filter((one) => one.values[x] && one.values[y]);
   if (!points.length) return [];
-  const strengths = [...new Set(points.map((one) => one.strength))];
-  const centers = strengths.map((strength) => points.filter((one) => one.strength === strength));
+  const joined = points.filter((one) => one.setting !== null);
+  const centers = [...new Set(joined.map((one) => one.setting))].map((setting) => joined.filter((one) => one.setting === setting));
   const dimmed = state.focus !== null && state.focus !== index;
   const shade = `@series-${own.color}`;
   const common = { meta: { series: index }, opacity: dimmed ? 0.12 : 1, visible: shown(index) };

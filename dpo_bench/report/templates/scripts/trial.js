@@ -34,7 +34,7 @@ const openTrial = (index) => {
     ["Folder", `trials/${trial.id}`]];
   const words = trial.done ? element("button", { type: "button", id: "trial-samples" }, "Read its responses") : null;
   if (words) words.addEventListener("click", () => { readOnly(index); });
-  const failure = trial.done ? null : element("div", { class: "failure", role: "note" }, element("h3", {}, "Failed"), element("p", {}, trial.error),
+  const failure = trial.done ? null : element("div", { class: "failure", role: "note" }, element("h3", {}, trial.status === "stopped" ? "Stopped early" : "Failed"), element("p", {}, trial.error),
     trial.traceback ? element("details", { open: true }, element("summary", {}, "Traceback"), element("pre", {}, trial.traceback)) : null);
   fill(panel, ...[
     element("h3", {}, swatch(trial.series), isolated(trial.label)), failure,
