@@ -18,7 +18,6 @@ from dpo_bench.sweep.store import SOUGHT, Manifest, Store
 from dpo_bench.sweep.task import Task
 
 if TYPE_CHECKING:
-    from dpo_bench.analysis.results import SweepResults
     from dpo_bench.experiment import Experiment
     from dpo_bench.sweep.display import Display
 
@@ -184,48 +183,27 @@ class _FolderJudge:
 
     def choose(self, rates: Sequence[Series]) -> int:
         """The learning rate with the best figures on one half of the prompts."""
-        from dpo_bench.analysis.tuning import choose_paths
+        from dpo_bench.analysis.tuning import choose_of_folder
 
-        paths = [[self.schedule.identify(trial) for trial in one.path] for one in rates]
+        schedule = self.schedule
+        paths = [[schedule.identify(trial) for trial in one.path] for one in rates]
         key = tuple(one for path in paths for one in (*path, ""))
         if key not in self._choices:
-            results = self._results([trial for path in paths for trial in path])
-            self._choices[key] = choose_paths(results, paths)
+            kls = schedule.plan.search.kl
+            self._choices[key] = choose_of_folder(schedule.store.folder, paths, kls)
         return self._choices[key]
 
     def open_losses(self, step: Step, look: Look) -> Mapping[str, float]:
         """Of which losses a comparison with the baseline is open at a look."""
+        from dpo_bench.analysis.results import read_sweep
+        from dpo_bench.analysis.sequential import open_at_last_look
+
         schedule = self.schedule
         path = tuple(schedule.identify(trial) for one in step.series for trial in one.path)
         if path not in self._open:
             seen = Step(step.series, step.asked, [], [*step.looks, look], step.seeds)
             schedule.save(seen)
-            results = self._results([schedule.identify(trial) for trial in seen.asked])
-            self._open[path], text = _open_losses(results)
+            write_results(schedule.store, [schedule.identify(trial) for trial in seen.asked])
+            self._open[path], text = open_at_last_look(read_sweep(schedule.store.folder))
             schedule.display.verdicts(f"{len(look.seeds)} seeds: {text}")
         return self._open[path]
-
-    def _results(self, identities: Sequence[str]) -> SweepResults:
-        from dpo_bench.analysis.results import read_sweep
-
-        write_results(self.schedule.store, identities)
-        return read_sweep(self.schedule.store.folder)
-
-
-def _open_losses(results: SweepResults) -> tuple[dict[str, float], str]:
-    """Losses with a comparison that is open, by how near it is to a decision; and all verdicts."""
-    from dpo_bench.analysis.compare import MatchedComparison, Plan, compare_series
-    from dpo_bench.analysis.prompt_curves import read_curves
-    from dpo_bench.analysis.sequential import nearness, verdict_counts
-    from dpo_bench.analysis.series import group_series
-
-    series = group_series(results)
-    found = compare_series(read_curves(results, series), series, Plan.of(results))
-    if not isinstance(found, MatchedComparison):
-        return {}, found
-    losses: dict[str, float] = {}
-    for name, near in nearness(found.family).items():
-        loss = series[int(name)].loss
-        losses[loss] = max(near, losses.get(loss, 0.0))
-    counts = verdict_counts(found.family)
-    return losses, ", ".join(f"{count} {kind}" for kind, count in counts.items())
