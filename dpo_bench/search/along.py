@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.search.axes import Axis
@@ -102,15 +102,48 @@ def next_round(axis: Axis, probes: Sequence[Probe], kls: Sequence[float]) -> Rou
             reasons[kl] = found
         else:
             steps.append(found)
-    taken = {one.place for one in probes}
+    taken = [one.place for one in probes]
+    failed = sum(math.isnan(one.log_kl) for one in probes)
     proposals: dict[float, Proposal] = {}
     for step in _most_telling(steps, known):
-        value = axis.value(step.place)
-        if any(abs(axis.place(value) - one) < NARROWEST / 4 for one in taken):
-            reasons[step.kl] = _nearest(axis, known, step.kl, "no further value of it is left")
+        value = _free_value(axis, step, known, taken, failed)
+        if value is None:
+            reasons[step.kl] = _nearest(axis, known, step.kl, _nothing_left(failed))
             continue
         proposals.setdefault(value, Proposal(value, step.is_safe))
     return Round(tuple(proposals.values()), reasons)
+
+
+def _free_value(
+    axis: Axis, step: _Step, known: Sequence[Probe], taken: Sequence[float], failed: int
+) -> float | None:
+    """The value at a place, or near it where a trial has failed there; None: there is none."""
+    for place in (step.place, *(_evasions(step, known) if failed else ())):
+        value = axis.value(place)
+        if all(abs(axis.place(value) - one) >= NARROWEST / 4 for one in taken):
+            return value
+    return None
+
+
+def _evasions(step: _Step, known: Sequence[Probe]) -> Iterator[float]:
+    """Places around one at which a trial has failed: ever nearer, or ever farther out."""
+    if step.gap is not None:
+        ends = [known[index].place for index in step.gap]
+        for share in (1 / 3, 2 / 3, 1 / 6):
+            yield from sorted(
+                (step.place + share * (end - step.place) for end in ends),
+                key=lambda place: -abs(place - step.place),
+            )
+        return
+    nearest = min((abs(step.place - one.place) for one in known), default=LONGEST)
+    for share in (1 / 2, 1, 3 / 4):
+        for side in (-1, 1):
+            yield step.place + side * share * max(nearest, SHORTEST)
+
+
+def _nothing_left(failed: int) -> str:
+    also = f", {failed} failed" if failed else ""
+    return f"no further value of it is left{also}"
 
 
 def _most_telling(steps: Sequence[_Step], known: Sequence[Probe]) -> list[_Step]:
@@ -291,18 +324,24 @@ def _second(axis: Axis, only: Probe, kl: float) -> _Step:
 
 def _without_any(axis: Axis, known: Sequence[Probe], kl: float) -> _Step | str:
     """All that was tried diverged or was stopped: from there towards what is known to be safe."""
-    if len(known) > TRIES:
-        return f"every trial by {axis.name} diverged or went far beyond"
-    if axis.of_training:
-        return _Step(kl, known[0].place - LONGEST, None, is_safe=False)
-    places = [one.place for one in known]
-    heights = [one.log_kl for one in known]
-    rising = heights[-1] >= heights[0]
-    place = min(places) - LONGEST if rising else max(places) + LONGEST
+    if not known:
+        return _Step(kl, axis.place(axis.start), None, is_safe=False)  # all of them failed
     least, most = axis.place(axis.low), axis.place(axis.high)
-    if not least <= place <= most:
+    down, up = known[0].place - LONGEST, known[-1].place + LONGEST
+    sides = {-1: down} if axis.of_training else {-1: down, 1: up}
+    sides = {side: place for side, place in sides.items() if least <= place <= most}
+    if len(known) > TRIES or not sides:
         return f"every trial by {axis.name} diverged or went far beyond"
-    return _Step(kl, place, None, is_safe=False)
+    first, last = known[0].log_kl, known[-1].log_kl
+    falling = (last < first) - (last > first)
+    if falling in sides:
+        return _Step(kl, sides[falling], None, is_safe=False)
+    # Nobody knows on which side the KL falls: on the one of which less was seen, ever farther.
+    start = axis.place(axis.start)
+    seen = {-1: start - known[0].place, 1: known[-1].place - start}
+    side = min(sides, key=lambda one: (seen[one], one))
+    place = sides[side] + side * LONGEST * (len(known) // 4)
+    return _Step(kl, min(max(place, least), most), None, is_safe=False)
 
 
 def _plateau(axis: Axis, exact: Sequence[Probe], nearest: Probe, kl: float) -> str:

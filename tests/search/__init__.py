@@ -1,0 +1,1 @@
+"""The search, held to simulated losses of which everything is known."""
