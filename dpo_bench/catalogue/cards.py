@@ -43,7 +43,8 @@ def catalogue(names: Iterable[str] | None = None) -> list[Card]:
 
     A card's keys: name, aliases, family, paper, normalization, needs_reference, needs,
     batch_coupled, strength (the hyperparameter that the grid varies, or None), hyperparameters
-    (name -> default and range), grid, kl_by (what a search tries, in order), summary, documentation, file.
+    (name -> default and range), grid, kl_by (what a search tries, in order), summary,
+    documentation, file.
 
     Raises:
         UnknownLossError: no loss has one of the names.
