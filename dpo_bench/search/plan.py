@@ -266,6 +266,7 @@ class SearchPlan:
                     self._ask_repeats(step, series, look_up)
             waits = len(step.wanted) > before or any(s.exploration.wanted for s in step.series)
             if waits:
+                step.end = ""
                 return
             step.end = "seeds"
             if count == 1:
