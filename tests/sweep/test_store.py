@@ -251,9 +251,7 @@ def test_another_experiments_folder_is_refused(tmp_path: Path) -> None:
     store.open(RECORD)
     other = json.loads(json.dumps(RECORD))
     other["conditions"]["training"]["precision"] = "bf16"
-    with pytest.raises(
-        ConfigurationError, match=r"training\.precision is None there"
-    ):
+    with pytest.raises(ConfigurationError, match=r"training\.precision is None there"):
         store.open(other)
     assert store.read_experiment() == RECORD
 
