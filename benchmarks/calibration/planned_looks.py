@@ -15,9 +15,8 @@ import numpy as np
 from benchmarks.calibration.rows import Row, at_least, false_verdicts
 from benchmarks.calibration.simulate import LEVELS, Losses
 from dpo_bench.analysis.comparisons import Family
-from dpo_bench.analysis.looks import levels_of_looks
+from dpo_bench.analysis.looks import Look, compare_in_looks, levels_of_looks, open_losses
 from dpo_bench.analysis.points import Curves, Point
-from dpo_bench.analysis.sequential import Looks, compare_in_looks, open_losses
 from dpo_bench.experiment.config import Search
 from dpo_bench.search.plan import looks_of
 
@@ -46,7 +45,7 @@ def carried_out(curves: Curves, seed: int, same_within: float | None = None) -> 
     """Look at 3, 6 and 10 seeds of an experiment that has ten of all losses."""
     counts = looks_of(PLANNED, 10)
 
-    def compared(seeds: dict[str, int], looks: Looks) -> Family:
+    def compared(seeds: dict[str, int], looks: Sequence[Look]) -> Family:
         seen = _first_seeds(curves, seeds)
         how = {"baseline": BASELINE, "same_within": same_within, "draws": DRAWS, "seed": seed}
         return compare_in_looks(seen, LEVELS, looks, **how)  # type: ignore[arg-type]
@@ -54,7 +53,7 @@ def carried_out(curves: Curves, seed: int, same_within: float | None = None) -> 
     first = compared(dict.fromkeys(curves, counts[0]), ())
     seeds = dict.fromkeys(curves, 0)
     active = set(curves)
-    looks: list[tuple[tuple[int, ...], float]] = []
+    looks: list[Look] = []
     for count, level in zip(counts, levels_of_looks(counts), strict=True):
         seeds |= dict.fromkeys(active, count)
         looks.append((tuple(range(count)), level))

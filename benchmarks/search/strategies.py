@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from benchmarks.search.worlds import BASELINE, RATE, World, curves, spread
 from dpo_bench.analysis.comparisons import Family
+from dpo_bench.analysis.looks import Look as MadeLook
+from dpo_bench.analysis.looks import compare_in_looks, nearness
 from dpo_bench.analysis.points import Curves
-from dpo_bench.analysis.sequential import Looks, compare_in_looks, nearness
 from dpo_bench.contract import get_loss
 from dpo_bench.experiment import Experiment, PlannedTrial, validate
 from dpo_bench.search.exploration import Outcome
@@ -157,7 +158,7 @@ def _policies(world: World, step: Step, trainer: _Trainer | None = None) -> Curv
     }
 
 
-def _compared(policies: Curves, looks: Looks) -> Family:
+def _compared(policies: Curves, looks: Sequence[MadeLook]) -> Family:
     return compare_in_looks(policies, KLS, looks, baseline=BASELINE, draws=DRAWS)
 
 

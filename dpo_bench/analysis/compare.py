@@ -11,22 +11,24 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from dpo_bench.analysis.comparisons import Comparison, Family, compare_losses
+from dpo_bench.analysis.comparisons import Comparison, Family
 from dpo_bench.analysis.detectable import detectable_difference
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.kl_axis import ROUND
+from dpo_bench.analysis.looks import compare_in_looks, without_verdicts
 from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.metrics import REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.points import Curves
 from dpo_bench.analysis.prompt_curves import (
     TOO_FEW,
     CurvesOnPrompts,
+    awaits_look,
+    looks_made,
     read_curves,
     unmatched_curves,
 )
 from dpo_bench.analysis.readings import NEAR, Curve, Reading, covered_range, curves_in_common
 from dpo_bench.analysis.results import SweepResults
-from dpo_bench.analysis.sequential import compare_in_looks, without_verdicts
 from dpo_bench.analysis.series import group_series
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.wording import listing
@@ -35,6 +37,7 @@ NO_COMMON_RANGE = (
     "There is no KL that the losses cover together with at least two strengths each: nothing is"
     " compared, because nothing is extrapolated."
 )
+NO_BASELINE_YET = "The search has not come to a curve of the baseline: nothing is compared yet."
 USUAL_BASELINE = "dpo"
 """what losses are compared with where no baseline is named and it is among them"""
 RESTS_ON = 0.05
@@ -194,7 +197,12 @@ def compare_series(
     curves = curves_in_common(found.by_measure[measure.name])
     if len(curves) < 2:
         return TOO_FEW
-    baseline = _baseline(plan, series, curves)
+    try:
+        baseline = _baseline(plan, series, curves)
+    except ConfigurationError:
+        if found.waits:
+            return NO_BASELINE_YET
+        raise
     ends = common_range(curves, baseline)
     levels = sorted(plan.kl) or round_levels(curves, baseline)
     levels = levels or ([] if ends is None else default_levels(*ends))
@@ -383,7 +391,8 @@ def comparison_frame(
         The verdict is ``better`` or ``worse`` where p < .05, ``same`` where the band at 90% lies
         within ``same_within``, else ``open``. With one seed it is open: it takes a second run to
         know of losses. Where a KL is not covered by both the difference is missing and the verdict
-        open: nothing is extrapolated.
+        open: nothing is extrapolated. Where a search added seeds in planned looks, p and verdict
+        are those of the first look that decided the comparison (`looks`).
 
     Raises:
         ConfigurationError: there is no such baseline, or nothing to compare by.
@@ -392,15 +401,18 @@ def comparison_frame(
     base = None if baseline is None else find_baseline(baseline, names, results.name)
     curves = curves_in_common(given)
     levels = _levels(curves, kl, base, has_kl=results.has_kl)
-    family = compare_losses(
-        curves,
+    family = compare_in_looks(
+        given,
         levels,
+        looks_made(results),
         baseline=base,
         same_within=same_within,
         prompts_known=known,
         seed=results.bootstrap_seed,
         share=measure.is_share,
     )
+    if awaits_look(results):
+        family = without_verdicts(family)
     rows = [_row(one, names, has_kl=results.has_kl) for one in family.all]
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *DETAILS])
     return frame if details else frame[list(COLUMNS)]

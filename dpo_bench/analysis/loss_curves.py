@@ -213,7 +213,7 @@ def setting_key(trial: Trial) -> tuple[float | None, str, str]:
 
 def spelled_settings(trial: Trial, names: Iterable[str]) -> str:
     """Values of hyperparameters and keys of training by name, those that the trial has."""
-    known = trial.settings
+    known = {name: value for name, value in trial.settings.items() if value is not None}
     return ", ".join(f"{name} {spelled(known[name])}" for name in names if name in known)
 
 

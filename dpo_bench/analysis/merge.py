@@ -9,13 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from dpo_bench.analysis.loss_curves import setting_key
-from dpo_bench.analysis.results import SweepResults, Trial, read_sweep
+from dpo_bench.analysis.loss_curves import by_loss, setting_key, spelled
+from dpo_bench.analysis.results import OWN_KEYS, SweepResults, Trial, read_sweep
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.wording import counted, listing, one_line
 
 _HARMLESS = ("keep_policies", "content.device")
 """conditions that may differ: they decide what is kept, and which machine computes"""
+_TUNED = tuple(f"training.{key}" for key in OWN_KEYS)
+"""conditions that may differ because trials may: each loss is tuned over them"""
 _MEANINGS = {
     "content.data": "the preference data",
     "content.policy": "the policy's starting point",
@@ -66,6 +68,7 @@ def merge_sweeps(sweeps: Sequence[SweepResults]) -> SweepResults:
         platform="; ".join(dict.fromkeys(sweep.platform for sweep in sweeps)),
         planned=tuple(dict.fromkeys(one for sweep in sweeps for one in sweep.planned)),
         trials=trials,
+        search=_search(sweeps, trials),
         sources=names,
         remarks=tuple(_remarks(sweeps, names, sum(map(len, (s.trials for s in sweeps))), trials)),
     )
@@ -79,7 +82,7 @@ def _require_comparable(first: SweepResults, other: SweepResults) -> None:
         )
     ours, theirs = dict(_flat(first.conditions)), dict(_flat(other.conditions))
     for key in sorted(ours.keys() | theirs.keys()):
-        if key not in _HARMLESS and ours.get(key) != theirs.get(key):
+        if key not in (*_HARMLESS, *_TUNED) and ours.get(key) != theirs.get(key):
             raise ConfigurationError(
                 f"{first.folder} and {other.folder} cannot be compared:"
                 f" {_MEANINGS.get(key, key)} differs ({_short(ours.get(key))} and"
@@ -151,6 +154,12 @@ def _remarks(
         where = "in more than one sweep and"
         shared = counted(repeated, f"trial occurs {where} counts", f"trials occur {where} count")
         yield f"{shared} once.{_apart(sweeps)}"
+    if differing := _own_values(sweeps):
+        told = listing([f"{key} ({'; '.join(values)})" for key, values in differing.items()])
+        yield (
+            f"They differ in {told}: a loss that has several values is tuned over them, on one half"
+            " of the prompts, and compared on the other; a loss that has one is as it is."
+        )
     machines = _machines(sweeps)
     if len(machines) > 1:
         yield (
@@ -159,6 +168,49 @@ def _remarks(
             " machines. Win rates are against the reference's responses on each trial's own"
             " machine."
         )
+
+
+def _own_values(sweeps: Sequence[SweepResults]) -> dict[str, list[str]]:
+    """The keys of training in which trials of the sweeps differ, with their values in words."""
+    found: dict[str, dict[str, None]] = {}
+    for sweep in sweeps:
+        for trial in sweep.trials:
+            for key, value in trial.training.items():
+                found.setdefault(key, {})[spelled(value)] = None
+    return {key: list(values) for key, values in found.items() if len(values) > 1}
+
+
+def _search(sweeps: Sequence[SweepResults], trials: Sequence[Trial]) -> dict[str, Any]:
+    """What the searches among the sweeps found, in one; empty where there was none.
+
+    Of a sweep with given strengths all trials make the curves. Looks were planned for each sweep by
+    itself: none holds for all of them.
+    """
+    if not any(sweep.search for sweep in sweeps):
+        return {}
+    series: dict[str, dict[str, Any]] = {}
+    for sweep in sweeps:
+        for one in sweep.search.get("series") or _as_searched(sweep):
+            known = series.setdefault(one["key"], {**one, "path": []})
+            known["path"] = list(dict.fromkeys([*known["path"], *one.get("path", ())]))
+    kept = {trial.id for trial in trials}
+    for known in series.values():
+        known["path"] = [one for one in known["path"] if one in kept]
+    return {"trials": sorted(kept), "series": list(series.values()), "looks": [], "end": "merged"}
+
+
+def _as_searched(sweep: SweepResults) -> Iterator[dict[str, Any]]:
+    """The losses of a sweep with given strengths, in the form of a search's record."""
+    groups = by_loss(sweep.trials)
+    for group in groups:
+        first = group[0]
+        names = (
+            []
+            if len(groups) == len({one[0].loss for one in groups})
+            else sorted(first.hyperparameters.keys() - {first.strength_name})
+        )
+        key = " ".join([first.loss, *(f"{n}={first.hyperparameters[n]}" for n in names)])
+        yield {"key": key, "loss": key, "chosen": True, "path": [one.id for one in group]}
 
 
 def _machines(sweeps: Sequence[SweepResults]) -> list[str]:

@@ -19,6 +19,7 @@ import pandas as pd
 
 from dpo_bench.analysis.bootstrap import Array, resample_weights
 from dpo_bench.analysis.halves import split_prompts
+from dpo_bench.analysis.looks import Look
 from dpo_bench.analysis.loss_curves import GridPoint, LossCurve
 from dpo_bench.analysis.metrics import KL, REWARD, WIN_RATE, Metric
 from dpo_bench.analysis.points import Curves, Point
@@ -31,10 +32,6 @@ NO_KL = "Without KLs to the reference there is nothing to compare at matched KL.
 NOTHING_SCORED = "Without a reward of each response there is nothing to compare at matched KL."
 _COLUMNS = {KL.name: "kl", REWARD.name: "reward", WIN_RATE.name: "win_reference"}
 """where a trial's tables hold each measure, response by response"""
-
-
-Look = tuple[tuple[int, ...], float]
-"""A planned look: the seeds that it has, and the chance of a false verdict that it may spend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +145,7 @@ def read_curves(results: SweepResults, series: Sequence[LossCurve]) -> CurvesOnP
         },
         tuned,
         looks_made(results),
-        bool(results.search) and not results.search.get("looks") and not results.search.get("end"),
+        awaits_look(results),
     )
 
 
@@ -164,6 +161,12 @@ def looks_made(results: SweepResults) -> tuple[Look, ...]:
         (tuple(map(int, one["seeds"])), float(one["level"]))
         for one in results.search.get("looks") or ()
     )
+
+
+def awaits_look(results: SweepResults) -> bool:
+    """Whether a searched sweep goes on and has not come to its first planned look."""
+    search = results.search
+    return bool(search) and not search.get("looks") and not search.get("end")
 
 
 def trained_points(

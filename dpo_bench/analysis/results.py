@@ -409,6 +409,28 @@ def read_sweep(folder: Path) -> SweepResults:
         raise EnvironmentProblem(
             f"{folder / RESULTS} lacks the columns {', '.join(missing)}: run the sweep again."
         )
+    return _sweep(folder, table)
+
+
+def read_trials(folder: Path, identities: Collection[str]) -> SweepResults:
+    """Some trials of a sweep's folder by their ids, without its table of results.
+
+    Trials that have no manifest yet are left out.
+
+    Raises:
+        EnvironmentProblem: a file is damaged.
+    """
+    rows = []
+    for identity in dict.fromkeys(identities):
+        file = folder / "trials" / identity / "manifest.json"
+        if file.is_file():
+            manifest = read_json(file)
+            known = {name: manifest.get(name) for name in REQUIRED if name != "kl"}
+            rows.append({**known, "kl": None})
+    return _sweep(folder, pd.DataFrame(rows, columns=list(REQUIRED)))
+
+
+def _sweep(folder: Path, table: pd.DataFrame) -> SweepResults:
     record = read_json(folder / EXPERIMENT)
     experiment = dict(record.get("experiment") or {})
     evaluation = dict(experiment.get("evaluation") or {})

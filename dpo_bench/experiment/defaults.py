@@ -37,6 +37,14 @@ def settled(experiment: Experiment, parameters: int) -> Experiment:
     return experiment.model_copy(update={"training": chosen})
 
 
+def with_some_rate(experiment: Experiment) -> Experiment:
+    """The experiment with some learning rate where it is ``auto``: to check all else beforehand."""
+    if experiment.training.learning_rate != "auto":
+        return experiment
+    training = experiment.training.model_copy(update={"learning_rate": 1e-4})
+    return experiment.model_copy(update={"training": training})
+
+
 def suggested_rate(parameters: int, *, lora: bool) -> float:
     """A peak learning rate for a model of so many parameters, to one digit.
 

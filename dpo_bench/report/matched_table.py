@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dpo_bench.analysis.compare import Level, MatchedComparison
@@ -40,6 +40,7 @@ class MatchedTables:
         levels: heading of each level.
         values: a row per series, a cell per level.
         differences: a row per loss that is compared at any level, a `DifferenceCell` per level.
+        ranking: losses ordered by their figure at each level by itself, a place per row.
         reach: half the width of the differences' common axis.
     """
 
@@ -48,6 +49,7 @@ class MatchedTables:
     levels: tuple[str, ...]
     values: Table
     differences: Table
+    ranking: Table
     reach: float
 
     @property
@@ -92,8 +94,40 @@ def matched_tables(comparison: MatchedComparison, series: Sequence[LossCurve]) -
         levels=levels,
         values=Table((("Loss", ""), *headings), tuple(values)),
         differences=Table((("Difference", ""), *headings), tuple(differences)),
+        ranking=Table((("Place", ""), *headings), tuple(_ranking(comparison, labels))),
         reach=reach,
     )
+
+
+def _ranking(comparison: MatchedComparison, labels: Mapping[int, str]) -> Iterator[Row]:
+    """The highest figure of each level first, each with the verdict on it."""
+    ranked = [
+        sorted(level.values, key=lambda index: -level.values[index].value)
+        for level in comparison.levels
+    ]
+    for place in range(max(map(len, ranked))):
+        found = [
+            _ranked(comparison, level, order[place], labels)
+            if place < len(order)
+            else Cell(MISSING)
+            for level, order in zip(comparison.levels, ranked, strict=True)
+        ]
+        yield Row((Cell(str(place + 1), value=float(place + 1)), *found))
+
+
+def _ranked(
+    comparison: MatchedComparison, level: Level, index: int, labels: Mapping[int, str]
+) -> Cell:
+    figure = estimate_cell(level.values[index], comparison.measure.decimals)
+    pair = next((one for one in level.pairs if one.first == str(index)), None)
+    notes: tuple[str, ...] = ()
+    if index == comparison.baseline:
+        notes = ("baseline",)
+    elif pair is not None and pair.compared and comparison.primary:
+        notes = (pair.verdict,)
+    text = f"{labels[index]} {figure.text}"
+    strong = comparison.primary and pair is not None and pair.decided
+    return dataclasses.replace(figure, text=text, notes=notes, strong=strong)
 
 
 def comparison_reach(comparison: MatchedComparison) -> float:

@@ -15,6 +15,7 @@ from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.analysis.series import group_series
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment import Experiment, plan_trials
+from dpo_bench.search.plan import looks_of, seeds_of
 from dpo_bench.sweep.estimate import in_words
 from dpo_bench.wording import counted
 
@@ -54,7 +55,7 @@ def print_mixes(
         components, seconds = _components(results), _measured_seconds(results)
     losses = len(experiment.losses)
     comparisons = max(losses - 1, 1) * (len(experiment.comparison.kl) or LEVELS)
-    settings = len(plan_trials(experiment)) // len(experiment.training.seeds)
+    settings, asked = _settings_and_seeds(experiment)
 
     def cost(prompts: int, responses: int, seeds: int) -> float:
         return settings * seeds * seconds(prompts, responses) if seconds else prompts * seeds
@@ -71,12 +72,24 @@ def print_mixes(
         _say(console, "No mix that was looked at (to 8,192 prompts and 20 seeds) is enough.")
         return
     console.print(_table(_best_by_seeds(found), timed=seconds is not None))
-    now, asked = experiment.evaluation, len(experiment.training.seeds)
+    now = experiment.evaluation
     if asked < 2:
         _say(console, "As planned, with one seed, nothing is said of losses.")
         return
     here = shown(components, comparisons, now.prompts, now.samples_per_prompt, asked)
     _say(console, f"As planned this sweep shows {here:.3f}.")
+
+
+def _settings_and_seeds(experiment: Experiment) -> tuple[int, int]:
+    """Settings that are compared, and seeds that each has; of a search the least number of seeds.
+
+    The trials by which a search finds its settings are left out: they are the same for every mix.
+    """
+    search = experiment.search
+    if search is None:
+        seeds = len(experiment.training.seeds)
+        return len(plan_trials(experiment)) // seeds, seeds
+    return len(experiment.losses) * len(search.kl), looks_of(search, len(seeds_of(experiment)))[0]
 
 
 def _best_by_seeds(found: list[Mix]) -> list[Mix]:

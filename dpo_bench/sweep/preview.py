@@ -7,8 +7,9 @@ one that is on the hub and not on this machine yet is left out, and that is said
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,7 +19,8 @@ from rich.table import Table
 from dpo_bench.contract import get_loss
 from dpo_bench.data.prepare import read_preferences
 from dpo_bench.experiment import Experiment, PlannedTrial, plan_trials
-from dpo_bench.experiment.defaults import settled
+from dpo_bench.experiment.config import Search
+from dpo_bench.experiment.defaults import settled, with_some_rate
 from dpo_bench.model.compatibility import require_ids, require_positions
 from dpo_bench.model.load import device_of, skeleton
 from dpo_bench.model.reach import parameters_of_text
@@ -26,6 +28,8 @@ from dpo_bench.model.source import is_remote
 from dpo_bench.notes import heard
 from dpo_bench.progress import Loudness
 from dpo_bench.rewards.find import find_reward
+from dpo_bench.search.axes import LEARNING_RATE, Axis, axes_of
+from dpo_bench.search.plan import baseline_of, looks_of, seeds_of, trial_range
 from dpo_bench.sweep.display import make_display
 from dpo_bench.sweep.estimate import Size, estimate, evaluations, in_words, matrix_speed
 from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_workers, this_machine
@@ -44,6 +48,45 @@ SHOWN = 160
 """Characters shown of either end of a long text."""
 
 
+@dataclass(frozen=True)
+class _Forecast:
+    """How many trials a sweep takes.
+
+    Attributes:
+        least: fewest of them.
+        most: the most.
+        trials: those that are known; none of a search.
+    """
+
+    least: int
+    most: int
+    trials: tuple[PlannedTrial, ...] = ()
+
+    @property
+    def has_own_values(self) -> bool:
+        """Whether some have values of ``[training]`` of their own."""
+        return any(trial.training for trial in self.trials)
+
+    def seconds(self, experiment: Experiment, size: Size, speed: float) -> float:
+        """Seconds that one trial takes, in the mean over those that are known; see `estimate`."""
+        if not self.has_own_values:
+            return estimate(experiment, size, speed)
+        total = 0.0
+        for own, count in Counter(trial.training for trial in self.trials).items():
+            trial = next(one for one in self.trials if one.training == own)
+            training = trial.settings(experiment.training)
+            alike = experiment.model_copy(update={"training": training})
+            total += count * estimate(alike, size, speed)
+        return total / len(self.trials)
+
+
+def _forecast(experiment: Experiment) -> _Forecast:
+    if experiment.search is not None:
+        return _Forecast(*trial_range(with_some_rate(experiment)))
+    trials = plan_trials(experiment)
+    return _Forecast(len(trials), len(trials), tuple(trials))
+
+
 def print_plan(
     experiment: Experiment, workers: int | None, console: Console, loudness: Loudness = "normal"
 ) -> TrialSeconds | None:
@@ -55,8 +98,11 @@ def print_plan(
     Raises:
         DpoBenchError: what a run would raise.
     """
-    trials = plan_trials(experiment)
-    console.print(_trials(experiment, trials))
+    forecast = _forecast(experiment)
+    if experiment.search is None:
+        console.print(_trials(experiment, forecast.trials))
+    else:
+        _print_search(experiment, experiment.search, forecast, console)
     display = make_display(Console(stderr=True), loudness)
     with display, heard(lambda note: display.note(note.text, warning=note.is_warning)):
         remote = [name for name in (experiment.policy, experiment.reference) if is_remote(name)]
@@ -73,17 +119,18 @@ def print_plan(
             f"{remote[0]} is on the hub and not on this machine yet: a run fetches it. "
             "Data, reward and device were checked; lengths, time and memory are not known.",
         )
-        _print_judging(experiment, len(trials), None, console)
+        _print_judging(experiment, forecast.most, None, console)
         return None
     for line in describe(inputs, experiment):
         _say(console, line)
     for line in _examples(inputs):
         _say(console, line)
     size = _size(models[0], inputs)
-    _print_judging(experiment, len(trials), size, console)
-    return _print_cost(
-        experiment, sources, size, _count(workers, experiment, sources, trials), console
-    )
+    _print_judging(experiment, forecast.most, size, console)
+    if workers is None:
+        need = bytes_per_worker(sources, lora=experiment.training.lora is not None)
+        workers = choose_workers([this_machine()], sources, forecast.most, need)
+    return _print_cost(experiment, sources, size, console, forecast=forecast, workers=workers)
 
 
 def _check_without_models(experiment: Experiment, display: Display) -> None:
@@ -110,14 +157,72 @@ def _check(experiment: Experiment, sources: Sources, inputs: Inputs) -> list[Any
     return models
 
 
-def _trials(experiment: Experiment, trials: list[PlannedTrial]) -> Table:
+def _trials(experiment: Experiment, trials: Sequence[PlannedTrial]) -> Table:
     table = Table(title=f"{experiment.name}: {len(trials)} trials", title_justify="left")
     for heading in ("", "loss", "hyperparameters", "seed"):
         table.add_column(heading)
     for number, trial in enumerate(trials, start=1):
-        values = " ".join(f"{name}={value:g}" for name, value in trial.hyperparameters)
-        table.add_row(str(number), escape(trial.loss), values, str(trial.seed))
+        values = trial.setting_label.removeprefix(trial.loss).strip()
+        table.add_row(str(number), escape(trial.loss), escape(values), str(trial.seed))
     return table
+
+
+def _print_search(
+    experiment: Experiment, search: Search, forecast: _Forecast, console: Console
+) -> None:
+    """What is sought, by what, and how many trials that may take."""
+    found = with_some_rate(experiment)
+    title = f"{experiment.name}: a search of {forecast.least:,} to {forecast.most:,} trials"
+    table = Table("loss", "kept", "searched by, in this order", title=title, title_justify="left")
+    for grid in found.losses:
+        kept = " ".join(f"{name}={_plain(values[0])}" for name, values in grid.values.items())
+        axes = ", then ".join(
+            f"{axis.name} from {_start(axis, experiment)}"
+            for axis in axes_of(grid, search, found.training)
+        )
+        table.add_row(escape(get_loss(grid.name).name), escape(kept), escape(axes))
+    console.print(table)
+    for line in _search_in_words(experiment, search):
+        _say(console, line)
+
+
+def _seeds_in_words(experiment: Experiment, search: Search) -> str:
+    seeds = seeds_of(experiment)
+    if len(seeds) == 1:
+        return f"Seeds: {seeds[0]} alone, with which policies are compared, and no losses."
+    looks = ", ".join(map(str, looks_of(search, len(seeds))))
+    return (
+        f"Seeds: what is found with seed {seeds[0]} is repeated with others; comparisons with "
+        f"{baseline_of(experiment)} are looked at when there are {looks} seeds in all."
+    )
+
+
+def _plain(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _start(axis: Axis, experiment: Experiment) -> str:
+    is_auto = axis.name == LEARNING_RATE and experiment.training.learning_rate == "auto"
+    return "auto" if is_auto else f"{axis.start:g}"
+
+
+def _search_in_words(experiment: Experiment, search: Search) -> Iterator[str]:
+    kls = ", ".join(f"{kl:g}" for kl in search.kl)
+    yield f"Sought: policies at KL {kls} nats, each within {100 * search.within:g}%."
+    yield _seeds_in_words(experiment, search)
+    if search.learning_rates:
+        rates = ", ".join(f"{rate:g}" for rate in search.learning_rates)
+        yield f"Learning rates: every loss is searched at each of {rates}; one is chosen."
+    of_each = " and learning rate" if search.learning_rates else ""
+    limits = [f"{search.trials_per_loss} trials of the search for each loss{of_each}"]
+    limits += [f"{search.trials} trials in all"] if search.trials else []
+    limits += [f"{search.hours:g} hours"] if search.hours else []
+    early = (
+        "trials far beyond the largest KL are stopped early"
+        if search.stop_early
+        else "none is stopped early"
+    )
+    yield f"Budget: at most {', '.join(limits)}; {early}."
 
 
 def _examples(inputs: Inputs) -> Iterator[str]:
@@ -168,26 +273,24 @@ def _print_judging(
         _say(console, describe_cost(options, questions, size.prompt, size.response))
 
 
-def _count(
-    workers: int | None, experiment: Experiment, sources: Sources, trials: list[PlannedTrial]
-) -> tuple[int, int]:
-    """Workers, and trials that the busiest of them has."""
-    need = bytes_per_worker(sources, lora=experiment.training.lora is not None)
-    count = workers or choose_workers([this_machine()], sources, len(trials), need)
-    return count, math.ceil(len(trials) / count)
-
-
 def _print_cost(
-    experiment: Experiment, sources: Sources, size: Size, load: tuple[int, int], console: Console
+    experiment: Experiment,
+    sources: Sources,
+    size: Size,
+    console: Console,
+    *,
+    forecast: _Forecast,
+    workers: int,
 ) -> TrialSeconds | None:
     """Steps, memory and, on a CPU, time, which it gives."""
-    training, (workers, trials_each) = experiment.training, load
+    training = experiment.training
     steps = number_of_steps(training, size.pairs)
     passes = steps * training.pairs_per_step / size.pairs
+    own = "; some trials have values of their own" if forecast.has_own_values else ""
     _say(
         console,
         f"Training: {steps} steps of {training.pairs_per_step} pairs ({passes:.2g} passes over the "
-        f"pairs), learning rate {training.peak_rate:g}, {sources.content.device}.",
+        f"pairs), learning rate {training.peak_rate:g}, {sources.content.device}{own}.",
     )
     need = bytes_per_worker(sources, lora=training.lora is not None)
     _say(
@@ -199,10 +302,14 @@ def _print_cost(
         _say(console, "No estimate of the time: none was ever measured on a GPU.")
         return None
     speed = matrix_speed()
-    seconds = estimate(experiment, size, speed)
+    seconds = forecast.seconds(experiment, size, speed)
+    whole = [
+        in_words(seconds * math.ceil(count / workers))
+        for count in dict.fromkeys((forecast.least, forecast.most))
+    ]
     _say(
         console,
-        f"Time: about {in_words(seconds)} a trial and {in_words(seconds * trials_each)} in all "
+        f"Time: about {in_words(seconds)} a trial and {' to '.join(whole)} in all "
         "(an estimate, good to a factor of two or three).",
     )
 
@@ -210,7 +317,7 @@ def _print_cost(
         asked = {"prompts": prompts, "samples_per_prompt": responses}
         evaluation = experiment.evaluation.model_copy(update=asked)
         planned = experiment.model_copy(update={"evaluation": evaluation})
-        return estimate(planned, replace(size, prompts=prompts), speed)
+        return forecast.seconds(planned, replace(size, prompts=prompts), speed)
 
     return of
 

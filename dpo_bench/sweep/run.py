@@ -13,7 +13,7 @@ from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.contract import get_loss
 from dpo_bench.contract.registry import losses_of_script
 from dpo_bench.experiment import Experiment, PlannedTrial, conditions, plan_trials, trial_id
-from dpo_bench.experiment.defaults import settled
+from dpo_bench.experiment.defaults import settled, with_some_rate
 from dpo_bench.notes import Note, heard
 from dpo_bench.processor import processor
 from dpo_bench.search.plan import SearchPlan
@@ -161,7 +161,7 @@ def _planned(experiment: Experiment) -> list[PlannedTrial]:
     """The trials that are known beforehand: none of a search, which is checked instead."""
     if experiment.search is None:
         return plan_trials(experiment)
-    SearchPlan(experiment)
+    SearchPlan(with_some_rate(experiment))
     return []
 
 

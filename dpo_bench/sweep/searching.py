@@ -141,9 +141,11 @@ class SearchSchedule:
             # Looked for once: what is not there now, a trial of this run will tell of.
             self._looked_for.add(identity)
             manifest = self.store.manifest(identity)
-            if manifest is None and self.store.reuse(identity):
+            limit = self.plan.kl_limit
+            is_final = manifest is not None and manifest.is_final_for(limit)
+            if not is_final and self.store.reuse(identity):
                 manifest = self.store.manifest(identity)
-            if manifest is not None and manifest.is_final_for(self.plan.kl_limit):
+            if manifest is not None and manifest.is_final_for(limit):
                 self._outcomes[identity] = self._outcome(identity, manifest)
         return self._outcomes.get(identity)
 
@@ -183,12 +185,12 @@ class _FolderJudge:
         """The learning rate with the best figures on one half of the prompts."""
         from dpo_bench.analysis.tuning import choose_of_folder
 
-        paths = [[self.schedule.identify(trial) for trial in one.path] for one in rates]
+        schedule = self.schedule
+        paths = [[schedule.identify(trial) for trial in one.path] for one in rates]
         key = tuple(one for path in paths for one in (*path, ""))
         if key not in self._choices:
-            self._choices[key] = choose_of_folder(
-                self.schedule.store.folder, paths, self.schedule.plan.search.kl
-            )
+            kls = schedule.plan.search.kl
+            self._choices[key] = choose_of_folder(schedule.store.folder, paths, kls)
         return self._choices[key]
 
     def open_losses(self, step: Step, look: Look) -> Mapping[str, float]:

@@ -10,19 +10,22 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from dpo_bench.analysis.compare import MatchedComparison
 from dpo_bench.analysis.merge import merge_sweeps
 from dpo_bench.analysis.results import read_sweep
+from dpo_bench.analysis.series import group_series
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.report.view import build_view
 from dpo_bench.report.write import report_sweeps
 from dpo_bench.sweep.store import Store
 from tests.report.sweep_folder import build
+from tests.report.sweep_search import rewrite, searched
 from tests.report.sweep_world import Sweep
 
 CONDITIONS: dict[str, Any] = {
     "content": {"data": "c4", "policy": "a1", "reference": "a1", "reward": "v", "device": "cpu"},
     "evaluation": {"prompts": 32, "temperature": 1.0},
-    "training": {"steps": 120},
+    "training": {"steps": 120, "precision": "fp32"},
     "keep_policies": False,
 }
 
@@ -65,7 +68,7 @@ def test_shared_trials_count_once_and_name_their_sources(pair: tuple[Path, Path]
         ({"content": {"reference": "ff"}}, "the reference differs"),
         ({"content": {"reward": "other"}}, "the reward differs (v and other)"),
         ({"evaluation": {"temperature": 0.7}}, "evaluation.temperature differs (1.0 and 0.7)"),
-        ({"training": {"steps": 240}}, "training.steps differs (120 and 240)"),
+        ({"training": {"precision": "bf16"}}, "training.precision differs (fp32 and bf16)"),
     ],
 )
 def test_what_does_not_compare_is_refused_by_name(
@@ -157,3 +160,47 @@ def test_the_report_of_several_has_a_source_column(pair: tuple[Path, Path], tmp_
     assert page.stat().st_mtime_ns == stamp
     with pytest.raises(ConfigurationError, match="is a sweep's folder"):
         report_sweeps(list(pair), pair[0], "html")
+
+
+def at_rate(folder: Path, rate: float, losses: tuple[str, ...] = ("dpo", "ipo")) -> Path:
+    """A sweep whose trials are those of another learning rate, with ids of their own."""
+    make(folder, losses, training={"learning_rate": rate})
+    table = pd.read_parquet(folder / "results.parquet")
+    for identity in table["trial"]:
+        own = folder / "trials" / str(identity)
+        manifest = json.loads((own / "manifest.json").read_text())
+        renamed = f"{rate:g}-{identity}"
+        manifest |= {"trial": renamed, "training": {"learning_rate": rate, "steps": 120}}
+        (own / "manifest.json").write_text(json.dumps(manifest))
+        own.rename(own.parent / renamed)
+    table["trial"] = [f"{rate:g}-{identity}" for identity in table["trial"]]
+    table.to_parquet(folder / "results.parquet")
+    return folder
+
+
+def test_sweeps_that_differ_in_what_is_tuned_merge_and_keep_their_values(tmp_path: Path) -> None:
+    slow, fast = at_rate(tmp_path / "slow", 1e-4), at_rate(tmp_path / "fast", 1e-3, ("dpo",))
+    merged = merge_sweeps([read_sweep(slow), read_sweep(fast)])
+    assert len(merged.trials) == 6, "the same strengths at two learning rates are two settings"
+    dpo, ipo = group_series(merged)
+    assert [one.label for one in dpo.options] == ["learning_rate 0.0001", "learning_rate 0.001"]
+    assert ipo.options == ()
+    said = " ".join(merged.remarks)
+    assert "They differ in learning_rate (0.0001; 0.001)" in said
+    assert "counts once" not in said
+    assert any(one.key == "tuning" for one in build_view(merged).further)
+
+
+def test_a_search_and_given_strengths_are_one_comparison(tmp_path: Path) -> None:
+    found = searched(tmp_path / "searched")
+    given = build(
+        tmp_path / "given",
+        Sweep(losses=("hinge",), failed=(), prompts=64, reference_samples=16, seeds=(0, 1)),
+    )
+    for folder in (found, given):
+        Store(folder).add_to_record({"conditions": CONDITIONS})
+    rewrite(given, lambda _one: {"training": {"learning_rate": 1e-3, "steps": 120}})
+    merged = merge_sweeps([read_sweep(folder) for folder in (found, given)])
+    labels = {one.label: len(one.settings) for one in group_series(merged)}
+    assert labels == {"dpo": 3, "ipo": 3, "hinge": 5}
+    assert isinstance(build_view(merged).comparison, MatchedComparison)

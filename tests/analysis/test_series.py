@@ -10,12 +10,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dpo_bench.analysis.compare import MatchedComparison, Plan, compare_series
+from dpo_bench.analysis.compare import (
+    NO_BASELINE_YET,
+    MatchedComparison,
+    Plan,
+    compare_series,
+)
+from dpo_bench.analysis.looks import WAITS
 from dpo_bench.analysis.loss_curves import trial_label
 from dpo_bench.analysis.prompt_curves import CurvesOnPrompts, read_curves
 from dpo_bench.analysis.results import SweepResults, read_sweep
-from dpo_bench.analysis.sequential import WAITS
 from dpo_bench.analysis.series import group_series
+from dpo_bench.errors import ConfigurationError
 from tests.report.sweep_search import STOPPED, searched, tuned
 
 
@@ -126,6 +132,22 @@ def test_planned_looks_are_what_is_compared(of_search: SweepResults) -> None:
     assert {one.reason for one in waits.family.all if one.compared} == {WAITS}
     ended = comparison(changed(of_search, looks=[], end="hours"))
     assert WAITS not in {one.reason for one in ended.family.all}
+
+
+def test_before_the_baseline_has_one_curve_nothing_is_compared(of_search: SweepResults) -> None:
+    dpo, ipo = of_search.search["series"]
+    rates = [
+        dpo | {"key": f"dpo learning_rate={rate}", "learning_rate": rate, "chosen": None,
+               "path": path}
+        for rate, path in ((1e-3, dpo["path"][:3]), (2e-3, dpo["path"][3:]))
+    ]  # fmt: skip
+    early = changed(of_search, series=[*rates, ipo], looks=[], end="")
+    series = group_series(early)
+    assert len(series) == 3
+    plan = Plan(baseline="dpo", kl=(1.0, 2.0))
+    assert compare_series(read_curves(early, series), series, plan) == NO_BASELINE_YET
+    with pytest.raises(ConfigurationError, match="several variants"):
+        compare_series(read_curves(of_search, series), series, plan)
 
 
 def test_a_sweep_can_be_read_before_anything_was_found(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_same_command_computes_nothing_again(arguments: list[str], whole: Pa
 def test_one_worker_comes_to_the_same_trials(
     arguments: list[str], whole: Path, tmp_path: Path
 ) -> None:
-    dpo_bench_here(*arguments, "--workers", "1", "--out", tmp_path / "out")
+    dpo_bench_here(*arguments[:-1], "1", "--out", tmp_path / "out")
     assert_same(tmp_path / "out", whole)
 
 
@@ -119,9 +119,10 @@ def kill_after(arguments: list[str], out: Path, seconds: float) -> bool:
     try:
         _, message = process.communicate(timeout=seconds)
         assert process.returncode == 0, message
-        return True
     except subprocess.TimeoutExpired:
         return False
+    else:
+        return True
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

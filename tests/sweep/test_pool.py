@@ -160,6 +160,13 @@ def test_failed_trial_is_shown_with_its_error_and_the_next_one_follows() -> None
     assert outcomes == ["failed: out of luck", "done"]
 
 
+def test_a_trial_that_was_stopped_early_is_shown_as_no_failure() -> None:
+    script = Script(lambda _worker, _name: [Event("stopped", "KL 33")]).run("a", workers=1)
+    (line,) = script.shown
+    assert "stopped: KL 33" in line
+    assert "failed" not in line
+
+
 def test_notes_are_passed_on() -> None:
     note = Note("INFO", "padded")
     assert Script(well, lambda number: [note, READY]).run("a").notes == [note]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from dpo_bench.sweep.worker import Event, _Voice, _why
+from dpo_bench.experiment import PlannedTrial
+from dpo_bench.sweep.task import Task
+from dpo_bench.sweep.trials import Ended
+from dpo_bench.sweep.worker import Event, _serve, _Voice, _why
 
 
 class Wire:
@@ -87,3 +93,29 @@ def test_why_a_worker_could_not_start_is_one_line(monkeypatch: pytest.MonkeyPatc
     assert "(test_worker.py, line " in text
     assert "\n" not in text
     assert len(text) < 450
+
+
+def test_how_each_trial_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {
+        "a": Ended("done"),
+        "b": Ended("stopped", "KL 33 is beyond the limit"),
+        "c": Ended("failed", "out of luck"),
+    }
+    limits: list[float | None] = []
+
+    def run_trial(_context: Any, _sweep: Path, task: Task, _control: Any) -> Ended:
+        limits.append(task.kl_limit)
+        return outcomes[task.identity]
+
+    monkeypatch.setattr("dpo_bench.sweep.trials.run_trial", run_trial)
+    tasks = [Task(PlannedTrial("dpo", (), None, 0), name, 16.0) for name in outcomes]
+    wire = Wire()
+    monkeypatch.setattr(wire, "recv", iter([*tasks, None]).__next__)
+    job: Any = SimpleNamespace(folder=Path("sweep"))
+    _serve(Mock(), job, _Voice(wire, lambda: False))
+    assert wire.heard == [
+        Event("ended"),
+        Event("stopped", "KL 33 is beyond the limit"),
+        Event("ended", "out of luck"),
+    ]
+    assert limits == [16.0] * 3

@@ -21,7 +21,9 @@ from dpo_bench.report.sections.lost_verdicts import lost_section
 from dpo_bench.report.sections.overoptimization import overoptimization_section
 from dpo_bench.report.sections.round_robin import strengths_section
 from dpo_bench.report.sections.sanity_checks import controls_section
+from dpo_bench.report.sections.search import search_section
 from dpo_bench.report.sections.section import ReportSection
+from dpo_bench.report.sections.tuning import tuning_section
 
 
 def further_sections(
@@ -36,6 +38,8 @@ def further_sections(
 ) -> tuple[ReportSection, ...]:
     """All sections for which the sweep has the data, in their order."""
     found = (
+        search_section(results, series),
+        tuning_section(results, series),
         components_section(results, experiment, comparison),
         gaps_section(series, gaps),
         *_of_curves(results, series, curves, policies),

@@ -9,7 +9,7 @@ from typing import Any
 from dpo_bench.analysis.best_setting import BestSetting
 from dpo_bench.analysis.compare import MatchedComparison
 from dpo_bench.analysis.comparisons import Comparison
-from dpo_bench.analysis.loss_curves import LossCurve, trial_label
+from dpo_bench.analysis.loss_curves import LossCurve, trial_label, varying
 from dpo_bench.analysis.metrics import KL, ranking
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
@@ -65,6 +65,10 @@ def opening(
         responses=experiment.evaluation.samples_per_prompt if experiment else None,
         margin=comparison.plan.same_within,
         planned=comparison.plan.planned,
+        searched=bool(results.search),
+        everywhere=comparison.everywhere,
+        losses=len(series),
+        fixed=not_varied(results),
     )
     found = verdicts(comparison, labels)
     return (
@@ -73,6 +77,14 @@ def opening(
         *words.items("train", best, setting_label(best, series), _kept(found, comparison, labels)),
         *words.items("unseen", _detectable(comparison)),
     )
+
+
+def not_varied(results: SweepResults) -> list[str]:
+    """What all trials have in common that could order losses otherwise, in words."""
+    own = varying([one.training for one in results.trials])
+    length = {"steps", "epochs"} & own
+    rate = [] if "learning_rate" in own else ["learning rate"]
+    return ["model", "data set", *rate, *([] if length else ["length of training"])]
 
 
 def _counts(found: Sequence[Verdict]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dpo_bench.analysis.loss_curves import LossCurve
+from dpo_bench.analysis.loss_curves import LossCurve, varying
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
 from dpo_bench.experiment.fields import NO_EFFECT, VARIED, values
@@ -64,7 +64,7 @@ def describe_setup(
     words = _words(results, experiment)
     return Setup(
         varied=tuple(varied),
-        tuned=tuple(_grids(series)),
+        tuned=(*(_searched(results) if results.search else _grids(series)), *_options(series)),
         fixed=(*words.notes("fixed"), *((repeated,) if len(seeds) == 1 else ())),
         caveats=words.items("caveats"),
         settings=tuple(_fixed_settings(experiment)) if experiment else (),
@@ -83,6 +83,21 @@ def _grids(series: Sequence[LossCurve]) -> Iterator[tuple[str, str]]:
         yield f"{name} of {listing(labels)}", grid
 
 
+def _searched(results: SweepResults) -> Iterator[tuple[str, str]]:
+    """What a search sought, in place of grids."""
+    kls = {one["kl"] for found in results.search["series"] for one in found.get("targets", ())}
+    sought = listing([plain_number(kl) for kl in sorted(kls)])
+    yield "Settings of each loss", f"searched for, to reach KL {sought} nats"
+
+
+def _options(series: Sequence[LossCurve]) -> Iterator[tuple[str, str]]:
+    """What losses were tuned over, with what was chosen for each."""
+    for one in series:
+        if one.options:
+            tried = listing([option.label for option in one.options])
+            yield f"Training of {one.label}", f"{tried}; chosen {one.options[one.chosen].label}"
+
+
 def _words(results: SweepResults, experiment: Experiment | None) -> Words:
     counts = results.counts
     cut = [(counts.get(f"truncated_{noun}s"), noun) for noun in ("prompt", "response")]
@@ -96,6 +111,7 @@ def _words(results: SweepResults, experiment: Experiment | None) -> Words:
         text_read=_shortened(results.reference.text_read_by_the_reward),
         computing=results.computing,
         remarks=results.remarks,
+        own=sorted(varying([one.training for one in results.trials])),
         seeds=results.seeds,
         prompts_known=results.prompts_known,
         cut=[counted(int(count), noun) for count, noun in cut if count],

@@ -72,6 +72,7 @@ def find(
         trials=len(results.trials),
         done=len(results.done),
         failed=len(results.failed),
+        stopped=len(results.stopped),
         pending=results.pending,
     )
     state = words.items("state")
@@ -213,6 +214,7 @@ def _tiles(
         )
     failed = f"{len(results.failed)} failed" if results.failed else "none failed"
     waiting = f", {results.pending} not run" if results.pending else ""
+    waiting = (f", {len(results.stopped)} stopped early" if results.stopped else "") + waiting
     total = len(results.trials) + results.pending
     yield Tile("Trials", f"{len(results.done)} of {total}", f"finished; {failed}{waiting}")
 
