@@ -261,7 +261,7 @@ def test_what_is_added_to_the_file_keeps_every_earlier_trial(world: World, more:
 def test_further_kls_keep_every_earlier_trial_of_the_search(world: World) -> None:
     before = run(experiment(seeds=[2, 2]), world)
     larger = experiment(seeds=[2, 2], kl=[0.5, *KLS, 8.0], trials_per_loss=20)
-    stages = [(KLS, 0.1)]
+    stages = [Stage(KLS, 0.1)]
     after = run(larger, world, known=before.outcomes, earlier=stages)
     assert set(after.done).isdisjoint(before.outcomes)
     first = {one for one in before.step.asked if one.seed == 0}
