@@ -197,7 +197,7 @@ searches = st.sampled_from(
 scripts = st.sampled_from([{}, {2: ["ipo"]}, {2: ["ipo", "hinge"], 4: []}, {2: []}, {3: ["ipo"]}])
 
 
-@cases(100)
+@cases(60)
 @given(
     world=worlds,
     search=searches,
@@ -284,7 +284,7 @@ def test_further_kls_keep_every_earlier_trial_of_the_search(world: World) -> Non
     assert again.record == after.record
 
 
-@cases(40)
+@cases(20)
 @given(world=worlds, seeds=st.sampled_from([[1, 1], [3, 3]]))
 def test_learning_rates_have_equal_budgets_and_only_the_chosen_one_is_repeated(
     world: World, seeds: list[int]
