@@ -14,6 +14,7 @@ import scipy
 
 from benchmarks.calibration.cases import policy_rows
 from benchmarks.calibration.frontier_cases import Bias, bias, frontier_rows
+from benchmarks.calibration.planned_looks import look_rows
 from benchmarks.calibration.rows import Row
 from benchmarks.calibration.verdicts import verdict_rows
 from benchmarks.calibration.win_rates import win_rate_rows
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def all_rows(simulations: int) -> Iterator[Callable[[], list[Row]]]:
     """Every row of the table, as pieces of work."""
     yield from verdict_rows(simulations)
+    yield from look_rows(simulations)
     yield from policy_rows(simulations)
     yield from win_rate_rows(simulations)
     yield from frontier_rows(simulations // 3)

@@ -1,4 +1,4 @@
-"""Losses compared at equal KL: coverage, false verdicts, power, the best setting, planned looks."""
+"""Losses compared at equal KL: coverage, false verdicts, power, the best setting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from benchmarks.calibration.rows import Row, at_least, at_most, coverage, false_
 from benchmarks.calibration.simulate import LEVELS, Losses, equal_settings
 from dpo_bench.analysis.best_setting import best_setting
 from dpo_bench.analysis.comparisons import Comparison, Family, compare_losses
-from dpo_bench.analysis.looks import levels_of_looks
 from dpo_bench.analysis.points import Curves, Point
 from dpo_bench.analysis.readings import curves_in_common
 from dpo_bench.analysis.run_variance import run_variance
@@ -141,31 +140,6 @@ def chosen(settings: int, prompts: int, seeds: int, deviation: float, simulation
     return coverage(name, where, held, high=1.0, about=about)
 
 
-def looks(simulations: int) -> Row:
-    """Seeds are added at 3, 5, 7 and 10 until something is decided; nothing differs."""
-    losses = Losses((0.0,) * 4, prompts=256, seeds=10)
-    planned = (3, 5, 7, 10)
-    generator = np.random.default_rng(13)
-    wrong = []
-    for seed in range(simulations):
-        curves = losses.draw(generator)
-        wrong.append(
-            any(
-                one.decided
-                for count, level in zip(planned, levels_of_looks(planned), strict=True)
-                for one in family(_first_seeds(curves, count), seed, baseline="0", level=level).all
-            )
-        )
-    return false_verdicts("any false verdict, seeds added", "looks at 3, 5, 7 and 10 seeds", wrong)
-
-
-def _first_seeds(curves: Curves, count: int) -> Curves:
-    return {
-        name: [Point(one.kl[:count], one.reward[:count]) for one in points]
-        for name, points in curves.items()
-    }
-
-
 def whole_report(simulations: int) -> Row:
     """Every verdict that a report gives: by reward alone, though wins are shown as well."""
     losses = Losses((0.0,) * 4, prompts=256, seeds=3, noise="t3")
@@ -240,7 +214,6 @@ def verdict_rows(simulations: int) -> Iterator[Callable[[], list[Row]]]:
     choices = itertools.product((20, 60), ((256, 1, 0.0), (256, 3, 0.02), (1024, 3, 0.05)))
     for settings, (prompts, seeds, deviation) in choices:
         yield partial(_one, chosen, settings, prompts, seeds, deviation, simulations // 2)
-    yield partial(_one, looks, simulations // 2)
 
 
 def _one(case: Callable[..., Row], *arguments: object) -> list[Row]:

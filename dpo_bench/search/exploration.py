@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 from dpo_bench.search.along import Probe, Proposal, next_round
 from dpo_bench.search.axes import Axis
@@ -18,8 +19,21 @@ from dpo_bench.search.axes import Axis
 Setting = tuple[tuple[str, float], ...]
 """Values by name of axis, in alphabetical order; an axis that is left out stands at its default."""
 
-Stage = tuple[tuple[float, ...], float]
-"""KLs that were sought, nats, and within which share of them."""
+
+class Stage(NamedTuple):
+    """What was sought in the same folder before.
+
+    Attributes:
+        kls: nats.
+        within: share of a KL that a policy's own may differ by.
+        known: identities of the trials whose results there were when something else was sought
+            instead; None: of all, which is known only where that search had come to its end.
+    """
+
+    kls: tuple[float, ...]
+    within: float
+    known: frozenset[str] | None = None
+
 
 FARTHEST = 2.0
 """a KL beyond so many times the largest that is sought matters to no reading"""
@@ -102,8 +116,8 @@ class Sought:
         kls: nats, ascending.
         within: share of a KL that a policy's own may differ by.
         trials: most that it may take.
-        earlier: what was sought before, as KLs and share. That search is replayed first, as far as
-            it came: KLs that are added take what it found.
+        earlier: what was sought before. That search is replayed first, as far as it came: KLs that
+            are added take what it found.
     """
 
     axes: tuple[Axis, ...]
@@ -124,14 +138,15 @@ class _Replay:
     Attributes:
         sought: what is sought now, or was at an earlier stage.
         look_up: gives outcomes.
-        is_past: of an earlier stage: nothing is asked for that is not known.
+        was_known: of an earlier stage, whether there was a result when it ended; nothing else is
+            asked for. None: of the present one.
     """
 
     sought: Sought
     look_up: Callable[[Setting], Outcome | None]
     explored: list[Explored] = field(default_factory=list)
     reasons: dict[float, str] = field(default_factory=dict)
-    is_past: bool = False
+    was_known: Callable[[Setting], bool] | None = None
 
     def open(self) -> list[float]:
         """KLs that no setting leads to yet and no axis has been given up for."""
@@ -160,8 +175,9 @@ class _Replay:
             if len(self.explored) >= self.sought.trials:
                 break
             outcome = self.look_up(setting)
-            if outcome is None and self.is_past:
-                return False
+            if self.was_known and (outcome is None or not self.was_known(setting)):
+                complete = False
+                continue
             self.explored.append(Explored(setting, by, leg, is_safe, outcome))
             complete = complete and outcome is not None
         return complete
@@ -171,18 +187,28 @@ class _Replay:
         return len(self.explored) >= self.sought.trials
 
 
-def explore(sought: Sought, look_up: Callable[[Setting], Outcome | None]) -> Exploration:
+def explore(
+    sought: Sought,
+    look_up: Callable[[Setting], Outcome | None],
+    identify: Callable[[Setting], str] = str,
+) -> Exploration:
     """Replay a search as far as results are known.
+
+    An earlier stage is replayed with what was known when it ended, not with what is known now: else
+    it would go on as results of the present one come in, and these would depend on their order.
 
     Args:
         sought: what is sought.
         look_up: the outcome of a setting; None where its trial is still to be done.
+        identify: the identity of a setting's trial, as `Stage` has it.
     """
     replay = _Replay(sought, look_up)
-    for kls, within in sought.earlier:
-        replay.sought, replay.is_past = replace(sought, kls=kls, within=within), True
+    for stage in sought.earlier:
+        replay.sought = replace(sought, kls=stage.kls, within=stage.within)
+        replay.was_known = partial(_was_known, stage, identify)
+        replay.reasons = {}
         _replay(replay)
-    replay.sought, replay.is_past, replay.reasons = sought, False, {}
+    replay.sought, replay.was_known, replay.reasons = sought, None, {}
     complete = _replay(replay)
     met = replay.met()
     left = [kl for kl in sought.kls if kl not in met]
@@ -191,6 +217,10 @@ def explore(sought: Sought, look_up: Callable[[Setting], Outcome | None]) -> Exp
     spent = f"{sought.trials} trials were not enough" if replay.is_spent else "not found"
     reasons = {kl: replay.reasons.get(kl) or spent for kl in left}
     return Exploration(tuple(replay.explored), met, reasons, ())
+
+
+def _was_known(stage: Stage, identify: Callable[[Setting], str], setting: Setting) -> bool:
+    return stage.known is None or identify(setting) in stage.known
 
 
 def _replay(replay: _Replay) -> bool:

@@ -154,12 +154,18 @@ class SearchPlan:
     Args:
         experiment: with a ``[search]``.
         earlier: what was sought in the same folder before; see `Sought`.
+        identify: gives a trial's identity, by which ``earlier`` says what was known.
 
     Raises:
         ConfigurationError: a loss or a value that cannot be meant.
     """
 
-    def __init__(self, experiment: Experiment, earlier: Sequence[Stage] = ()) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        earlier: Sequence[Stage] = (),
+        identify: Callable[[PlannedTrial], str] = str,
+    ) -> None:
         if experiment.search is None:
             raise ConfigurationError("there is no [search] in this experiment.")
         self.training = experiment.training
@@ -171,6 +177,7 @@ class SearchPlan:
         self.baseline = baseline_of(experiment)
         self._rates = max(1, len(self.search.learning_rates))
         self._explorations: dict[str, Exploration] = {}
+        self._identify = identify
 
     @property
     def kl_limit(self) -> float | None:
@@ -219,7 +226,9 @@ class SearchPlan:
 
         known = self._explorations.get(entry.key)
         if known is None or any(of_setting(one.setting) for one in known.wanted):
-            known = self._explorations[entry.key] = explore(entry.sought, of_setting)
+            known = self._explorations[entry.key] = explore(
+                entry.sought, of_setting, lambda one: self._identify(self.trial(entry, one, seed))
+            )
         return known
 
     def _ask_explored(self, step: Step, series: Series) -> None:
@@ -266,6 +275,7 @@ class SearchPlan:
                     self._ask_repeats(step, series, look_up)
             waits = len(step.wanted) > before or any(s.exploration.wanted for s in step.series)
             if waits:
+                step.end = ""
                 return
             step.end = "seeds"
             if count == 1:

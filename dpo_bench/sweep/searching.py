@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dpo_bench.experiment import PlannedTrial
 from dpo_bench.search.exploration import Outcome, Stage
@@ -42,11 +42,11 @@ class SearchSchedule:
         self.experiment = experiment
         self.store = store
         self.display = display
-        self.plan = SearchPlan(experiment, _sought_before(experiment, store))
-        self._begun = time.monotonic()
-        self.computed = 0
         self._identify = identify
         self._identities: dict[PlannedTrial, str] = {}
+        self.plan = SearchPlan(experiment, _sought_before(experiment, store), self.identify)
+        self._begun = time.monotonic()
+        self.computed = 0
         self._outcomes: dict[str, Outcome] = {}
         self._looked_for: set[str] = set()
         self._running: dict[str, Task] = {}
@@ -160,14 +160,37 @@ class SearchSchedule:
 
 
 def _sought_before(experiment: Experiment, store: Store) -> list[Stage]:
-    """What was sought in this folder before, and from now on also what is sought now."""
+    """What was sought in this folder before, and from now on also what is sought now.
+
+    When something else is sought, it is kept which results there were until then.
+    """
     record = store.read_experiment() or {}
-    stages = [(tuple(map(float, kls)), float(within)) for kls, within in record.get(SOUGHT, ())]
+    stages = [_stage(*one) for one in record.get(SOUGHT, ())]
     search = experiment.search
-    now = (search.kl, search.within) if search else ((), 0.0)
-    if not stages or stages[-1] != now:
-        store.add_to_record({SOUGHT: [[list(kls), within] for kls, within in [*stages, now]]})
-    return [stage for stage in stages if stage != now]
+    now = Stage(search.kl, search.within) if search else Stage((), 0.0)
+    if stages and stages[-1][:2] == now[:2]:
+        return stages[:-1]
+    if stages:
+        stages[-1] = stages[-1]._replace(known=_known_so_far(store))
+    store.add_to_record({SOUGHT: [_plain(one) for one in [*stages, now]]})
+    return stages
+
+
+def _stage(kls: Sequence[float], within: float, known: Sequence[str] | None = None) -> Stage:
+    return Stage(tuple(map(float, kls)), float(within), None if known is None else frozenset(known))
+
+
+def _plain(stage: Stage) -> list[Any]:
+    known = None if stage.known is None else sorted(stage.known)
+    return [list(stage.kls), stage.within, known]
+
+
+def _known_so_far(store: Store) -> frozenset[str] | None:
+    """The trials of the folder's search that have a result; None where it has no record."""
+    if not store.search_file.exists():
+        return None
+    trials = json.loads(store.search_file.read_text(encoding="utf-8"))["trials"]
+    return frozenset(one for one in trials if store.manifest(one) is not None)
 
 
 class _FolderJudge:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from benchmarks.calibration.simulate import Losses
-from benchmarks.calibration.verdicts import looks as calibrated
 from dpo_bench.analysis.comparisons import LEVEL, Comparison, Family, compare_losses
 from dpo_bench.analysis.looks import (
     WAITS,
@@ -34,10 +33,6 @@ def test_looks_spend_all_of_it_and_no_more() -> None:
 def test_looks_must_rise(seeds: list[int]) -> None:
     with pytest.raises(ValueError, match="do not rise"):
         levels_of_looks(seeds)
-
-
-def test_adding_seeds_makes_no_more_false_verdicts() -> None:
-    assert calibrated(40).holds
 
 
 def drawn(heights: tuple[float, ...], seeds: int = 6, seed: int = 3) -> Curves:

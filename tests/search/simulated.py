@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dpo_bench.search.axes import Axis
-from dpo_bench.search.exploration import Exploration, Outcome, Setting, Sought, explore
+from dpo_bench.search.exploration import Exploration, Outcome, Setting, Sought, Stage, explore
 
 KLS = (0.5, 1.0, 2.0, 4.0, 8.0)
 Formula = Callable[[Mapping[str, float]], float]
@@ -85,7 +85,7 @@ def search(
     kls: Sequence[float] = KLS,
     within: float = 0.1,
     trials: int = 20,
-    earlier: Sequence[tuple[tuple[float, ...], float]] = (),
+    earlier: Sequence[Stage] = (),
     known: Mapping[Setting, Outcome] | None = None,
 ) -> Searched:
     """Search with all trials of a round done at once, until nothing is wanted."""

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpo_bench.search.axes import Axis
-from dpo_bench.search.exploration import Outcome, Setting, Sought, explore
+from dpo_bench.search.exploration import Outcome, Setting, Sought, Stage, explore
 from tests.search.simulated import (
     KLS,
     Formula,
@@ -298,8 +298,8 @@ def test_further_kls_keep_what_was_found(
     simulated: Simulated, kls: set[float], tighter: bool
 ) -> None:
     axes = [strength()]
-    stage = (tuple(sorted(kls)), 0.2 if tighter else 0.1)
-    before = search(simulated, axes, kls=stage[0], within=stage[1])
+    stage = Stage(tuple(sorted(kls)), 0.2 if tighter else 0.1)
+    before = search(simulated, axes, kls=stage.kls, within=stage.within)
     outcomes = {
         one.setting: one.outcome for one in before.found.explored if one.outcome is not None
     }
@@ -317,8 +317,37 @@ def test_further_kls_keep_what_was_found(
     assert again.found == after.found
 
 
+@cases(100)
+@given(
+    simulated=anything,
+    kls=st.sets(st.sampled_from(KLS), min_size=1),
+    came_to=st.floats(0, 1),
+    order=st.integers(0, 10**6),
+)
+def test_kls_that_are_changed_midway_lead_to_the_same_settings_in_any_order(
+    simulated: Simulated, kls: set[float], came_to: float, order: int
+) -> None:
+    shuffled = random.Random(order)
+    before = search(simulated, [strength()], kls=tuple(sorted(kls)))
+    kept = shuffled.sample(before.asked, round(came_to * len(before.asked)))
+    stage = Stage(tuple(sorted(kls)), 0.1, frozenset(map(str, kept)))
+    sought = Sought((strength(),), KLS, 0.1, 40, (stage,))
+
+    def outcome(setting: Setting) -> Outcome:
+        return simulated.outcome({"beta": 0.1, **dict(setting)})
+
+    found = []
+    for at_once in (True, False):
+        known = {one: outcome(one) for one in kept}
+        while wanted := explore(sought, known.get).wanted:
+            done = wanted if at_once else [shuffled.choice(wanted)]
+            known |= {one.setting: outcome(one.setting) for one in done}
+        found.append((explore(sought, known.get), set(known)))
+    assert found[0] == found[1]
+
+
 def test_a_stage_before_that_was_not_finished_is_no_hindrance() -> None:
     simulated = Simulated(line(-1, 0))
-    found = search(simulated, [strength()], earlier=[((2.0, 16.0), 0.1)])
+    found = search(simulated, [strength()], earlier=[Stage((2.0, 16.0), 0.1, frozenset())])
     assert set(found.found.met) == set(KLS)
     assert all("beta" in dict(one) for one in found.asked)
