@@ -11,6 +11,7 @@ import pandas as pd
 
 from dpo_bench.analysis.loss_curves import by_loss, setting_key, spelled
 from dpo_bench.analysis.results import OWN_KEYS, SweepResults, Trial, read_sweep
+from dpo_bench.analysis.tuning import choose_paths
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.wording import counted, listing, one_line
 
@@ -60,7 +61,7 @@ def merge_sweeps(sweeps: Sequence[SweepResults]) -> SweepResults:
     tables = tables[tables["trial"].isin(kept)].reset_index(drop=True)
     by_id = {trial.id: ", ".join(trial.sources) for trial in trials}
     tables.insert(1, "source", [by_id[one] for one in tables["trial"]])
-    return replace(
+    merged = replace(
         first,
         table=tables,
         experiment=_experiment(sweeps, names),
@@ -72,6 +73,7 @@ def merge_sweeps(sweeps: Sequence[SweepResults]) -> SweepResults:
         sources=names,
         remarks=tuple(_remarks(sweeps, names, sum(map(len, (s.trials for s in sweeps))), trials)),
     )
+    return replace(merged, search=_with_choices(merged))
 
 
 def _require_comparable(first: SweepResults, other: SweepResults) -> None:
@@ -188,15 +190,60 @@ def _search(sweeps: Sequence[SweepResults], trials: Sequence[Trial]) -> dict[str
     """
     if not any(sweep.search for sweep in sweeps):
         return {}
+    _require_rates_alone(sweeps)
+    rates = [_base(sweep).get(RATE) for sweep in sweeps]
     series: dict[str, dict[str, Any]] = {}
-    for sweep in sweeps:
-        for one in sweep.search.get("series") or _as_searched(sweep):
+    for sweep, rate in zip(sweeps, rates, strict=True):
+        for found in sweep.search.get("series") or _as_searched(sweep):
+            one = _at_rate(found, rate) if len(set(rates)) > 1 else found
             known = series.setdefault(one["key"], {**one, "path": []})
             known["path"] = list(dict.fromkeys([*known["path"], *one.get("path", ())]))
     kept = {trial.id for trial in trials}
     for known in series.values():
         known["path"] = [one for one in known["path"] if one in kept]
     return {"trials": sorted(kept), "series": list(series.values()), "looks": [], "end": "merged"}
+
+
+RATE = "learning_rate"
+
+
+def _base(sweep: SweepResults) -> dict[str, Any]:
+    """A sweep's ``[training]`` as it was run."""
+    return dict(sweep.conditions.get("training") or {})
+
+
+def _require_rates_alone(sweeps: Sequence[SweepResults]) -> None:
+    """Raise ConfigurationError where searches differ in more of training than the learning rate."""
+    first = _base(sweeps[0])
+    for other in map(_base, sweeps[1:]):
+        for key in OWN_KEYS:
+            if key != RATE and first.get(key) != other.get(key):
+                raise ConfigurationError(
+                    f"{listing([str(sweep.folder) for sweep in sweeps])} cannot be compared: they"
+                    f" were searched, and training.{key} differs ({_short(first.get(key))} and"
+                    f" {_short(other.get(key))}). Search with one of them."
+                )
+
+
+def _at_rate(series: Mapping[str, Any], rate: Any) -> dict[str, Any]:
+    """A loss's search as one of several learning rates, of which one is still to be chosen."""
+    if rate is None or series.get(RATE) is not None or f" {RATE}=" in series["key"]:
+        return dict(series)
+    return {**series, "key": f"{series['key']} {RATE}={rate:g}", RATE: rate, "chosen": None}
+
+
+def _with_choices(merged: SweepResults) -> dict[str, Any]:
+    """The search with a learning rate chosen for each loss that was searched at several."""
+    series = [dict(one) for one in merged.search.get("series", ())]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in series:
+        if one.get(RATE) is not None:
+            groups.setdefault(one["key"].rpartition(f" {RATE}=")[0], []).append(one)
+    for rates in groups.values():
+        best = choose_paths(merged, [one["path"] for one in rates]) if len(rates) > 1 else 0
+        for place, one in enumerate(rates):
+            one["chosen"] = place == best
+    return {**merged.search, "series": series} if series else dict(merged.search)
 
 
 def _as_searched(sweep: SweepResults) -> Iterator[dict[str, Any]]:

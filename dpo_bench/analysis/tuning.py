@@ -125,7 +125,13 @@ def choose_settings(
 
 def choose_of_folder(folder: Path, paths: Sequence[Sequence[str]], kls: Sequence[float]) -> int:
     """The same among groups of a folder's trials, given by their ids: the place of the best."""
-    results = read_trials(folder, [one for path in paths for one in path])
+    return choose_paths(read_trials(folder, [one for path in paths for one in path]), paths, kls)
+
+
+def choose_paths(
+    results: SweepResults, paths: Sequence[Sequence[str]], kls: Sequence[float] | None = None
+) -> int:
+    """The same among groups of a sweep's trials."""
     by_id = {trial.id: trial for trial in results.trials}
     groups = [[by_id[one] for one in path if one in by_id] for path in paths]
     names = sorted({name for group in groups for one in group for name in one.settings})

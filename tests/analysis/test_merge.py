@@ -204,3 +204,48 @@ def test_a_search_and_given_strengths_are_one_comparison(tmp_path: Path) -> None
     labels = {one.label: len(one.settings) for one in group_series(merged)}
     assert labels == {"dpo": 3, "ipo": 3, "hinge": 5}
     assert isinstance(build_view(merged).comparison, MatchedComparison)
+
+
+def at_another_rate(folder: Path, rate: float) -> Path:
+    """A searched folder as the same search at another learning rate would have left it."""
+    found = searched(folder)
+    for name in ("search.json", "experiment.json"):
+        text = (found / name).read_text()
+        for path in found.glob("trials/*"):
+            text = text.replace(path.name, f"{path.name}-other")
+        (found / name).write_text(text)
+    table = pd.read_parquet(found / "results.parquet")
+    table["trial"] = table["trial"] + "-other"
+    table.to_parquet(found / "results.parquet")
+    for path in list(found.glob("trials/*")):
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest |= {"trial": f"{path.name}-other", "training": {"learning_rate": rate}}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        path.rename(path.with_name(f"{path.name}-other"))
+    training = {**CONDITIONS["training"], "learning_rate": rate}
+    Store(found).add_to_record({"conditions": {**CONDITIONS, "training": training}})
+    return found
+
+
+def test_searches_at_two_learning_rates_are_tuned_by_loss(tmp_path: Path) -> None:
+    first = searched(tmp_path / "first")
+    training = {**CONDITIONS["training"], "learning_rate": 1e-3}
+    Store(first).add_to_record({"conditions": {**CONDITIONS, "training": training}})
+    second = at_another_rate(tmp_path / "second", 5e-4)
+    merged = merge_sweeps([read_sweep(folder) for folder in (first, second)])
+    by_key = {one["key"]: one["chosen"] for one in merged.search["series"]}
+    assert sum(by_key.values()) == 2
+    assert {key.partition(" ")[0] for key, chosen in by_key.items() if chosen} == {"dpo", "ipo"}
+    dpo, ipo = group_series(merged)
+    assert len(dpo.options) == len(ipo.options) == 2
+    assert [len(dpo.settings), len(ipo.settings)] == [3, 3]
+
+
+def test_searches_of_different_length_are_no_one_comparison(tmp_path: Path) -> None:
+    first = searched(tmp_path / "first")
+    Store(first).add_to_record({"conditions": CONDITIONS})
+    second = at_another_rate(tmp_path / "second", 1e-3)
+    training = {**CONDITIONS["training"], "steps": 7}
+    Store(second).add_to_record({"conditions": {**CONDITIONS, "training": training}})
+    with pytest.raises(ConfigurationError, match=r"searched, and training\.steps differs"):
+        merge_sweeps([read_sweep(folder) for folder in (first, second)])
