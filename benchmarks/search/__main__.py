@@ -56,10 +56,9 @@ _RATIO = """## Trials of a grid for what the search comes to
 
 How many times as many trials as the search the cheapest of these grids takes, with as many seeds
 (those added at looks: with the most), that decides rightly at least as many true differences as the
-search did in the same world, or that compares as many losses and KLs. The median over worlds, in
-brackets the smallest and the largest. Where no grid gets there the costliest is put in its place,
-though it takes more than that; the last columns say how often that was. Grids come in a few sizes,
-so a ratio may be too large by the step from one to the next.
+search did in the same world, or that compares as many losses and KLs. The median over the worlds in
+which a grid gets there, in brackets the smallest and the largest; the last columns say in how many
+none does, however dense. Which grid is the cheapest is known only afterwards.
 """
 
 _RATIO_HEAD = (
@@ -188,14 +187,10 @@ def _range(values: Sequence[float], unit: str = "") -> str:
     return f"{np.mean(values):,.0f}{unit} ({low:,.0f} to {high:,.0f})"
 
 
-Ratio = tuple[float, bool]
-"""of trials, and whether a grid got there"""
-
-
 def ratios(
     lines: Sequence[Line], search: str, seeds: str, what: Literal["right", "compared"]
-) -> Mapping[int, list[Ratio]]:
-    """By number of losses, in each world: the trials of a grid to those of the search.
+) -> Mapping[int, list[float | None]]:
+    """By number of losses, in each world: a grid's trials to the search's; None: no grid does.
 
     Args:
         lines: of all worlds.
@@ -203,7 +198,7 @@ def ratios(
         seeds: that it had; grids have the most of these.
         what: is to be as much as the search came to.
     """
-    found: dict[int, list[Ratio]] = {}
+    found: dict[int, list[float | None]] = {}
     most = seeds.rpartition(" ")[2]
     for one in lines:
         if (one.strategy, one.seeds) != (search, seeds):
@@ -215,8 +210,8 @@ def ratios(
             and other.strategy in GRIDS
         ]
         enough = [other.trials for other in grids if getattr(other, what) >= getattr(one, what)]
-        trials = min(enough) if enough else max(other.trials for other in grids)
-        found.setdefault(one.losses, []).append((trials / one.trials, bool(enough)))
+        ratio = min(enough) / one.trials if enough else None
+        found.setdefault(one.losses, []).append(ratio)
     return found
 
 
@@ -233,13 +228,15 @@ def _ratio_table(lines: Sequence[Line]) -> list[str]:
     return table
 
 
-def _spread(found: Sequence[Ratio]) -> str:
-    values = [ratio for ratio, _ in found]
+def _spread(found: Sequence[float | None]) -> str:
+    values = [ratio for ratio in found if ratio is not None]
+    if not values:
+        return ""
     return f"{np.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
-def _missed(found: Sequence[Ratio]) -> str:
-    return f"{sum(not there for _, there in found)} of {len(found)}"
+def _missed(found: Sequence[float | None]) -> str:
+    return f"{found.count(None)} of {len(found)}"
 
 
 if __name__ == "__main__":

@@ -67,9 +67,9 @@ def test_a_ratio_is_that_of_the_cheapest_grid_that_gets_there() -> None:
         line(STRENGTH, 80, 5, 9),
         line(RATE, 100, 7, 15),
     ]
-    assert ratios(lines, STRENGTH, "3", "right") == {4: [(1.5, True)]}
-    assert ratios(lines, STRENGTH, "3", "compared") == {4: [(3.0, True)]}
-    assert ratios(lines, RATE, "3", "compared") == {4: [(2.4, False)]}
+    assert ratios(lines, STRENGTH, "3", "right") == {4: [1.5]}
+    assert ratios(lines, STRENGTH, "3", "compared") == {4: [3.0]}
+    assert ratios(lines, RATE, "3", "compared") == {4: [None]}
 
 
 @pytest.mark.slow
