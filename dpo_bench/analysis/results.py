@@ -89,6 +89,11 @@ class Trial:
         return self.status == DONE
 
     @property
+    def failed(self) -> bool:
+        """Whether it broke off by itself; one that was stopped early did not."""
+        return self.status not in (DONE, STOPPED)
+
+    @property
     def state(self) -> str:
         """Its status in a word or, where it was stopped, with the reason."""
         return f"stopped: {self.error}" if self.status == STOPPED else self.status
@@ -374,7 +379,7 @@ class SweepResults:
     @property
     def failed(self) -> tuple[Trial, ...]:
         """The trials that failed; one that was stopped early is none of them."""
-        return tuple(trial for trial in self.trials if trial.status not in (DONE, STOPPED))
+        return tuple(trial for trial in self.trials if trial.failed)
 
     @property
     def stopped(self) -> tuple[Trial, ...]:

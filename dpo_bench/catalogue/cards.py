@@ -42,9 +42,9 @@ def catalogue(names: Iterable[str] | None = None) -> list[Card]:
     """One JSON-able card per loss, by family and name; all losses unless names are given.
 
     A card's keys: name, aliases, family, paper, normalization, needs_reference, needs,
-    batch_coupled, strength (the
-    hyperparameter that the grid varies, or None), hyperparameters (name -> default and range),
-    grid, summary, documentation, file.
+    batch_coupled, strength (the hyperparameter that the grid varies, or None), hyperparameters
+    (name -> default and range), grid, kl_by (what a search tries, in order), summary,
+    documentation, file.
 
     Raises:
         UnknownLossError: no loss has one of the names.
@@ -75,6 +75,7 @@ def _card(loss: Loss) -> Card:
             for name, default in loss.hyperparameters.items()
         },
         "grid": list(loss.grid),
+        "kl_by": list(loss.axes),
         "summary": loss.summary,
         "documentation": _documentation(loss),
         "file": str(loss.source_file),
@@ -161,6 +162,7 @@ def _facts(card: Card) -> list[tuple[str, str]]:
         ("batch", "whole: its pairs are coupled" if card["batch_coupled"] else "any part of it"),
         ("hyperparameters", "\n".join(knobs) or "none"),
         ("grid", f"{card['strength']}: {_numbers(card['grid'])}" if card["grid"] else "none"),
+        ("a search tries", ", ".join(card["kl_by"]) or "nothing of its own"),
         ("file", card["file"]),
     ]
 

@@ -213,6 +213,7 @@ def _modified(name: str, base: Loss) -> Loss:
         parts=(base,),
         modifiers=(*base.modifiers, name),
         continued=_modified_zone(modifier, base),
+        kl_by=base.kl_by,
         reads_log_probs=base.reads_log_probs or modifier.reads_log_probs,
     )
 

@@ -175,6 +175,11 @@ class Loss:
         return next(iter(self.hyperparameters), None)
 
     @property
+    def axes(self) -> tuple[str, ...]:
+        """The hyperparameters that move its KL, in the order in which a search tries them."""
+        return self.kl_by or ((self.strength,) if self.strength else ())
+
+    @property
     def summary(self) -> str:
         """First line of its docstring."""
         return inspect.getdoc(self.function).splitlines()[0]  # type: ignore[union-attr]  # register refuses functions without one

@@ -86,6 +86,8 @@ def page_context(view: ReportView, data: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "selections": data["selections"],
         "failed": view.failed,
+        "stopped": bool(view.results.stopped),
+        "explored": any(one.explored for one in view.series),
         "paragraph": appendix(results, view.experiment, view.series, view.comparison),
         "notes": view.notes,
         "citation": citation(),

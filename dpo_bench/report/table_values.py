@@ -182,7 +182,7 @@ def results_table(results: SweepResults, series: Sequence[LossCurve]) -> Table:
         spent = [trial.value(name) for name in ("train_seconds", "evaluation_seconds")]
         seconds = sum(value for value in spent if value is not None) if any(spent) else None
         cells.append(Cell(number(seconds, 1), value=seconds))
-        rows.append(Row(tuple(cells), one.index, trial.id, not trial.done))
+        rows.append(Row(tuple(cells), one.index, trial.id, trial.failed))
     return Table(tuple(columns), tuple(rows), len(first))
 
 
@@ -199,7 +199,7 @@ def brief_results_table(results: SweepResults, series: Sequence[LossCurve]) -> T
             cells += [measured_cell(trial.estimate(measure.name), measure) for measure in measures]
         else:
             cells.append(Cell(trial.status, span=max(1, len(measures))))
-        rows.append(Row(tuple(cells), one.index, trial.id, not trial.done))
+        rows.append(Row(tuple(cells), one.index, trial.id, trial.failed))
     return Table(tuple((title, "") for title in columns), tuple(rows))
 
 

@@ -177,10 +177,9 @@ def _best(curves: CurvesOnPrompts | None, plan: Plan) -> BestSetting | None:
 
 
 def _failures(results: SweepResults, series: tuple[LossCurve, ...]) -> Iterator[Failure]:
-    failed = {trial.id for trial in results.failed}
     for one in series:
         for trial in one.trials:
-            if trial.id in failed:
+            if trial.failed:
                 title = trial_label(one, trial, results.seeds)
                 yield Failure(title, one.index, trial.id, trial.error, trial.traceback)
 

@@ -101,11 +101,7 @@ def axes_of(grid: LossGrid, search: Search, training: Training) -> list[Axis]:
                 f"{loss.name}: {name} has several values, and [search] finds strengths: give one"
                 " value, which is then kept, or leave [search] out."
             )
-    own = [
-        _of_hyperparameter(loss, name)
-        for name in (loss.kl_by or ((loss.strength,) if loss.strength else ()))
-        if name not in grid.values
-    ]
+    own = [_of_hyperparameter(loss, name) for name in loss.axes if name not in grid.values]
     keys = [key for key in search.extensions if key not in grid.values]
     if not own and not keys and search.learning_rates:
         keys = [LEARNING_RATE]  # nothing of its own to search with: its learning rate is searched

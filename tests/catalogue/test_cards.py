@@ -80,6 +80,7 @@ def test_card_tells_what_the_registry_knows(plugin: str) -> None:
         "strength": "beta",
         "hyperparameters": {"beta": {"default": 1.0, "range": "(0, inf)"}},
         "grid": [0.5, 1.0, 2.0],
+        "kl_by": ["beta"],
         "summary": "Straight | line: -beta [red]margin[/red].",
         "documentation": "Straight | line: -beta [red]margin[/red].",
     }

@@ -221,6 +221,7 @@ def test_missing_folder_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
+        ("grid=(0.1, 1)", "grid=(0.1, 1), kl_by=('alpha',)", r"mine has no hyperparameter 'alpha'"),
         ("grid=(0.1, 1)", "grid=(0.1, -1)", r"mine: beta = -1 is outside \(0, inf\)"),
         ("float = 0.1", "float = 0", r"mine: beta = 0 is outside \(0, inf\)"),
         (", beta: float = 0.1", "", "mine has a grid but no hyperparameter"),

@@ -8,6 +8,7 @@ from statistics import median
 
 from dpo_bench.analysis.compare import MatchedComparison
 from dpo_bench.analysis.comparisons import Spread
+from dpo_bench.analysis.loss_curves import varying
 from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
 from dpo_bench.report.sections.section import ReportSection, written
@@ -40,7 +41,11 @@ def components_section(
         for name, error in parts.items()
     ]
     resampled = experiment is not None and experiment.training.resample == "bootstrap"
-    return written("components", rows, (comparison.measure, len(spreads), resampled))
+    varied = varying([one.training for one in results.trials])
+    pairs = [] if resampled else ["the training pairs"]
+    rate = [] if "learning_rate" in varied else ["learning rate"]
+    same = ", ".join([*pairs, "model", "data set", *rate])
+    return written("components", rows, (comparison.measure, len(spreads), resampled, same))
 
 
 def _parts(spreads: list[Spread]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from dpo_bench.analysis.loss_curves import LossCurve
@@ -41,6 +42,7 @@ def _rows(one: TunedLoss, label: str, measure: Metric) -> Iterator[Row]:
         chose = one.chose[place] if place < len(one.chose) else None
         gain = one.gain if chosen and place else None
         best = one.expected[place] if place < len(one.expected) else None
+        tries = (f"best of {place + 1}",) if best is not None and not math.isnan(best) else ()
         yield Row(
             (
                 Cell(label, value=label),
@@ -48,7 +50,7 @@ def _rows(one: TunedLoss, label: str, measure: Metric) -> Iterator[Row]:
                 Cell(number(chose, decimals), value=chose),
                 estimate_cell(one.figures[place], decimals),
                 Cell(MISSING) if gain is None else estimate_cell(gain, decimals),
-                Cell(number(best, decimals), notes=(f"best of {place + 1}",), value=best),
+                Cell(number(best, decimals), notes=tries, value=best),
             ),
             one.index,
         )

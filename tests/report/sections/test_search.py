@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from dpo_bench.analysis.compare import MatchedComparison
+from dpo_bench.analysis.frames import trials
 from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.analysis.tuning import tuned_losses
+from dpo_bench.report.page_data import page_data
 from dpo_bench.report.sections.search import search_section
 from dpo_bench.report.sections.section import ReportSection
 from dpo_bench.report.view import ReportView, build_view
@@ -92,6 +94,24 @@ def test_a_stopped_trial_is_shown_as_such(view: ReportView, folder: Path) -> Non
     assert "How the settings were found" in page
     assert "No trial failed." in page
     assert "No trial failed." in (folder / "report.md").read_text("utf-8")
+
+
+def test_what_was_only_tried_is_drawn_and_not_joined(view: ReportView) -> None:
+    shown = page_data(view)["trials"]
+    on_curve = {t.id for one in view.series for s in one.settings for t in s.trials}
+    assert {one["id"] for one in shown if one["setting"] is not None} == on_curve
+    assert len(shown) == len(view.results.trials) > len(on_curve)
+    assert {one["status"] for one in shown} == {"done", "stopped"}
+    rates = {one["settings"]["learning_rate"] for one in shown if one["series"] == 1}
+    assert rates == {"0.001", "0.002"}, "the one key of training in which trials differ"
+
+
+def test_the_frame_of_trials_has_the_keys_in_which_they_differ(view: ReportView) -> None:
+    table = trials(view.results)
+    assert set(table["learning_rate"]) == {0.001, 0.002}
+    assert "steps" not in table, "all have the same"
+    assert table["status"].value_counts().to_dict() == {"done": 15, "stopped": 1}
+    assert set(table.loc[table["status"] == "stopped", "error"]) == {STOPPED}
 
 
 def test_losses_are_ranked_at_each_kl_by_itself(view: ReportView) -> None:
