@@ -56,16 +56,20 @@ _RATIO = """## Trials of a grid for what the search comes to
 
 How many times as many trials as the search the cheapest of these grids takes, with as many seeds
 (those added at looks: with the most), that decides rightly at least as many true differences as the
-search did in the same world, or that compares as many losses and KLs. The median over worlds, in
-brackets the smallest and the largest. Where no grid gets there the costliest is put in its place,
-though it takes more than that; the last columns say how often that was. Grids come in a few sizes,
-so a ratio may be too large by the step from one to the next.
+search did in the same world, or that compares as many losses and KLs. The median over the worlds in
+which a grid gets there, in brackets the smallest and the largest; the last columns say in how many
+none does, however dense. *All*: the sums over all worlds, where chance in a single one matters
+less. Which grid is the cheapest is known only afterwards.
 """
 
 _RATIO_HEAD = (
     "| search | seeds | losses | to decide as many | to compare as many | no grid decides |"
     " no grid compares |"
 )
+
+What = Literal["right", "compared"]
+WHAT: tuple[What, ...] = ("right", "compared")
+"""that a grid is to come to as much of as the search"""
 
 
 class Line(NamedTuple):
@@ -156,12 +160,29 @@ def write_csv(file: Path, lines: Sequence[Line]) -> None:
 
 def document(opening: str, lines: Sequence[Line]) -> str:
     """The report."""
-    parts = [opening]
+    parts = [opening, "## All worlds together", "", *_table(pooled(lines)), ""]
     for losses in sorted({one.losses for one in lines}):
         here = [one for one in lines if one.losses == losses]
         worlds = len({one.world for one in here})
         parts += [f"## {losses} losses, {worlds} worlds", "", *_table(here), ""]
     return "\n".join([*parts, *_ratio_table(lines), ""])
+
+
+def pooled(lines: Sequence[Line]) -> list[Line]:
+    """All worlds as one, of 0 losses: what each strategy came to in all of them."""
+    found: dict[tuple[str, str], Line] = {}
+    for one in lines:
+        key = (one.seeds, one.strategy)
+        before = found.get(key, Line(0, 0, *key, 0.0, 0, 0, 0, 0, 0))
+        found[key] = before._replace(
+            trials=before.trials + one.trials,
+            cells=before.cells + one.cells,
+            compared=before.compared + one.compared,
+            differences=before.differences + one.differences,
+            right=before.right + one.right,
+            wrong=before.wrong + one.wrong,
+        )
+    return list(found.values())
 
 
 def _table(lines: Sequence[Line]) -> list[str]:
@@ -185,17 +206,14 @@ def _table(lines: Sequence[Line]) -> list[str]:
 
 def _range(values: Sequence[float], unit: str = "") -> str:
     low, high = min(values), max(values)
-    return f"{np.mean(values):,.0f}{unit} ({low:,.0f} to {high:,.0f})"
-
-
-Ratio = tuple[float, bool]
-"""of trials, and whether a grid got there"""
+    spread = f" ({low:,.0f} to {high:,.0f})" if len(values) > 1 else ""
+    return f"{np.mean(values):,.0f}{unit}{spread}"
 
 
 def ratios(
-    lines: Sequence[Line], search: str, seeds: str, what: Literal["right", "compared"]
-) -> Mapping[int, list[Ratio]]:
-    """By number of losses, in each world: the trials of a grid to those of the search.
+    lines: Sequence[Line], search: str, seeds: str, what: What
+) -> Mapping[int, list[float | None]]:
+    """By number of losses, in each world: a grid's trials to the search's; None: no grid does.
 
     Args:
         lines: of all worlds.
@@ -203,7 +221,7 @@ def ratios(
         seeds: that it had; grids have the most of these.
         what: is to be as much as the search came to.
     """
-    found: dict[int, list[Ratio]] = {}
+    found: dict[int, list[float | None]] = {}
     most = seeds.rpartition(" ")[2]
     for one in lines:
         if (one.strategy, one.seeds) != (search, seeds):
@@ -215,8 +233,8 @@ def ratios(
             and other.strategy in GRIDS
         ]
         enough = [other.trials for other in grids if getattr(other, what) >= getattr(one, what)]
-        trials = min(enough) if enough else max(other.trials for other in grids)
-        found.setdefault(one.losses, []).append((trials / one.trials, bool(enough)))
+        ratio = min(enough) / one.trials if enough else None
+        found.setdefault(one.losses, []).append(ratio)
     return found
 
 
@@ -224,22 +242,26 @@ def _ratio_table(lines: Sequence[Line]) -> list[str]:
     table = [_RATIO, _RATIO_HEAD, "|---|---|---|---|---|---|---|"]
     for seeds in ("3", "3 to 10"):
         for search in SEARCHES:
-            decided = ratios(lines, search, seeds, "right")
-            compared = ratios(lines, search, seeds, "compared")
+            decided, compared = (
+                ratios([*lines, *pooled(lines)], search, seeds, what) for what in WHAT
+            )
             for losses in sorted(decided):
                 parts = (decided[losses], compared[losses])
                 cells = [*map(_spread, parts), *map(_missed, parts)]
-                table.append(f"| {search} | {seeds} | {losses} | {' | '.join(cells)} |")
+                table.append(f"| {search} | {seeds} | {losses or 'all'} | {' | '.join(cells)} |")
     return table
 
 
-def _spread(found: Sequence[Ratio]) -> str:
-    values = [ratio for ratio, _ in found]
-    return f"{np.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+def _spread(found: Sequence[float | None]) -> str:
+    values = [ratio for ratio in found if ratio is not None]
+    if not values:
+        return ""
+    spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{np.median(values):.1f}{spread}"
 
 
-def _missed(found: Sequence[Ratio]) -> str:
-    return f"{sum(not there for _, there in found)} of {len(found)}"
+def _missed(found: Sequence[float | None]) -> str:
+    return f"{found.count(None)} of {len(found)}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.search.__main__ import OWN, RATE, STRENGTH, Line, main, ratios
+from benchmarks.search.__main__ import OWN, RATE, STRENGTH, Line, main, pooled, ratios
 from benchmarks.search.strategies import grid, searched
 from benchmarks.search.worlds import BASELINE, World, curves, spread
 
@@ -67,9 +67,14 @@ def test_a_ratio_is_that_of_the_cheapest_grid_that_gets_there() -> None:
         line(STRENGTH, 80, 5, 9),
         line(RATE, 100, 7, 15),
     ]
-    assert ratios(lines, STRENGTH, "3", "right") == {4: [(1.5, True)]}
-    assert ratios(lines, STRENGTH, "3", "compared") == {4: [(3.0, True)]}
-    assert ratios(lines, RATE, "3", "compared") == {4: [(2.4, False)]}
+    assert ratios(lines, STRENGTH, "3", "right") == {4: [1.5]}
+    assert ratios(lines, STRENGTH, "3", "compared") == {4: [3.0]}
+    assert ratios(lines, RATE, "3", "compared") == {4: [None]}
+
+
+def test_worlds_are_pooled_by_their_sums() -> None:
+    lines = [Line(4, world, "3", OWN, 60.0, 15, 8 + world, 10, 3, 1) for world in range(2)]
+    assert pooled(lines) == [Line(0, 0, "3", OWN, 120.0, 30, 17, 20, 6, 2)]
 
 
 @pytest.mark.slow
