@@ -390,8 +390,10 @@ class LossGrid(BaseModel):
     name: str
     zip: tuple[str, ...] = ()
     """of these the first values go together, then the second, instead of each with each"""
+    kl_by: tuple[str, ...] = ()
+    """in a search: what moves its KL, in the order to be tried; empty: as the loss itself says"""
 
-    @field_validator("zip", mode="before")
+    @field_validator("zip", "kl_by", mode="before")
     @classmethod
     def _list_of_one(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value

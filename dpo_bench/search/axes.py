@@ -101,11 +101,33 @@ def axes_of(grid: LossGrid, search: Search, training: Training) -> list[Axis]:
                 f"{loss.name}: {name} has several values, and [search] finds strengths: give one"
                 " value, which is then kept, or leave [search] out."
             )
-    own = [_of_hyperparameter(loss, name) for name in loss.axes if name not in grid.values]
-    keys = [key for key in search.extensions if key not in grid.values]
+    own = [
+        _of_training(name, training) if name in _OF_TRAINING else _of_hyperparameter(loss, name)
+        for name in _own_axes(grid, loss, training)
+    ]
+    taken = {*grid.values, *grid.kl_by}
+    keys = [key for key in search.extensions if key not in taken]
     if not own and not keys and search.learning_rates:
         keys = [LEARNING_RATE]  # nothing of its own to search with: its learning rate is searched
     return own + [_of_training(key, training) for key in keys if _is_set(training, key)]
+
+
+def _own_axes(grid: LossGrid, loss: Loss, training: Training) -> list[str]:
+    """What the table says that moves the KL, or else the loss, without what is kept at a value.
+
+    Raises:
+        ConfigurationError: it names something that cannot be searched.
+    """
+    keys = [key for key in _OF_TRAINING if _is_set(training, key)]
+    for name in grid.kl_by:
+        if name not in loss.hyperparameters and name not in keys:
+            known = ", ".join([*loss.hyperparameters, *keys])
+            raise ConfigurationError(
+                f"{loss.name}: kl_by: {name} cannot be searched; what can is {known}."
+            )
+        if name in grid.values:
+            raise ConfigurationError(f"{loss.name}: {name} is in kl_by and has a value: give one.")
+    return list(grid.kl_by) or [name for name in loss.axes if name not in grid.values]
 
 
 def _is_set(training: Training, key: str) -> bool:

@@ -118,3 +118,28 @@ def test_the_learning_rate_is_taken_around_that_of_the_experiment() -> None:
     (steps,) = axes_of(_table("sft"), Search(extend=("steps",)), TRAINING)
     assert steps.whole
     assert steps.start == 120
+
+
+def test_a_table_may_say_itself_what_moves_its_kl() -> None:
+    table = LossGrid.model_validate({"name": "cpo", "kl_by": ["alpha", "steps"]})
+    training = Training(learning_rate=1e-3, steps=100)
+    found = axes_of(table, Search(), training)
+    assert [axis.name for axis in found] == ["alpha", "steps", "learning_rate"]
+    assert [axis.of_training for axis in found] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            {"kl_by": ["gamma"]},
+            r"cpo: kl_by: gamma cannot be searched; what can is beta, alpha, le",
+        ),
+        ({"kl_by": ["steps"]}, r"cpo: kl_by: steps cannot be searched"),
+        ({"kl_by": ["alpha"], "alpha": 0.5}, r"cpo: alpha is in kl_by and has a value"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(table: dict[str, Any], message: str) -> None:
+    grid = LossGrid.model_validate({"name": "cpo", **table})
+    with pytest.raises(ConfigurationError, match=message):
+        axes_of(grid, Search(), Training(learning_rate=1e-3))
