@@ -133,7 +133,7 @@ def test_a_table_may_say_itself_what_moves_its_kl() -> None:
     [
         (
             {"kl_by": ["gamma"]},
-            r"cpo: kl_by: gamma cannot be searched; what can is beta, alpha, le",
+            r"cpo: kl_by: gamma cannot be searched; what can is beta, al",
         ),
         ({"kl_by": ["steps"]}, r"cpo: kl_by: steps cannot be searched"),
         ({"kl_by": ["alpha"], "alpha": 0.5}, r"cpo: alpha is in kl_by and has a value"),
