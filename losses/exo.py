@@ -18,6 +18,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     paper="Ji et al. 2024, arXiv:2402.00856, eq. 16",
     normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
+    kl_by=("beta", "label_smoothing"),
 )
 def exo(
     logps: PairLogps,

@@ -16,6 +16,7 @@ from dpo_bench.contract import PairLogps, Positive, Range, register
     paper="Chowdhury et al. 2024, arXiv:2403.00409, the unbiased loss under flips",
     normalization="sum",
     grid=(0.03, 0.1, 0.3, 1.0, 3.0),
+    kl_by=("beta", "label_smoothing"),
 )
 def robust_dpo(
     logps: PairLogps,
