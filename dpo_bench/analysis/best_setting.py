@@ -14,6 +14,7 @@ limit: what such figures say of training again is doubtful.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,11 +77,12 @@ def best_setting(
         for name, found in curves.items()
         for index, point in enumerate(trained(found))
     }
-    usable = {
+    sound = {
         place: point
         for place, point in points.items()
         if not _doubt(doubts.get(place[0], ()), place)
     }
+    usable = _repeated(sound)
     if not usable:
         return None
     names = sorted(set.intersection(*(set(point.seed_names) for point in usable.values())))
@@ -101,8 +103,15 @@ def best_setting(
         (len(choosing), len(reporting)),
         alone.count(choice),
         len(usable),
-        len(points) - len(usable),
+        len(points) - len(sound),
     )
+
+
+def _repeated(points: Mapping[_Place, Point]) -> dict[_Place, Point]:
+    """Those with the first two seeds that most have; a search adds policies of one seed alone."""
+    seeds = Counter(name for point in points.values() for name in point.seed_names)
+    first = {name for name, _ in sorted(seeds.items(), key=lambda one: (-one[1], one[0]))[:2]}
+    return {place: point for place, point in points.items() if first <= set(point.seed_names)}
 
 
 def _doubt(doubts: Sequence[str], place: _Place) -> str:

@@ -23,6 +23,8 @@ LONGEST, SHORTEST = math.log(10), math.log(1.1)
 """of a step beyond the outermost probe"""
 WIDE = math.log(3)
 """stretch from which a slope says something of what lies beyond"""
+ALIKE = 0.3
+"""of ln KL: two probes that differ by less may lie on both sides of a hill or a valley"""
 FLAT = 0.05
 """of ln KL per unit of the axis: a slope below it is none"""
 TRIES = 5
@@ -244,6 +246,9 @@ def _beyond(axis: Axis, known: Sequence[Probe], kl: float) -> _Step | str:
     wanted = math.log(kl)
     if len(known) == 1:
         return _second(axis, known[0], kl)
+    if len(known) == 2 and _is_alike(*known):
+        # A plateau, or the two sides of a hill or a valley: the middle tells.
+        return _Step(kl, (known[0].place + known[1].place) / 2, (0, 1), is_safe=False)
     nearest = min(exact, key=lambda one: abs(one.log_kl - wanted))
     steps = [
         step for outward in (-1, 1) if (step := _outward(axis, known, outward, kl)) is not None
@@ -251,6 +256,12 @@ def _beyond(axis: Axis, known: Sequence[Probe], kl: float) -> _Step | str:
     if steps:
         return min(steps, key=lambda one: (abs(one.log_kl - wanted), one.step.place)).step
     return _plateau(axis, exact, nearest, kl)
+
+
+def _is_alike(first: Probe, second: Probe) -> bool:
+    """Whether two probes far apart have nearly the same KL."""
+    is_far = second.place - first.place >= WIDE
+    return is_far and first.is_exact and abs(first.log_kl - second.log_kl) < ALIKE
 
 
 @dataclass(frozen=True, slots=True)

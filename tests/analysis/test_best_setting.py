@@ -60,3 +60,14 @@ def test_one_run_of_which_only_the_mean_is_known_recommends_nothing() -> None:
     curves = {"a": [Point([[1.0]], [[0.5]])], "b": [Point([[1.0]], [[0.7]])]}
     variance = run_variance(curves_in_common(curves))
     assert best_setting(curves, {}, variance, prompts_known=False) is None
+
+
+def test_a_policy_of_one_seed_alone_takes_no_part_and_hinders_nobody() -> None:
+    """A search adds some beyond the outermost KLs, for a seed whose own leave these out."""
+    curves = dict(equal_settings(np.random.default_rng(1), 20, 400, 3, 0.02))
+    before = choose(curves)
+    lone = Point(np.full((1, 400), 9.0), np.full((1, 400), 1.0), (1,))
+    curves["2"] = [*curves["2"], lone]
+    found = choose(curves)
+    assert (found.candidates, found.left_out, found.seeds) == (20, 0, (2, 1))
+    assert (found.loss, found.strength) == (before.loss, before.strength)

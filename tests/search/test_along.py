@@ -152,3 +152,14 @@ def test_the_limits_of_an_axis_are_kept() -> None:
     assert "does not go above 2.4" in reason(kls, 3.0, narrow)
     # by its slope the KL would lie far beyond the limit
     assert "does not go above 2 " in reason({0.1: 2.0, 1.0: 1.0}, 8.0, narrow)
+
+
+def test_two_alike_may_be_both_sides_of_a_hill() -> None:
+    """Between them first, and of the two sides the one that the whole curve goes along."""
+    axis = Axis("beta", 0.1, (0.1, 1.0), 1e-5, 1e3)
+    ends = [Probe(axis.place(0.1), math.log(1.22)), Probe(axis.place(1.0), math.log(1.02))]
+    (middle,) = next_round(axis, ends, [2.0, 4.0]).proposals
+    assert middle.value == pytest.approx(0.316, abs=1e-3)
+    hill = [*ends, Probe(axis.place(middle.value), math.log(6.0))]
+    for proposal in next_round(axis, hill, [2.0]).proposals:
+        assert 0.316 < proposal.value < 1.0

@@ -259,7 +259,7 @@ def test_what_is_added_to_the_file_keeps_every_earlier_trial(world: World, more:
 @cases(40)
 @given(world=worlds)
 def test_further_kls_keep_every_earlier_trial_of_the_search(world: World) -> None:
-    before = run(experiment(seeds=[2, 2]), world)
+    before = run(experiment(seeds=[2, 2], trials_per_loss=20), world)
     larger = experiment(seeds=[2, 2], kl=[0.5, *KLS, 8.0], trials_per_loss=20)
     stages = [Stage(KLS, 0.1)]
     after = run(larger, world, known=before.outcomes, earlier=stages)
