@@ -55,6 +55,7 @@ def aot(logps: PairLogps, beta: Positive = 0.01, label_smoothing: Smoothing = 0.
     normalization="sum",
     grid=GRID,
     batch_coupled=True,
+    kl_by=("beta", "label_smoothing"),
 )
 def aot_unpaired(
     logps: PairLogps, beta: Positive = 0.01, label_smoothing: Smoothing = 0.0

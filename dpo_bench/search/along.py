@@ -320,6 +320,10 @@ def _is_first(axis: Axis, end: Probe, outward: int) -> bool:
 
 def _second(axis: Axis, only: Probe, kl: float) -> _Step:
     """A step from the one place that is known; a key of training is known to raise the KL."""
+    middle = (axis.place(axis.low) + axis.place(axis.high)) / 2
+    if axis.scale == "odds" and abs(middle - only.place) >= WIDE:
+        # Near an end of its range a value often means: not used. The middle tells more than a step.
+        return _Step(kl, middle, None, is_safe=False)
     up = math.log(kl) > only.log_kl
     direction = 1 if up and axis.of_training else -1
     if axis.of_training:

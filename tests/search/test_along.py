@@ -163,3 +163,14 @@ def test_two_alike_may_be_both_sides_of_a_hill() -> None:
     hill = [*ends, Probe(axis.place(middle.value), math.log(6.0))]
     for proposal in next_round(axis, hill, [2.0]).proposals:
         assert 0.316 < proposal.value < 1.0
+
+
+def test_from_the_end_of_a_bounded_range_it_goes_to_the_middle() -> None:
+    """A smoothing of 0 is none at all: steps by a factor from there would change nothing."""
+    axis = Axis("label_smoothing", 5e-5, (5e-5,), 5e-5, 0.49995, "odds", (0.0, 0.5))
+    at_the_end = [Probe(axis.place(5e-5), math.log(0.7))]
+    (proposal,) = next_round(axis, at_the_end, [0.5]).proposals
+    assert proposal.value == pytest.approx(0.25)
+    both = [*at_the_end, Probe(axis.place(0.25), math.log(0.1))]
+    (proposal,) = next_round(axis, both, [0.5]).proposals
+    assert 5e-5 < proposal.value < 0.25
