@@ -108,10 +108,24 @@ def best_setting(
 
 
 def _repeated(points: Mapping[_Place, Point]) -> dict[_Place, Point]:
-    """Those with the first two seeds that most have; a search adds policies of one seed alone."""
-    seeds = Counter(name for point in points.values() for name in point.seed_names)
-    first = {name for name, _ in sorted(seeds.items(), key=lambda one: (-one[1], one[0]))[:2]}
-    return {place: point for place, point in points.items() if first <= set(point.seed_names)}
+    """Those with all seeds that every loss has; a search adds policies of one seed alone.
+
+    At least the two seeds that most have.
+    """
+    counts = Counter(name for point in points.values() for name in point.seed_names)
+    seeds = sorted(counts, key=lambda name: (-counts[name], name))
+    kept = _with_seeds(points, seeds[:2])
+    losses = {loss for loss, _ in kept}
+    for count in range(3, len(seeds) + 1):
+        fewer = _with_seeds(points, seeds[:count])
+        if {loss for loss, _ in fewer} != losses:
+            break
+        kept = fewer
+    return kept
+
+
+def _with_seeds(points: Mapping[_Place, Point], seeds: Sequence[int]) -> dict[_Place, Point]:
+    return {place: one for place, one in points.items() if set(seeds) <= set(one.seed_names)}
 
 
 def _doubt(doubts: Sequence[str], place: _Place) -> str:

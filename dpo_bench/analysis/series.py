@@ -43,6 +43,17 @@ def group_series(results: SweepResults) -> tuple[LossCurve, ...]:
     )
 
 
+def tuned_keys(results: SweepResults) -> set[str]:
+    """The keys of training that losses were tuned over.
+
+    A learning rate that a search moved only where strengths do not lead to a KL was not tuned.
+    """
+    searched = results.search.get("series") or ()
+    if searched:
+        return {RATE} if any(one.get(RATE) is not None for one in searched) else set()
+    return set(varying([one.training for one in results.trials]))
+
+
 def _same_loss(one: Sequence[Trial], other: Sequence[Trial]) -> bool:
     return one[0].loss == other[0].loss
 

@@ -79,6 +79,7 @@ def test_the_same_command_computes_nothing_again(arguments: list[str], whole: Pa
     assert artefacts(whole) == before
 
 
+@pytest.mark.slow
 def test_one_worker_comes_to_the_same_trials(
     arguments: list[str], whole: Path, tmp_path: Path
 ) -> None:
@@ -138,7 +139,7 @@ def test_killed_at_random_it_ends_with_the_same_trials_and_bytes(
     draw = random.Random(kills)
     slowly = [*arguments, "--set=training.checkpoint_seconds=0"]
     for _ in range(kills):
-        if kill_after(slowly, out, draw.uniform(4, 12)):
+        if kill_after(slowly, out, draw.uniform(4, 8)):
             break
     dpo_bench_here(*slowly, "--out", out)
     assert_same(out, whole)

@@ -274,7 +274,7 @@ def test_a_loss_that_always_fails_ends_after_a_few_trials_and_says_so() -> None:
     assert all("failed" in why for why in found.found.reasons.values())
 
 
-@cases(100)
+@cases(50)
 @given(simulated=anything, order=st.integers(0, 10**6))
 def test_results_that_come_one_by_one_in_any_order_lead_to_the_same_settings(
     simulated: Simulated, order: int
@@ -292,7 +292,7 @@ def test_results_that_come_one_by_one_in_any_order_lead_to_the_same_settings(
     assert found.reasons == together.found.reasons
 
 
-@cases(75)
+@cases(40)
 @given(simulated=anything, kls=st.sets(st.sampled_from(KLS), min_size=1), tighter=st.booleans())
 def test_further_kls_keep_what_was_found(
     simulated: Simulated, kls: set[float], tighter: bool

@@ -197,7 +197,7 @@ searches = st.sampled_from(
 scripts = st.sampled_from([{}, {2: ["ipo"]}, {2: ["ipo", "hinge"], 4: []}, {2: []}, {3: ["ipo"]}])
 
 
-@cases(60)
+@cases(30)
 @given(
     world=worlds,
     search=searches,
@@ -231,7 +231,7 @@ def test_any_order_workers_and_interruptions_lead_to_the_same_trials(
     assert set(other.outcomes) == set(plain.outcomes)
 
 
-@cases(60)
+@cases(30)
 @given(world=worlds, search=searches, script=scripts)
 def test_the_range_of_trials_holds(
     world: World, search: dict[str, Any], script: dict[int, list[str]]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dpo_bench.analysis.loss_curves import LossCurve, varying
+from dpo_bench.analysis.loss_curves import LossCurve
 from dpo_bench.analysis.results import SweepResults
+from dpo_bench.analysis.series import tuned_keys
 from dpo_bench.experiment import Experiment
 from dpo_bench.experiment.fields import NO_EFFECT, VARIED, values
 from dpo_bench.report.configuration import spelled
@@ -111,7 +112,7 @@ def _words(results: SweepResults, experiment: Experiment | None) -> Words:
         text_read=_shortened(results.reference.text_read_by_the_reward),
         computing=results.computing,
         remarks=results.remarks,
-        own=sorted(varying([one.training for one in results.trials])),
+        own=sorted(tuned_keys(results)),
         seeds=results.seeds,
         prompts_known=results.prompts_known,
         cut=[counted(int(count), noun) for count, noun in cut if count],
