@@ -14,6 +14,7 @@ from dpo_bench.experiment.config import SAID_TWICE, WORLD, Experiment
 from dpo_bench.experiment.read import (
     Tree,
     apply_setting,
+    canonical_name,
     find_file,
     parse_value,
     read_file,
@@ -113,6 +114,7 @@ def _apply(tree: Tree, flags: Overrides) -> None:
         _table(tree, "training")["seeds"] = _numbers("--seeds", flags.seeds)
     if flags.losses:
         tree["losses"] = _chosen_losses(tree, flags.losses)
+        _forget_baseline(tree)
     if flags.beta or flags.no_search:
         tree.pop("search", None)  # strengths that are given are not searched for
     if flags.beta:
@@ -123,6 +125,18 @@ def _apply(tree: Tree, flags: Overrides) -> None:
     for assignment in flags.settings:
         apply_setting(tree, assignment)
         _say_once(tree, assignment)
+
+
+def _forget_baseline(tree: Tree) -> None:
+    """Leave out the file's baseline where the losses that were chosen do not have it."""
+    names = {get_loss(entry["name"]).name for entry in _loss_tables(tree)}
+    for section in ("search", "comparison"):
+        table = tree.get(section)
+        if not isinstance(table, dict) or not isinstance(table.get("baseline"), str):
+            continue
+        stated = table["baseline"].split(" (")[0]
+        if stated and canonical_name(stated) not in names:
+            del table["baseline"]
 
 
 def _say_once(tree: Tree, assignment: str) -> None:

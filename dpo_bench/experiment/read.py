@@ -100,7 +100,7 @@ def _loss_table(tree: Tree, path: Sequence[str], assignment: str) -> Tree:
     if len(path) != 2:
         raise ConfigurationError(f"--set {assignment}: write it as losses.NAME.key=value.")
     wanted = get_loss(path[1]).name
-    found = [entry for entry in entries if _canonical(entry.get("name")) == wanted]
+    found = [entry for entry in entries if canonical_name(entry.get("name")) == wanted]
     if len(found) != 1:
         count = "several tables" if found else "none"
         raise ConfigurationError(
@@ -110,7 +110,8 @@ def _loss_table(tree: Tree, path: Sequence[str], assignment: str) -> Tree:
     return found[0]
 
 
-def _canonical(name: Any) -> str:
+def canonical_name(name: Any) -> str:
+    """The name of a loss in the registry; what is no loss stays as it is."""
     try:
         return get_loss(str(name)).name
     except ConfigurationError:

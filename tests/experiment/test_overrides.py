@@ -171,3 +171,11 @@ def test_a_search_can_be_put_aside_or_begun() -> None:
     found = resolve(None, Overrides(sections={"search": {"seeds": [3]}})).search
     assert found is not None
     assert (found.seeds, found.baseline) == ((3,), "dpo")
+
+
+def test_the_files_baseline_is_left_out_with_its_loss() -> None:
+    found = resolve(None, Overrides(losses=("ipo,hinge",)))
+    assert found.comparison.baseline == ""
+    assert resolve(None, Overrides(losses=("ipo,sigmoid",))).comparison.baseline == "dpo"
+    asked = Overrides(losses=("ipo,hinge",), settings=('comparison.baseline="ipo"',))
+    assert resolve(None, asked).comparison.baseline == "ipo"
