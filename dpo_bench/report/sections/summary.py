@@ -20,6 +20,8 @@ from dpo_bench.wording import interval, number
 
 _LOSS_TOLERANCE = 1e-5
 """allowed relative difference of the loss at step 0 from its known value at the reference"""
+_RATIO_ROUNDING = 1e-6
+"""nats by which rounding moves a log-ratio in single precision; a strength multiplies it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,8 @@ def _starts_elsewhere(trial: Trial) -> bool:
     loss, expected = (trial.value(key) for key in ("initial_loss", "initial_loss_expected"))
     if loss is None or expected is None:
         return False
-    return abs(loss - expected) > _LOSS_TOLERANCE * max(1.0, abs(expected))
+    allowed = _LOSS_TOLERANCE * max(1.0, abs(expected))
+    return abs(loss - expected) > allowed + _RATIO_ROUNDING * abs(trial.strength or 0.0)
 
 
 def _continued(results: SweepResults, labels: dict[str, str], words: Words) -> Iterator[str]:

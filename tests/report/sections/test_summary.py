@@ -11,7 +11,7 @@ import pytest
 from dpo_bench.analysis.results import Trial
 from dpo_bench.report.sections import opening
 from dpo_bench.report.sections.summary import find
-from dpo_bench.report.view import ReportView
+from dpo_bench.report.view import ReportView, build_view
 from dpo_bench.wording import number
 from tests.report.conftest import ViewOf
 from tests.report.judged import judged
@@ -170,6 +170,16 @@ def test_a_wrong_loss_at_step_zero_is_a_warning(view_of: ViewOf) -> None:
     warnings = changed(view_of("clean"), with_row("initial_loss", 0.6942)).findings.warnings
     assert len(warnings) == 19
     assert "dpo, beta 0.03: the loss at step 0 is 0.6942" in warnings[0]
+
+
+def test_rounding_that_a_large_strength_multiplies_is_no_wrong_loss(view_of: ViewOf) -> None:
+    """Robust DPO at beta 197 begins 1.1e-5 off; at beta .03 the same is a fault."""
+    expected = view_of("clean").results.done[0].row["initial_loss_expected"]
+    off = changed(view_of("clean"), with_row("initial_loss", expected + 1.1e-5))
+    assert "dpo, beta 0.03: the loss at step 0" in off.findings.warnings[0]
+    trials = tuple(dataclasses.replace(one, strength=197.0) for one in off.results.trials)
+    strong = build_view(dataclasses.replace(off.results, trials=trials))
+    assert not any("loss at step 0" in warning for warning in strong.findings.warnings)
 
 
 def test_a_policy_above_the_frontier_is_a_warning(view_of: ViewOf) -> None:
