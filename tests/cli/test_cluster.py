@@ -19,6 +19,7 @@ from tests.cli.test_interruptions import (
     running,
     wait_until,
 )
+from tests.cli.test_searched import artefacts, found
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -93,6 +94,23 @@ def listeners(pids: list[int]) -> set[str]:
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
                 found.add(fields[1].partition(":")[0])
     return found
+
+
+def test_a_search_comes_to_the_trials_of_the_local_executor(
+    source: tuple[str, ...], cluster: Any, tmp_path: Path
+) -> None:
+    """On two machines, which take whatever comes next, in whatever order they end."""
+    outs = [tmp_path / name / "out" for name in ("local", "ray")]
+    more = ("--losses", "dpo,ipo", *QUICK, "--set=training.steps=6", "--set=search.within=0.25")
+    sought = ("--set=search.kl=[0.003, 0.008]", "--set=search.seeds=[2, 2]")
+    for out in outs:
+        dpo_bench(
+            *(*source, *more, *sought, "--executor", out.parent.name),
+            *("--workers", 2, "--out", out),
+        )
+    assert found(outs[1]) == found(outs[0])
+    assert artefacts(outs[1]) == artefacts(outs[0])
+    assert cluster.address
 
 
 def test_results_are_those_of_the_local_executor(source: tuple[str, ...], tmp_path: Path) -> None:
