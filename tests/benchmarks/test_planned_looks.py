@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from benchmarks.calibration.planned_looks import carried_out, nothing_differs
 from benchmarks.calibration.simulate import Losses
 
 
+@pytest.mark.slow
 def test_adding_seeds_makes_no_more_false_verdicts() -> None:
     losses = Losses((0.0,) * 4, prompts=64, seeds=10, grid="targets")
     assert nothing_differs(losses, None, 20).holds

@@ -228,6 +228,7 @@ def test_ctrl_c_writes_the_report_of_what_is_done(several: list[str], tmp_path: 
     assert checkpoints(out), "what was running has been saved"
 
 
+@pytest.mark.slow
 def test_a_report_while_a_sweep_runs_and_after_it_was_killed(
     several: list[str], tmp_path: Path
 ) -> None:

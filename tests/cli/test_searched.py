@@ -87,6 +87,7 @@ def test_one_worker_comes_to_the_same_trials(
     assert_same(tmp_path / "out", whole)
 
 
+@pytest.mark.slow
 def test_a_sweep_grows_by_seeds_kls_and_losses(
     arguments: list[str], whole: Path, tmp_path: Path
 ) -> None:
@@ -130,7 +131,7 @@ def kill_after(arguments: list[str], out: Path, seconds: float) -> bool:
         process.communicate()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_random_it_ends_with_the_same_trials_and_bytes(
     arguments: list[str], whole: Path, tmp_path: Path, kills: int
 ) -> None:

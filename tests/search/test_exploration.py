@@ -83,7 +83,7 @@ def _with_rate(formula: Formula) -> Formula:
     return lambda values: formula(values) + 1.8 * math.log(values["learning_rate"] / 1e-3)
 
 
-@cases(300)
+@cases(150)
 @given(simulated=anything, budget=st.integers(1, 20))
 def test_a_search_ends_within_its_budget_and_asks_for_nothing_twice(
     simulated: Simulated, budget: int
@@ -96,7 +96,7 @@ def test_a_search_ends_within_its_budget_and_asks_for_nothing_twice(
     assert found.found.open == ()
 
 
-@cases(150)
+@cases(75)
 @given(simulated=anything, within=st.sampled_from([0.05, 0.1, 0.2]))
 def test_what_counts_as_met_is_a_trained_policy_at_that_kl_and_the_rest_has_a_reason(
     simulated: Simulated, within: float
@@ -117,7 +117,7 @@ def _reached(formula: Formula, axis: Axis) -> list[float]:
     return [kl for kl in KLS if low <= math.log(kl) <= high]
 
 
-@cases(300)
+@cases(150)
 @given(formula=lines, noise=st.sampled_from([0.0, 0.0, 0.02]))
 def test_a_curve_that_goes_through_the_kls_meets_all_of_them_in_few_trials(
     formula: Formula, noise: float
@@ -131,7 +131,7 @@ def test_a_curve_that_goes_through_the_kls_meets_all_of_them_in_few_trials(
     assert len(found.asked) <= MOST_ON_A_LINE + (2 if noise else 0)
 
 
-@cases(200)
+@cases(100)
 @given(formula=lines, diverges=st.sampled_from([math.inf, math.log(40.0)]))
 def test_stopped_and_diverging_trials_keep_no_kl_from_being_met(
     formula: Formula, diverges: float
@@ -142,7 +142,7 @@ def test_stopped_and_diverging_trials_keep_no_kl_from_being_met(
     assert len(found.asked) <= MOST_ON_A_LINE + 4
 
 
-@cases(150)
+@cases(75)
 @given(formula=lines, world=st.integers(0, 10**6))
 def test_a_failed_trial_here_and_there_keeps_no_kl_from_being_met(
     formula: Formula, world: int
@@ -152,7 +152,7 @@ def test_a_failed_trial_here_and_there_keeps_no_kl_from_being_met(
     assert set(_reached(formula, axis)) <= set(found.found.met)
 
 
-@cases(200)
+@cases(100)
 @given(slope=slopes, height=heights, level=st.floats(0.2, 20.0), noise=st.sampled_from([0.0, 0.02]))
 def test_a_floor_is_named_as_it_is(slope: float, height: float, level: float, noise: float) -> None:
     formula = leveling(slope, height, level, "floor")
@@ -189,7 +189,7 @@ def _is_true(why: str, simulated: Simulated) -> None:
         assert low / slack <= math.exp(simulated.log_kl({"beta": value})) <= high * slack
 
 
-@cases(100)
+@cases(50)
 @given(kl=st.floats(0.2, 12.0), tilt=st.floats(-0.01, 0.01), noise=st.sampled_from([0.0, 0.01]))
 def test_a_plateau_is_recognised_in_a_handful_of_trials(
     kl: float, tilt: float, noise: float
@@ -202,7 +202,7 @@ def test_a_plateau_is_recognised_in_a_handful_of_trials(
         _is_true(why, simulated)
 
 
-@cases(50)
+@cases(25)
 @given(place=st.floats(-2.9, -0.1), slope=st.floats(0.3, 2.0), sign=st.sampled_from([-1, 1]))
 def test_a_jump_is_found_where_it_is(place: float, slope: float, sign: int) -> None:
     # From well below 1 to well above 4 at one place: the KLs between are not to be had.
@@ -224,7 +224,7 @@ def test_a_jump_is_found_where_it_is(place: float, slope: float, sign: int) -> N
         assert last / first < 1.05
 
 
-@cases(150)
+@cases(75)
 @given(slope=slopes, height=heights, stops=st.sampled_from([math.inf, LIMIT]))
 def test_the_direction_is_learned(slope: float, height: float, stops: float) -> None:
     axis = strength(first=(0.25, 4.0), start=1.0)
@@ -240,7 +240,7 @@ def test_the_direction_is_learned(slope: float, height: float, stops: float) -> 
         assert places == pytest.approx(mirrored, abs=0.06)
 
 
-@cases(100)
+@cases(50)
 @given(
     slope=slopes,
     height=heights,
@@ -274,7 +274,7 @@ def test_a_loss_that_always_fails_ends_after_a_few_trials_and_says_so() -> None:
     assert all("failed" in why for why in found.found.reasons.values())
 
 
-@cases(50)
+@cases(25)
 @given(simulated=anything, order=st.integers(0, 10**6))
 def test_results_that_come_one_by_one_in_any_order_lead_to_the_same_settings(
     simulated: Simulated, order: int
@@ -292,7 +292,7 @@ def test_results_that_come_one_by_one_in_any_order_lead_to_the_same_settings(
     assert found.reasons == together.found.reasons
 
 
-@cases(40)
+@cases(20)
 @given(simulated=anything, kls=st.sets(st.sampled_from(KLS), min_size=1), tighter=st.booleans())
 def test_further_kls_keep_what_was_found(
     simulated: Simulated, kls: set[float], tighter: bool
@@ -317,7 +317,7 @@ def test_further_kls_keep_what_was_found(
     assert again.found == after.found
 
 
-@cases(100)
+@cases(50)
 @given(
     simulated=anything,
     kls=st.sets(st.sampled_from(KLS), min_size=1),
