@@ -11,6 +11,7 @@ import pandas as pd
 
 from dpo_bench.analysis.loss_curves import by_loss, setting_key, spelled
 from dpo_bench.analysis.results import OWN_KEYS, SweepResults, Trial, read_sweep
+from dpo_bench.analysis.series import RATE, entry_name
 from dpo_bench.analysis.tuning import choose_paths
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.wording import counted, listing, one_line
@@ -204,9 +205,6 @@ def _search(sweeps: Sequence[SweepResults], trials: Sequence[Trial]) -> dict[str
     return {"trials": sorted(kept), "series": list(series.values()), "looks": [], "end": "merged"}
 
 
-RATE = "learning_rate"
-
-
 def _base(sweep: SweepResults) -> dict[str, Any]:
     """A sweep's ``[training]`` as it was run."""
     return dict(sweep.conditions.get("training") or {})
@@ -238,7 +236,7 @@ def _with_choices(merged: SweepResults) -> dict[str, Any]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in series:
         if one.get(RATE) is not None:
-            groups.setdefault(one["key"].rpartition(f" {RATE}=")[0], []).append(one)
+            groups.setdefault(entry_name(one), []).append(one)
     for rates in groups.values():
         best = choose_paths(merged, [one["path"] for one in rates]) if len(rates) > 1 else 0
         for place, one in enumerate(rates):

@@ -104,6 +104,12 @@ def _options(trials: Sequence[Trial], names: Sequence[str]) -> list[Option]:
     ]
 
 
+def entry_name(found: Mapping[str, Any]) -> str:
+    """The key of a searched entry without the learning rate that it was tried at."""
+    key = str(found["key"])
+    return key.rpartition(f" {RATE}=")[0] if found.get(RATE) is not None else key
+
+
 @dataclass(frozen=True)
 class _Entry:
     """What the search says of one loss, at one learning rate where these are tuned.
@@ -126,9 +132,10 @@ class _Entry:
     def of(cls, found: Mapping[str, Any]) -> _Entry:
         key = str(found["key"])
         loss, *parts = key.split(" ")
-        name = key.rpartition(f" {RATE}=")[0] if found.get(RATE) is not None else key
         fixed = dict(part.split("=", 1) for part in parts if "=" in part)
-        return cls(found, loss, fixed, name, frozenset(map(str, found.get("path") or ())))
+        return cls(
+            found, loss, fixed, entry_name(found), frozenset(map(str, found.get("path") or ()))
+        )
 
     def has(self, trial: Trial) -> bool:
         """Whether the search for it asked for such a trial."""

@@ -28,7 +28,7 @@ ALIKE = 0.3
 FLAT = 0.05
 """of ln KL per unit of the axis: a slope below it is none"""
 TRIES = 5
-"""probes between two neighbors that are spent on one KL"""
+"""trials that diverge or are stopped early before an axis is given up for it"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from dpo_bench.analysis.compare import USUAL_BASELINE
 from dpo_bench.analysis.looks import levels_of_looks
 from dpo_bench.analysis.readings import WITHIN
 from dpo_bench.contract import get_loss
@@ -52,13 +53,15 @@ class Entry:
 
     Attributes:
         loss: canonical name.
-        key: what tells it from other entries.
+        name: what tells its table from others.
+        key: what tells it from other entries: the name, and the learning rate that is tried.
         fixed: values that the table gives, and the learning rate.
         rate: the learning rate that is tried; None where it is not tuned.
         sought: what is sought.
     """
 
     loss: str
+    name: str
     key: str
     fixed: Mapping[str, Any]
     rate: float | None
@@ -176,6 +179,7 @@ class SearchPlan:
         self.looks = list(zip(counts, levels_of_looks(counts), strict=True))
         self.baseline = baseline_of(experiment)
         self._rates = max(1, len(self.search.learning_rates))
+        self._comparisons = max(1, len({one.loss for one in self.entries}) - 1)
         self._explorations: dict[str, Exploration] = {}
         self._identify = identify
 
@@ -244,15 +248,14 @@ class SearchPlan:
 
     def _weight(self, entry: Entry) -> float:
         """In how many comparisons a loss stands: the baseline in all of them."""
-        losses = {one.loss for one in self.entries}
-        return float(max(len(losses) - 1, 1)) if entry.loss == self.baseline else 1.0
+        return float(self._comparisons) if entry.loss == self.baseline else 1.0
 
     def _choose(self, step: Step, judge: Judge) -> None:
         """Choose a learning rate for each loss that has been explored at all of them."""
         groups: dict[str, list[Series]] = {}
         for series in step.series:
             if series.entry.rate is not None:
-                groups.setdefault(series.entry.key.rpartition(" ")[0], []).append(series)
+                groups.setdefault(series.entry.name, []).append(series)
         for rates in groups.values():
             for one in rates:
                 one.chosen = None
@@ -371,12 +374,12 @@ def _entries(experiment: Experiment, earlier: tuple[Stage, ...]) -> Iterator[Ent
         limit = _limit(experiment, search)
         sought = Sought(tuple(axes), search.kl, search.within, limit, earlier)
         if any(axis.name == LEARNING_RATE for axis in axes) or LEARNING_RATE in fixed:
-            yield Entry(loss.name, key, fixed, None, sought)
+            yield Entry(loss.name, key, key, fixed, None, sought)
             continue
         for rate in search.learning_rates or (None,):
             own = fixed if rate is None else {**fixed, LEARNING_RATE: rate}
             full = key if rate is None else f"{key} {LEARNING_RATE}={rate:g}"
-            yield Entry(loss.name, full, own, rate, sought)
+            yield Entry(loss.name, key, full, own, rate, sought)
 
 
 def _limit(experiment: Experiment, search: Search) -> int:
@@ -419,7 +422,7 @@ def baseline_of(experiment: Experiment) -> str:
         if found not in losses:
             raise ConfigurationError(f"search.baseline: {stated} is not among the losses.")
         return found
-    return "dpo" if "dpo" in losses else losses[0]
+    return USUAL_BASELINE if USUAL_BASELINE in losses else losses[0]
 
 
 def trial_range(experiment: Experiment) -> tuple[int, int]:
@@ -430,7 +433,7 @@ def trial_range(experiment: Experiment) -> tuple[int, int]:
     plan = SearchPlan(experiment)
     kls = len(plan.search.kl)
     searched = [max(1, min(kls, one.sought.trials)) for one in plan.entries]
-    losses = len({one.key.rpartition(f" {LEARNING_RATE}=")[0] or one.key for one in plan.entries})
+    losses = len({one.name for one in plan.entries})
     least = sum(searched) + losses * kls * (plan.looks[0][0] - 1)
     spent = sum(one.sought.trials for one in plan.entries)
     most = spent + losses * (kls + 2) * (len(plan.seeds) - 1) + 2 * losses

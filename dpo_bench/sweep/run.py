@@ -25,7 +25,7 @@ from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_threads,
 from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.results import reported_when_interrupted, write_results
 from dpo_bench.sweep.round_robin import write_opponents
-from dpo_bench.sweep.schedule import ListSchedule
+from dpo_bench.sweep.schedule import ListSchedule, Schedule
 from dpo_bench.sweep.searching import SearchSchedule
 from dpo_bench.sweep.sources import Sources, find_sources
 from dpo_bench.sweep.store import Store, link_files, write_manifest
@@ -171,7 +171,7 @@ def _schedule(
     shared: dict[str, Any],
     tasks: Sequence[Task],
     display: Display,
-) -> ListSchedule | SearchSchedule:
+) -> Schedule:
     if experiment.search is None:
         return ListSchedule(tasks, lambda task: _is_there(store, task.identity))
     return SearchSchedule(experiment, store, lambda trial: trial_id(trial, shared), display)
@@ -188,7 +188,7 @@ def _run_missing(
     store: Store,
     sources: Sources,
     *,
-    schedule: ListSchedule | SearchSchedule,
+    schedule: Schedule,
     display: Display,
     on_note: Callable[[Note], None],
 ) -> None:

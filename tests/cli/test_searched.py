@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,8 @@ from typing import Any
 import pytest
 
 from dpo_bench.storage import read_parquet
-from tests.cli.command import COMMAND, QUICK, dpo_bench_here, results
+from tests.cli.command import QUICK, dpo_bench_here, results
+from tests.cli.test_interruptions import running
 
 KLS = (0.003, 0.008)
 WITHIN = 0.25
@@ -75,7 +73,7 @@ def test_what_counts_as_met_is_what_was_measured(whole: Path) -> None:
 def test_the_same_command_computes_nothing_again(arguments: list[str], whole: Path) -> None:
     before = artefacts(whole)
     done = dpo_bench_here(*arguments, "--out", whole)
-    assert "0 computed" in done.stdout or "0 trials" in done.stdout or "nothing" in done.stdout
+    assert f"{len(found(whole)['trials'])} trials, 0 computed now" in done.stdout
     assert artefacts(whole) == before
 
 
@@ -111,24 +109,13 @@ def test_a_sweep_grows_by_seeds_kls_and_losses(
 
 def kill_after(arguments: list[str], out: Path, seconds: float) -> bool:
     """Start the sweep and kill all of it after so long; whether it had ended before."""
-    process = subprocess.Popen(
-        [*COMMAND, *arguments, "--out", str(out)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        _, message = process.communicate(timeout=seconds)
+    with running(arguments, out) as process:
+        try:
+            _, message = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return False
         assert process.returncode == 0, message
-    except subprocess.TimeoutExpired:
-        return False
-    else:
         return True
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])

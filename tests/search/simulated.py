@@ -8,12 +8,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hypothesis import HealthCheck, settings
+
 from dpo_bench.search.axes import Axis
 from dpo_bench.search.exploration import Exploration, Outcome, Setting, Sought, Stage, explore
 
 KLS = (0.5, 1.0, 2.0, 4.0, 8.0)
 Formula = Callable[[Mapping[str, float]], float]
 """ln KL of a policy that was trained with these values"""
+
+
+def cases(count: int) -> settings:
+    """So many examples, the same ones every time."""
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dpo_bench.search.axes import Axis
@@ -17,6 +17,7 @@ from tests.search.simulated import (
     KLS,
     Formula,
     Simulated,
+    cases,
     learning_rate,
     leveling,
     line,
@@ -30,15 +31,6 @@ MOST_ON_A_LINE = 12
 """trials that five KLs take at most where ln KL is linear in a strength; 8 is the mean"""
 MOST_WITH_A_LEVEL = 17
 """the same where the curve bends to a floor or ceiling"""
-
-
-def cases(count: int) -> settings:
-    return settings(
-        max_examples=count,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
 
 
 slopes = st.builds(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dpo_bench.errors import ConfigurationError
@@ -18,7 +18,7 @@ from dpo_bench.experiment import Experiment, PlannedTrial, validate
 from dpo_bench.search.exploration import Outcome, Stage
 from dpo_bench.search.plan import Look, SearchPlan, Series, Step, looks_of, seeds_of, trial_range
 from dpo_bench.search.record import record_of
-from tests.search.simulated import Simulated, drawn, leveling, line
+from tests.search.simulated import Simulated, cases, drawn, leveling, line
 
 LOSSES = ("dpo", "ipo", "hinge")
 KLS = (1.0, 4.0)
@@ -167,15 +167,6 @@ def run(
         done.append(finished)
         if chance.random() < interruptions:
             running, plan = [], SearchPlan(wanted, earlier)
-
-
-def cases(count: int) -> settings:
-    return settings(
-        max_examples=count,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
 
 
 worlds = st.builds(

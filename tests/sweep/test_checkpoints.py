@@ -11,44 +11,24 @@ import pytest
 
 from dpo_bench.analysis.opponents import read_opponents
 from dpo_bench.errors import EnvironmentProblem
-from dpo_bench.experiment import Experiment, plan_trials
+from dpo_bench.experiment import plan_trials
 from dpo_bench.progress import Control
 from dpo_bench.storage import read_parquet, write_parquet
 from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.round_robin import write_opponents
-from dpo_bench.sweep.sources import find_sources
 from dpo_bench.sweep.store import Store, link_files
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import run_trial
 from dpo_bench.training.trainer import StoppedError
+from tests.sweep.small_context import small_context
 
 
 @pytest.fixture(scope="module")
 def context(llama_folder: Path, pairs_file: Path) -> WorkerContext:
-    experiment = Experiment.model_validate(
-        {
-            "name": "along",
-            "policy": str(llama_folder),
-            "preferences": str(pairs_file),
-            "training": {
-                "steps": 6,
-                "pairs_per_step": 8,
-                "learning_rate": 1e-2,
-                "checkpoint_seconds": 0,
-            },
-            "evaluation": {
-                "reward": "vader",
-                "every": 2,
-                "prompts": 4,
-                "max_new_tokens": 8,
-                "reference_samples": 4,
-                "resamples": 100,
-            },
-            "losses": [{"name": "dpo", "beta": 0.1}],
-        }
+    return small_context(
+        llama_folder, pairs_file, steps=6, evaluation={"reward": "vader", "every": 2}
     )
-    return WorkerContext(experiment, find_sources(experiment))
 
 
 def run(

@@ -12,44 +12,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dpo_bench.experiment import Experiment, plan_trials
+from dpo_bench.experiment import plan_trials
 from dpo_bench.progress import Control
 from dpo_bench.storage import read_parquet
 from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.early_stop import EarlyStop, StoppedEarlyError, is_beyond
-from dpo_bench.sweep.sources import find_sources
 from dpo_bench.sweep.store import Manifest, Store, damaged_files
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import Ended, run_trial
 from dpo_bench.training.trainer import StoppedError
+from tests.sweep.small_context import small_context
 
 STEPS = 8
 
 
 @pytest.fixture(scope="module")
 def context(llama_folder: Path, pairs_file: Path) -> WorkerContext:
-    experiment = Experiment.model_validate(
-        {
-            "name": "stop",
-            "policy": str(llama_folder),
-            "preferences": str(pairs_file),
-            "keep_policies": True,
-            "training": {
-                "steps": STEPS,
-                "pairs_per_step": 8,
-                "learning_rate": 1e-2,
-                "checkpoint_seconds": 0,
-            },
-            "evaluation": {
-                "prompts": 4,
-                "max_new_tokens": 8,
-                "reference_samples": 4,
-                "resamples": 100,
-            },
-            "losses": [{"name": "dpo", "beta": 0.1}],
-        }
-    )
-    return WorkerContext(experiment, find_sources(experiment))
+    return small_context(llama_folder, pairs_file, steps=STEPS, evaluation={}, keep_policies=True)
 
 
 def run(
