@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -109,6 +110,57 @@ def split_passes(
             room = tokens_per_pass
         passes[-1].append(int(at[place]))
         room -= size
+    return passes
+
+
+def deal_passes(
+    sizes: NDArray[np.int64], ranks: int, pairs_per_pass: int = 0, tokens_per_pass: int = 0
+) -> list[list[list[int]]]:
+    """Cut a step's pairs into passes for several ranks, equally many for each.
+
+    It follows from the sizes alone, so that every rank knows all passes without asking. The
+    largest pairs are dealt first, each to the pass that has the fewest tokens yet; there are no
+    more rounds than the limits ask for.
+
+    Args:
+        sizes: tokens of each pair, shape [pair].
+        ranks: how many there are.
+        pairs_per_pass: most pairs of a pass; 0 means any number.
+        tokens_per_pass: most tokens of a pass; 0 means any number. A pair that is longer makes a
+            pass by itself.
+
+    Returns:
+        places of pairs, [rank][round][place]; a pass may be empty.
+
+    >>> deal_passes(np.array([3, 4, 9, 1]), 2)
+    [[[2]], [[1, 0, 3]]]
+    """
+    order = np.argsort(-sizes, kind="stable").tolist()
+    tokens = int(sizes.sum())
+    rounds = max(1, -(-tokens // (tokens_per_pass * ranks)) if tokens_per_pass else 1)
+    while True:
+        passes = _fewest_first(sizes, order, rounds * ranks, pairs_per_pass)
+        largest = max((int(sizes[one].sum()) for one in passes or [] if len(one) > 1), default=0)
+        if passes is not None and (not tokens_per_pass or largest <= tokens_per_pass):
+            return [
+                [passes[turn * ranks + rank] for turn in range(rounds)] for rank in range(ranks)
+            ]
+        rounds += 1
+
+
+def _fewest_first(
+    sizes: NDArray[np.int64], order: list[int], count: int, most: int
+) -> list[list[int]] | None:
+    """So many passes of at most ``most`` pairs; None where there is no room for all pairs."""
+    passes: list[list[int]] = [[] for _ in range(count)]
+    waiting = [(0, number) for number in range(count)]
+    for place in order:
+        if not waiting:
+            return None
+        tokens, number = heapq.heappop(waiting)
+        passes[number].append(place)
+        if not most or len(passes[number]) < most:
+            heapq.heappush(waiting, (tokens + int(sizes[place]), number))
     return passes
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,11 +18,13 @@ from torch import Tensor
 from dpo_bench.data.batches import Batch, Ids, pad_batch, pad_responses
 from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
 from dpo_bench.model.packed_attention import packed_attention
+from dpo_bench.model.ranks import ALONE
 
 if TYPE_CHECKING:
     from dpo_bench.data.tokenized import TokenizedPairs
 
 AnyBatch = Batch | Pack
+Result = TypeVar("Result")
 Sampler = Literal["batched", "equal", "uncached"]
 CPU_TOKENS = (512, 2048)
 CPU_WORK = 1 << 30
@@ -45,6 +47,8 @@ class LogprobBackend(ABC):
         sampler: how responses are sampled; see `dpo_bench.model.sampling`.
         shared_vocabulary: how many tokens its distributions range over, the first ones, where it is
             compared with a model that has fewer; None: all.
+        ranks: the processes that hold the model together.
+        enter: what a forward pass goes through where they divide its weights; see `run`.
     """
 
     kind: str
@@ -64,6 +68,15 @@ class LogprobBackend(ABC):
         self.packs = packs
         self.sampler = sampler
         self.shared_vocabulary: int | None = None
+        self.ranks = ALONE
+        self.enter: Callable[..., Any] | None = None
+
+    def run(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Call a function that computes with the model's weights.
+
+        Where they are divided among ranks, they are put together for it as it goes.
+        """
+        return function(*args) if self.enter is None else self.enter(function, *args)
 
     @property
     def name(self) -> str:

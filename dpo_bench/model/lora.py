@@ -25,6 +25,7 @@ from torch.nn import Linear
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from dpo_bench.model.files import ADAPTER_WEIGHTS
 from dpo_bench.model.reach import names_within, shortened, unreached_modules
+from dpo_bench.model.sharded import copy_into
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +112,8 @@ def reset_adapter(model: Any, seed: int) -> None:
         for layer in _adapted_layers(model):
             down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
             bound = 1 / math.sqrt(down.shape[1])
-            down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
+            drawn = torch.empty(down.shape).uniform_(-bound, bound, generator=generator)
+            copy_into(down, drawn)
             up.zero_()
 
 

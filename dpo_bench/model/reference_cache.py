@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float32]
     Arrays = dict[str, Values]
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +103,11 @@ def mismatched_reference_logps(
 ) -> Tensor:
     """Like `reference_logps`, of each pair's response to another prompt; shape [pair]."""
     pairs = mismatches.pairs
-    passes = consecutive_passes(pairs.sizes, backend.tokens_per_pass())
 
     def compute() -> Arrays:
-        sums = []
-        for indices in passes:
-            sums.append(response_logps(backend, *mismatches.texts(indices)).float().cpu())
-            progress("reference, mismatched", indices.stop, len(pairs))
+        sums = _by_pass(
+            backend, pairs, _mismatched, mismatches, told=("reference, mismatched", progress)
+        )
         return {"mismatched": torch.cat(sums).numpy()}
 
     key = _key(backend, pairs, model_digest, device) | {"texts": "mismatched"}
@@ -173,17 +174,42 @@ def _read(file: Path, sizes: Mapping[str, int]) -> Arrays | None:
 
 
 def _compute(backend: LogprobBackend, pairs: TokenizedPairs, progress: Progress) -> Arrays:
-    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for indices in consecutive_passes(pairs.sizes, backend.tokens_per_pass()):
-        batch = backend.batch(pairs, indices)
-        with torch.inference_mode():
-            values = token_logps(backend, batch).float().cpu()
-        split = int(batch.lengths[: len(indices)].sum())
-        sides[0].append(values[:split])
-        sides[1].append(values[split:])
-        progress("reference log-probs", indices.stop, len(pairs))
-    chosen, rejected = (torch.cat(side).numpy() for side in sides)
+    sides = _by_pass(backend, pairs, _both, pairs, told=("reference log-probs", progress))
+    chosen, rejected = (torch.cat(side).numpy() for side in zip(*sides, strict=True))
     return {"chosen": chosen, "rejected": rejected}
+
+
+def _by_pass(
+    backend: LogprobBackend,
+    pairs: TokenizedPairs,
+    function: Callable[..., Result],
+    source: object,
+    *,
+    told: tuple[str, Progress],
+) -> list[Result]:
+    """What a function of the backend, a source and some pairs' indices gives, pass by pass."""
+    passes = list(consecutive_passes(pairs.sizes, backend.tokens_per_pass()))
+    phase, progress = told
+    return backend.ranks.spread(
+        function,
+        passes,
+        backend,
+        source,
+        after=lambda done: progress(phase, passes[done - 1].stop, len(pairs)),
+    )
+
+
+def _both(backend: LogprobBackend, pairs: TokenizedPairs, indices: range) -> tuple[Tensor, Tensor]:
+    """Log-probs of the tokens of some pairs' chosen and rejected responses."""
+    batch = backend.batch(pairs, indices)
+    with torch.no_grad():
+        values = token_logps(backend, batch).float().cpu()
+    chosen, rejected = values.split([int(side.sum()) for side in batch.lengths.chunk(2)])
+    return chosen, rejected
+
+
+def _mismatched(backend: LogprobBackend, mismatches: Mismatches, indices: range) -> Tensor:
+    return response_logps(backend, *mismatches.texts(indices)).float().cpu()
 
 
 def _sums(values: Values, lengths: NDArray[np.int64]) -> Tensor:

@@ -54,6 +54,26 @@ def token_values(
     """
     if not confidence and reference is None:
         return TokenValues(token_logps(backend, batch))
+    wanted = (backend, batch, confidence, reference)
+    if reference is None:
+        columns = list(backend.run(_columns, *wanted))
+    else:
+        columns = list(backend.run(reference.run, _columns, *wanted))
+    logp = columns.pop(0)
+    return TokenValues(
+        logp,
+        columns.pop(0).detach() if confidence else None,
+        columns.pop(0) if reference is not None else None,
+    )
+
+
+def _columns(
+    backend: LogprobBackend,
+    batch: AnyBatch,
+    confidence: bool,
+    reference: LogprobBackend | None,
+) -> tuple[Tensor, ...]:
+    """Log-probs, then confidence and KL where they are wanted; each of shape [token]."""
     states = backend.states(batch)
     theirs = None
     if reference is not None:
@@ -74,13 +94,7 @@ def token_values(
             if tokens > step
             else values(*arguments)
         )
-    columns = list(torch.cat(parts, dim=1))
-    logp = columns.pop(0)
-    return TokenValues(
-        logp,
-        columns.pop(0).detach() if confidence else None,
-        columns.pop(0) if reference is not None else None,
-    )
+    return tuple(torch.cat(parts, dim=1))
 
 
 def _values(

@@ -42,6 +42,20 @@ def build_optimizer(model: Module, settings: Training) -> Optimizer:
     return torch.optim.RMSprop(groups, lr=settings.peak_rate)
 
 
+def moments(optimizer: Optimizer) -> None:
+    """Have an optimizer make the tensors of its state, as it does at its first step."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    before = [group["lr"] for group in optimizer.param_groups]
+    for one in parameters:
+        one.grad = torch.zeros_like(one)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # nothing moves
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(optimizer.param_groups, before, strict=True):
+        group["lr"] = rate
+
+
 def learning_rate(step: int, steps: int, settings: Training) -> float:
     """Learning rate of a step (counted from 0) of a run of ``steps``.
 

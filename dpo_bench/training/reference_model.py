@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from dpo_bench.model.reference_cache import (
 )
 from dpo_bench.model.token_statistics import sum_shared
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.training.weights import move_towards, require_mixable
+from dpo_bench.training.weights import all_weights, move_towards, require_mixable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +71,18 @@ class CachedReference:
             self.backend.device
         )
 
+    def compute(self, needs: Collection[str]) -> None:
+        """Have now what a loss of these needs will ask for."""
+        _ = self.all_sums
+        if "shared_sums" in needs:
+            _ = self.all_shared
+        if "mismatched_logratio" in needs:
+            _ = self._mismatched
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other ranks: whoever is told of progress stays here."""
+        return {**vars(self), "key": (*self.key[:2], quiet)}
+
     def sums(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of chosen and rejected responses, nats, each of shape [pair]."""
         return _picked(self.all_sums, indices)
@@ -87,11 +99,8 @@ class CachedReference:
         """Nothing: it is frozen."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of it: nothing."""
+        """What steps change of it, by name, in place: nothing."""
         return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Take a checkpoint's state."""
 
 
 def _picked(logps: ReferenceLogps, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -143,6 +152,9 @@ class SyncedReference(CachedReference):
         super().__init__(copy.deepcopy(frozen.backend), frozen.pairs, *frozen.key)
         self.every, self.rate = settings.reference_sync_steps, settings.reference_sync_rate
 
+    def compute(self, _needs: Collection[str]) -> None:
+        """Nothing: it changes."""
+
     def sums(self, _indices: Sequence[int], batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of chosen and rejected responses as it is now, each of shape [pair]."""
         return _halves(sum_by_row(self._tokens(batch), batch.lengths))
@@ -163,11 +175,7 @@ class SyncedReference(CachedReference):
 
     def state(self) -> dict[str, Tensor]:
         """Its weights."""
-        return dict(self.backend.model.state_dict())
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Take a checkpoint's weights."""
-        self.backend.model.load_state_dict(state)
+        return all_weights(self.backend.model)
 
     def _tokens(self, batch: AnyBatch) -> Tensor:
         with torch.no_grad():

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dpo_bench.contract import Objective, PairLogps
-from dpo_bench.data.batches import split_passes
+from dpo_bench.data.batches import deal_passes, split_passes
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.training.inputs import LossInputBuilder, cat
+from dpo_bench.model.ranks import Ranks
+from dpo_bench.training.inputs import LossInputBuilder, cat, non_null_fields
 from dpo_bench.training.step_metrics import pair_sums
 
 Parts = Sequence[Sequence[int]]
 Tell = Callable[[Tensor, PairLogps], Tensor]
 """From the losses and the record of some pairs to sums over them, without gradient."""
+
+
+IDLE = (0,)
+"""Places in the step of the pairs of a pass that counts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,9 @@ class StepGradient:
         Raises:
             ConfigurationError: the loss did not give one value per pair.
         """
+        ranks = self.measurer.backend.ranks
+        if not ranks.alone:
+            return self._dealt(list(indices), ranks, tell) / len(indices)
         parts = split_passes(
             self.measurer.pairs, indices, self.pairs_per_pass, self.tokens_per_pass
         )
@@ -69,7 +77,74 @@ class StepGradient:
             return tell(losses, record)
         with torch.no_grad():
             whole = cat([self.measurer.record(part) for part in parts])
-            whole = self.measurer.with_batch_fields(whole)
+        losses, whole, slopes = self._slopes(whole, pairs)
+        sizes = [len(part) for part in parts]
+        shares = {name: slope.split(sizes) for name, slope in slopes.items()}
+        for number, part in enumerate(parts):
+            self._descend(part, {name: share[number] for name, share in shares.items()})
+        return tell(losses, whole)
+
+    def _dealt(self, indices: list[int], ranks: Ranks, tell: Tell) -> Tensor:
+        """This rank's passes, of which all ranks make equally many; sums over all ranks' pairs.
+
+        FSDP2 makes the mean of the ranks' gradients (gloo has no sum of them): what goes back here
+        counts ``ranks.size`` times. A rank without pairs in a round takes one that counts nothing.
+        """
+        parts = deal_passes(
+            self.measurer.pairs.sizes[indices],
+            ranks.size,
+            self.pairs_per_pass,
+            self.tokens_per_pass,
+        )[ranks.rank]
+        pairs = len(indices)
+        if self.objective.batch_coupled:
+            return self._dealt_coupled(parts, indices, ranks, tell)
+        sums = []
+        for part in parts:
+            record = self.measurer.record([indices[place] for place in part or IDLE])
+            losses = self._losses(record)
+            (losses.sum() * ((ranks.size if part else 0) / pairs)).backward()
+            found = tell(losses, record)
+            sums.append(found if part else torch.zeros_like(found))
+        return ranks.total(torch.stack(sums).sum(0))
+
+    def _dealt_coupled(self, parts: Parts, indices: list[int], ranks: Ranks, tell: Tell) -> Tensor:
+        """The same where the loss is taken on the whole batch, which every rank puts together."""
+        with torch.no_grad():
+            own = [
+                self.measurer.record([indices[place] for place in part or IDLE]) for part in parts
+            ]
+            whole = self._assembled(own, parts, len(indices), ranks)
+        losses, whole, slopes = self._slopes(whole, len(indices))
+        for part in parts:
+            places = torch.as_tensor(list(part or IDLE), device=losses.device)
+            weight = ranks.size if part else 0
+            self._descend(
+                [indices[place] for place in part or IDLE],
+                {name: slope[places] * weight for name, slope in slopes.items()},
+            )
+        return tell(losses, whole)
+
+    def _assembled(
+        self, records: Sequence[PairLogps], parts: Parts, pairs: int, ranks: Ranks
+    ) -> PairLogps:
+        """The record of a whole step, in its own order, of what each rank has of it."""
+        fields = [
+            {name: value[: len(part)] for name, value in non_null_fields(record).items()}
+            for record, part in zip(records, parts, strict=True)
+        ]
+        device = next(iter(fields[0].values())).device
+        places = torch.as_tensor([place for part in parts for place in part], device=device)
+        return PairLogps(
+            **{
+                name: ranks.assemble(torch.cat([one[name] for one in fields]), places, pairs)
+                for name in fields[0]
+            }
+        )
+
+    def _slopes(self, whole: PairLogps, pairs: int) -> tuple[Tensor, PairLogps, dict[str, Tensor]]:
+        """Losses of a whole step, its full record, and each field's slope of the mean loss."""
+        whole = self.measurer.with_batch_fields(whole)
         leaves = {
             name: getattr(whole, name).requires_grad_()
             for name in GRADIENT_FIELDS
@@ -79,14 +154,12 @@ class StepGradient:
         slopes = torch.autograd.grad(
             losses.sum() / pairs, list(leaves.values()), materialize_grads=True
         )
-        sizes = [len(part) for part in parts]
-        shares = {name: slope.split(sizes) for name, slope in zip(leaves, slopes, strict=True)}
-        for number, part in enumerate(parts):
-            fields = self.measurer.policy(self.measurer.batch(part))
-            torch.autograd.backward(
-                [fields[name] for name in leaves], [shares[name][number] for name in leaves]
-            )
-        return tell(losses, whole)
+        return losses, whole, dict(zip(leaves, slopes, strict=True))
+
+    def _descend(self, part: Sequence[int], slopes: Mapping[str, Tensor]) -> None:
+        """Send slopes back through the policy's forward pass of some pairs."""
+        fields = self.measurer.policy(self.measurer.batch(part))
+        torch.autograd.backward([fields[name] for name in slopes], list(slopes.values()))
 
     def _losses(self, record: PairLogps) -> Tensor:
         """The loss of each pair.

@@ -13,24 +13,19 @@ import torch
 from torch import Tensor
 
 from dpo_bench.contract import Loss, Objective, PairLogps
-from dpo_bench.data.batches import step_order
 from dpo_bench.errors import DivergedError
 from dpo_bench.model.logprobs import LogprobBackend
 from dpo_bench.progress import Control
 from dpo_bench.training.checkpoint import Checkpoint
-from dpo_bench.training.inputs import LossInputBuilder
-from dpo_bench.training.optimizer import build_optimizer, learning_rate
+from dpo_bench.training.optimizer import learning_rate
 from dpo_bench.training.reference_model import CachedReference, SyncedReference
 from dpo_bench.training.step_metrics import (
     CONTINUED,
     METRICS,
-    PAIR_METRICS,
     REFERENCE_METRICS,
     MetricLog,
-    pair_sums,
 )
-from dpo_bench.training.steps import StepGradient
-from dpo_bench.training.weights import restore_weights, trained_weights
+from dpo_bench.training.update import PolicyUpdate, begin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +93,7 @@ class Trainer:
             its forward passes; the metrics that are relative to it are then left out.
         settings: the trainer's settings.
         seed: sets the order of the pairs.
-        checkpoint: file that a run resumes from and is saved to.
+        checkpoint: folder that a run resumes from and is saved to.
         control: told and asked after every step; when it says stop, the run is saved and
             `StoppedError` raised.
         after_step: called after every step, before the step can be saved: whatever it keeps is
@@ -118,32 +113,31 @@ class Trainer:
         control: Control | None = None,
         after_step: AfterStep | None = None,
     ) -> None:
-        self.backend = backend
-        self.objective = _objective(loss)
+        objective = _objective(loss)
         self.settings = settings
         self.steps = number_of_steps(settings, len(pairs))
-        if self.objective.needs_reference and reference is None:
-            raise ValueError(f"{self.objective.name} reads the reference, and there is none")
+        if objective.needs_reference and reference is None:
+            raise ValueError(f"{objective.name} reads the reference, and there is none")
         if reference is not None and settings.reference_sync_steps:
             reference = SyncedReference(reference, backend, settings)
             log.info(
                 "the reference follows the policy every %d steps: its log-probs are not cached",
                 settings.reference_sync_steps,
             )
-        self.reference = reference
-        measurer = LossInputBuilder(backend, pairs, reference, self.objective)
-        self.measurer = measurer
-        self.gradient = StepGradient(
-            self.objective,
-            measurer,
-            settings.pairs_per_pass,
-            backend.tokens_per_pass(settings.tokens_per_pass),
-        )
-        self.order = step_order(len(pairs), settings.pairs_per_step, self.steps, seed)
+        if reference is not None:
+            reference.compute(objective.needs)
+        self.ranks = backend.ranks
+        rest = {
+            "pairs": pairs,
+            "reference": reference,
+            "settings": settings,
+            "steps": self.steps,
+            "seed": seed,
+        }
+        self.update = self.ranks.call(begin, self.ranks, backend, objective, rest)
         self.checkpoint = checkpoint
         self.control = control or Control()
         self.after_step = after_step
-        self.optimizer = build_optimizer(backend.model, settings)
         self.log = MetricLog()
         self.first_step = 0
         self.seconds = 0.0
@@ -195,28 +189,10 @@ class Trainer:
 
     def _step(self, step: int) -> Tensor:
         """One optimizer step; returns its metrics, shape [metric], on the device."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        means = self.gradient(self.order[step], self._tell_first if step == 0 else self._tell)
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.backend.model.parameters(), self.settings.max_gradient_norm
-        )
-        self.optimizer.step()
-        if self.reference is not None:
-            self.reference.after_step(step, self.backend)
-            if step == 0:
-                self.expected = float(means[len(PAIR_METRICS)])
-        return torch.cat([means[: len(PAIR_METRICS)], norm.detach().float()[None]])
-
-    def _tell(self, losses: Tensor, record: PairLogps) -> Tensor:
-        return pair_sums(losses, record, self.objective.continued)
-
-    def _tell_first(self, losses: Tensor, record: PairLogps) -> Tensor:
-        """The metrics and, behind them, the loss at the reference: what the first one must be."""
-        with torch.no_grad():
-            at_reference = self.objective(record.at_reference()).sum().float()
-        return torch.cat([self._tell(losses, record), at_reference[None]])
+        found = self.ranks.call(PolicyUpdate.step, self.update, step)
+        if len(found) > len(METRICS):
+            self.expected = float(found[-1])
+        return found[: len(METRICS)]
 
     def _rate(self, step: int) -> float:
         return learning_rate(step, self.steps, self.settings)
@@ -239,34 +215,24 @@ class Trainer:
         return torch.tensor([name not in missing for name in METRICS])
 
     def _unmeasured(self) -> tuple[str, ...]:
-        relative = () if self.reference is not None else REFERENCE_METRICS
-        return relative if self.objective.continued else (*relative, CONTINUED)
+        relative = () if self.update.reference is not None else REFERENCE_METRICS
+        return relative if self.update.objective.continued else (*relative, CONTINUED)
 
     def _resume(self) -> None:
-        state = Checkpoint.load(self.checkpoint)
-        if state is None:
+        found = Checkpoint.load(self.checkpoint)
+        if found is None or found.state is None:
             return
-        restore_weights(self.backend.model, state.model)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.log = MetricLog(state.metrics)
-        self.first_step, self.seconds = state.step, state.seconds
-        self.expected = state.expected
-        self.measurer.restore(state.needs)
-        if self.reference is not None:
-            self.reference.restore(state.reference)
+        self.ranks.call(PolicyUpdate.load, self.update, found.state)
+        self.log = MetricLog(found.metrics)
+        self.first_step, self.seconds, self.expected = found.step, found.seconds, found.expected
 
     def _save(self, step: int) -> None:
         self._require_finite()
-        Checkpoint(
-            step=step,
-            model=trained_weights(self.backend.model),
-            optimizer=self.optimizer.state_dict(),
-            metrics=self.log.read(),
-            seconds=self.seconds,
-            expected=self.expected,
-            needs=self.measurer.state(),
-            reference=self.reference.state() if self.reference is not None else {},
-        ).save(self.checkpoint)
+        found = Checkpoint(step, self.seconds, self.expected, self.log.read())
+        found.save(
+            self.checkpoint,
+            lambda folder: self.ranks.call(PolicyUpdate.save, self.update, folder),
+        )
 
 
 def _objective(loss: Objective | Loss | PairLoss) -> Objective:

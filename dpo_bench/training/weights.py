@@ -18,19 +18,20 @@ from dpo_bench.errors import ConfigurationError
 def trained_weights(model: Any) -> dict[str, Tensor]:
     """A model's state by name, frozen parameters left out; not copied."""
     frozen = _frozen(model)
-    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+    return {name: value for name, value in all_weights(model).items() if name not in frozen}
 
 
-def restore_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Copy what `trained_weights` gave back into the model.
+def all_weights(model: Any) -> dict[str, Tensor]:
+    """A model's state, tied weights by the first of their names; not copied."""
+    named = {id(value): name for name, value in reversed(_state(model).items())}
+    return {
+        name: value.detach() for name, value in _state(model).items() if named[id(value)] == name
+    }
 
-    Raises:
-        ValueError: these are the weights of another model.
-    """
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    wrong = {*unexpected, *missing} - _frozen(model)
-    if wrong:
-        raise ValueError(f"these weights belong to another model: {min(wrong)} differs")
+
+def _state(model: Any) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    return state
 
 
 def move_towards(model: Any, other: Any, rate: float) -> None:

@@ -92,7 +92,8 @@ class WorkerContext:
         )
         result = trainer.run()
         with torch.no_grad():
-            record = trainer.measurer.with_batch_fields(trainer.measurer.record(range(HELDOUT)))
+            measurer = trainer.update.measurer
+            record = measurer.with_batch_fields(measurer.record(range(HELDOUT)))
             after, start = objective(record).mean(), objective(record.at_reference()).mean()
         accuracy = (self.margins(self.policy) > self.before).float().mean()
         return Outcome(result, float(start), float(after), float(accuracy))

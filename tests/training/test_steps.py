@@ -62,9 +62,10 @@ def test_gradient_is_that_of_the_mean_loss_of_the_steps_pairs(
     """Adam hides a wrong scale of the gradient; clipping and other optimizers do not."""
     loss = get_loss(name).at({"beta": BETA})
     trainer = setup.trainer(tmp_path, loss, settings={"pairs_per_pass": pairs_per_pass})
-    model, indices = setup.backend.model, list(trainer.order[0])
+    model, indices = setup.backend.model, list(trainer.update.order[0])
     model.zero_grad()
-    sums = dict(zip(PAIR_METRICS, trainer.gradient(trainer.order[0]).tolist(), strict=True))
+    values = trainer.update.gradient(indices).tolist()
+    sums = dict(zip(PAIR_METRICS, values, strict=True))
     found = [parameter.grad.clone() for parameter in model.parameters()]
 
     with torch.no_grad():
