@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from dpo_bench.model.packed_attention import packed_attention
 if TYPE_CHECKING:
     from dpo_bench.data.tokenized import TokenizedPairs
 
+Found = TypeVar("Found")
 AnyBatch = Batch | Pack
 Sampler = Literal["batched", "equal", "uncached"]
 CPU_TOKENS = (512, 2048)
@@ -117,6 +118,19 @@ class LogprobBackend(ABC):
         make = pack_responses if self.packs else pad_responses
         return make(prompts, responses).to(self.device)
 
+    def run(self, function: Callable[..., Found], *arguments: Any) -> Found:
+        """Call a function that uses the model's weights: all that do, pass through here.
+
+        A backend whose weights are not simply there (sharded over several ranks) overrides this to
+        have them there while the function runs. One call covers states and logits, and calls are
+        nested only for two different models.
+
+        Args:
+            function: gives a tensor or a tuple of tensors.
+            arguments: handed to it as they are.
+        """
+        return function(*arguments)
+
     @abstractmethod
     def states(self, batch: AnyBatch) -> Tensor:
         """What `logits` needs of each response position; shape [token, anything]."""
@@ -135,7 +149,6 @@ class LogprobBackend(ABC):
     def body(self) -> Any:
         """The part of the model that `last_states` calls."""
 
-    @abstractmethod
     def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
         """What `logits` needs to predict the token behind each row; shape [row, anything].
 
@@ -144,6 +157,11 @@ class LogprobBackend(ABC):
         Args:
             inputs: of `body`.
         """
+        return self.run(self._last_states, inputs)
+
+    @abstractmethod
+    def _last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The same, where the weights are there."""
 
     @contextlib.contextmanager
     def _inputs(self, batch: AnyBatch) -> Iterator[dict[str, Tensor]]:
@@ -173,7 +191,7 @@ class HiddenStateBackend(LogprobBackend):
         """The base transformer."""
         return self.model.base_model
 
-    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+    def _last_states(self, inputs: Mapping[str, Any]) -> Tensor:
         """Hidden states at the last position; shape [row, width]."""
         with self.autocast():
             hidden: Tensor = self.body(**inputs).last_hidden_state[:, -1]
@@ -247,7 +265,7 @@ class FullLogitsBackend(LogprobBackend):
         """The model."""
         return self.model
 
-    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+    def _last_states(self, inputs: Mapping[str, Any]) -> Tensor:
         """Logits at the last position; shape [row, vocabulary]."""
         with self.autocast(), self._precise_head():
             logits: Tensor = self.model(**inputs).logits[:, -1]

@@ -59,6 +59,10 @@ def token_logps(backend: LogprobBackend, batch: AnyBatch) -> Tensor:
         backend: a model with its kernel path.
         batch: texts on the path's device.
     """
+    return backend.run(_token_logps, backend, batch)
+
+
+def _token_logps(backend: LogprobBackend, batch: AnyBatch) -> Tensor:
     states = backend.states(batch)
     slices = list(_slices(len(states), backend.vocabulary))
     if len(slices) == 1:
@@ -96,12 +100,26 @@ def score(policy: LogprobBackend, reference: LogprobBackend, batch: AnyBatch) ->
         batch: texts on both models' device.
     """
     with torch.no_grad():
-        ours, theirs = policy.states(batch), reference.states(batch)
-        parts = [
-            _compare(policy.logits(ours[part]), reference.logits(theirs[part]), batch.target[part])
-            for part in _slices(len(ours), policy.vocabulary)
-        ]
-    return TokenScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return TokenScores(*policy.run(_score_policy, policy, reference, batch))
+
+
+Columns = tuple[Tensor, ...]
+
+
+def _score_policy(policy: LogprobBackend, reference: LogprobBackend, batch: AnyBatch) -> Columns:
+    ours = policy.states(batch)
+    return reference.run(_score_both, policy, reference, batch, ours)
+
+
+def _score_both(
+    policy: LogprobBackend, reference: LogprobBackend, batch: AnyBatch, ours: Tensor
+) -> Columns:
+    theirs = reference.states(batch)
+    parts = [
+        _compare(policy.logits(ours[part]), reference.logits(theirs[part]), batch.target[part])
+        for part in _slices(len(ours), policy.vocabulary)
+    ]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def sum_by_row(values: Tensor, lengths: Tensor) -> Tensor:

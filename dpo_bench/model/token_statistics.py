@@ -54,11 +54,24 @@ def token_values(
     """
     if not confidence and reference is None:
         return TokenValues(token_logps(backend, batch))
+    columns = list(backend.run(_columns, backend, batch, confidence, reference))
+    logp = columns.pop(0)
+    return TokenValues(
+        logp,
+        columns.pop(0).detach() if confidence else None,
+        columns.pop(0) if reference is not None else None,
+    )
+
+
+def _columns(
+    backend: LogprobBackend, batch: AnyBatch, confidence: bool, reference: LogprobBackend | None
+) -> tuple[Tensor, ...]:
+    """The fields of `TokenValues` that are asked for, each of shape [token]."""
     states = backend.states(batch)
     theirs = None
     if reference is not None:
         with torch.no_grad():
-            theirs = reference.states(batch)
+            theirs = reference.run(reference.states, batch)
     tokens, step = len(batch.target), max(1, LOGITS_AT_ONCE // (2 * backend.vocabulary))
     parts = []
     for start in range(0, max(tokens, 1), step):
@@ -74,13 +87,7 @@ def token_values(
             if tokens > step
             else values(*arguments)
         )
-    columns = list(torch.cat(parts, dim=1))
-    logp = columns.pop(0)
-    return TokenValues(
-        logp,
-        columns.pop(0).detach() if confidence else None,
-        columns.pop(0) if reference is not None else None,
-    )
+    return torch.cat(parts, dim=1).unbind()
 
 
 def _values(
@@ -100,7 +107,7 @@ def _values(
             collision = (2 * log_softmax(logits, -1)).logsumexp(-1)
             rows.append(rows[0].detach() - collision)
     if reference is not None and other is not None:
-        rows.append(_kl(reference.logits(other).detach(), logits))
+        rows.append(_kl(reference.run(reference.logits, other).detach(), logits))
     return torch.stack(rows)
 
 
