@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Linear, Parameter
 
 from dpo_bench.data.batches import Batch, Ids, pad_batch, pad_responses
 from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
+from dpo_bench.model.linear_head import HALVES, linear_logits, wide
 from dpo_bench.model.packed_attention import packed_attention
 from dpo_bench.model.ranks import ALONE
 
 if TYPE_CHECKING:
     from dpo_bench.data.tokenized import TokenizedPairs
 
+Found = TypeVar("Found")
 AnyBatch = Batch | Pack
-Result = TypeVar("Result")
 Sampler = Literal["batched", "equal", "uncached"]
 CPU_TOKENS = (512, 2048)
 CPU_WORK = 1 << 30
@@ -71,13 +73,6 @@ class LogprobBackend(ABC):
         self.ranks = ALONE
         self.enter: Callable[..., Any] | None = None
 
-    def run(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Call a function that computes with the model's weights.
-
-        Where they are divided among ranks, they are put together for it as it goes.
-        """
-        return function(*args) if self.enter is None else self.enter(function, *args)
-
     @property
     def name(self) -> str:
         """Identifies the path: values of two paths agree only to rounding."""
@@ -92,8 +87,8 @@ class LogprobBackend(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the logits and log-probs: the master weights' own."""
-        return self.model.dtype  # type: ignore[no-any-return]
+        """Of the logits and log-probs: the weights' own, but fp32 where these are narrower."""
+        return wide(self.model.dtype)
 
     @property
     def vocabulary(self) -> int:
@@ -130,6 +125,22 @@ class LogprobBackend(ABC):
         make = pack_responses if self.packs else pad_responses
         return make(prompts, responses).to(self.device)
 
+    def run(self, function: Callable[..., Found], *arguments: Any) -> Found:
+        """Call a function that uses the model's weights: all that do, pass through here.
+
+        Where they are divided among ranks they are put together while it runs, which all ranks do
+        at once (`dpo_bench.model.sharded`). One call covers states and logits, and calls are
+        nested only for two different models.
+
+        Args:
+            function: gives a tensor or a tuple of tensors.
+            arguments: handed to it as they are.
+        """
+        if self.enter is None:
+            return function(*arguments)
+        found: Found = self.enter(function, *arguments)
+        return found
+
     @abstractmethod
     def states(self, batch: AnyBatch) -> Tensor:
         """What `logits` needs of each response position; shape [token, anything]."""
@@ -143,12 +154,15 @@ class LogprobBackend(ABC):
     def _logits(self, states: Tensor) -> Tensor:
         """The same over all tokens that the model embeds."""
 
+    def linear_head(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weight and bias, where `logits` is a linear map; [vocabulary, width] and [vocabulary]."""
+        return None
+
     @property
     @abstractmethod
     def body(self) -> Any:
         """The part of the model that `last_states` calls."""
 
-    @abstractmethod
     def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
         """What `logits` needs to predict the token behind each row; shape [row, anything].
 
@@ -157,6 +171,11 @@ class LogprobBackend(ABC):
         Args:
             inputs: of `body`.
         """
+        return self.run(self._last_states, inputs)
+
+    @abstractmethod
+    def _last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The same, where the weights are there."""
 
     @contextlib.contextmanager
     def _inputs(self, batch: AnyBatch) -> Iterator[dict[str, Tensor]]:
@@ -168,6 +187,28 @@ class LogprobBackend(ABC):
             yield {"input_ids": batch.input_ids, "attention_mask": attention_mask(batch)}
         else:
             yield {"input_ids": batch.input_ids}
+
+    @contextlib.contextmanager
+    def _precise_head(self) -> Iterator[None]:
+        """While this is open the output embedding gives logits of `dtype`, out of autocast.
+
+        Logits rounded to bf16 put a quarter of a nat and more of noise on a response of 300 tokens.
+        """
+        head = self.model.get_output_embeddings()
+        if self.precision != "bf16" or head is None:
+            yield
+            return
+        original = head.forward
+
+        def forward(hidden: Tensor) -> Tensor:
+            with torch.autocast(hidden.device.type, enabled=False):
+                if is_linear(head) and head.weight.dtype in HALVES:
+                    return linear_logits(hidden.to(head.weight.dtype), head.weight, head.bias)
+                logits: Tensor = original(hidden.to(self.dtype))
+            return logits
+
+        with _forward_replaced(head, forward):
+            yield
 
 
 class HiddenStateBackend(LogprobBackend):
@@ -186,7 +227,7 @@ class HiddenStateBackend(LogprobBackend):
         """The base transformer."""
         return self.model.base_model
 
-    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+    def _last_states(self, inputs: Mapping[str, Any]) -> Tensor:
         """Hidden states at the last position; shape [row, width]."""
         with self.autocast():
             hidden: Tensor = self.body(**inputs).last_hidden_state[:, -1]
@@ -194,9 +235,16 @@ class HiddenStateBackend(LogprobBackend):
 
     def _logits(self, states: Tensor) -> Tensor:
         """What the output embedding makes of hidden states; shape [token, vocabulary]."""
-        with torch.autocast(self.device.type, enabled=False):
-            logits: Tensor = self._head(states.to(self.dtype))
-        return logits
+        with torch.autocast(self.device.type, enabled=False), self._precise_head():
+            return self._head(states.to(self.dtype))
+
+    def linear_head(self) -> tuple[Tensor, Tensor | None] | None:
+        """The output embedding's, where that is a plain linear layer."""
+        head = self.model.get_output_embeddings()
+        if not is_linear(head):
+            return None
+        cut = slice(self.shared_vocabulary)
+        return head.weight[cut], None if head.bias is None else head.bias[cut]
 
     def _head(self, states: Tensor) -> Tensor:
         logits: Tensor = self.model.get_output_embeddings()(states)
@@ -210,6 +258,10 @@ class OwnHeadBackend(HiddenStateBackend):
     """
 
     kind = "own-head"
+
+    def linear_head(self) -> None:
+        """Not known to be linear."""
+        return
 
     def _head(self, states: Tensor) -> Tensor:
         nothing = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
@@ -260,7 +312,7 @@ class FullLogitsBackend(LogprobBackend):
         """The model."""
         return self.model
 
-    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+    def _last_states(self, inputs: Mapping[str, Any]) -> Tensor:
         """Logits at the last position; shape [row, vocabulary]."""
         with self.autocast(), self._precise_head():
             logits: Tensor = self.model(**inputs).logits[:, -1]
@@ -270,25 +322,13 @@ class FullLogitsBackend(LogprobBackend):
         """The states themselves."""
         return states
 
-    @contextlib.contextmanager
-    def _precise_head(self) -> Iterator[None]:
-        """Keep the output embedding out of autocast.
 
-        Logits rounded to bf16 put a quarter of a nat and more of noise on a response of 300 tokens.
-        """
-        head = self.model.get_output_embeddings()
-        if self.precision != "bf16" or head is None:
-            yield
-            return
-        original = head.forward
+def is_linear(head: Any) -> bool:
+    """Whether an output embedding is a plain linear layer.
 
-        def forward(hidden: Tensor) -> Tensor:
-            with torch.autocast(hidden.device.type, enabled=False):
-                logits: Tensor = original(hidden.to(self.dtype))
-            return logits
-
-        with _forward_replaced(head, forward):
-            yield
+    A weight that is wrapped (sharded, quantized) is multiplied by its module's own code.
+    """
+    return type(head) is Linear and type(head.weight) is Parameter
 
 
 @contextlib.contextmanager

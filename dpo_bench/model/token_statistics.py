@@ -73,7 +73,7 @@ def _columns(
     confidence: bool,
     reference: LogprobBackend | None,
 ) -> tuple[Tensor, ...]:
-    """Log-probs, then confidence and KL where they are wanted; each of shape [token]."""
+    """The fields of `TokenValues` that are asked for, each of shape [token]."""
     states = backend.states(batch)
     theirs = None
     if reference is not None:
