@@ -18,14 +18,14 @@ from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.evaluation.compute import PolicyMetrics
 from dpo_bench.evaluation.diagnostics import repetitions
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, sampling_plan
-from dpo_bench.evaluation.responses import draw_responses, sequence_kl
+from dpo_bench.evaluation.responses import draw_responses, sample, sequence_kl
 from dpo_bench.model.logprobs import LogprobBackend, sum_by_row, token_logps
-from dpo_bench.model.sampling import sample_responses
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge import Judge
 from dpo_bench.rewards.scoring import JudgeScoring, NoScoring, RewardScoring, Scoring
 
 if TYPE_CHECKING:
+    from dpo_bench.data.tokenized import TokenizedPairs
     from dpo_bench.evaluation.prompts import EvaluationPrompts
     from dpo_bench.experiment.config import Evaluation
     from dpo_bench.model.reference_cache import ReferenceLogps
@@ -123,7 +123,7 @@ class Evaluator:
         """
         tokens = self.prompts.tokens[:prompts]
         plan = sampling_plan(self.options, self.end_tokens, "policy", 1, 1.0)
-        responses = sample_responses(policy, tokens, plan, progress)
+        responses = sample(policy, tokens, plan, progress)
         kl = sequence_kl(policy, self.reference, self.prompts, responses, progress).kl
         if len(kl) == 1:
             return float(kl[0]), float("nan")
@@ -167,19 +167,28 @@ class Evaluator:
 
     def _heldout(self, policy: LogprobBackend, progress: Progress) -> pd.DataFrame:
         pairs = self.prompts.pairs
-        parts = []
-        for indices in consecutive_passes(pairs.sizes, policy.tokens_per_pass()):
-            batch = policy.batch(pairs, indices)
-            with torch.inference_mode():
-                sums = sum_by_row(token_logps(policy, batch), batch.lengths)
-            parts.append(sums.view(2, -1).double().cpu())
-            progress("held-out pairs", indices.stop, len(pairs))
+        passes = list(consecutive_passes(pairs.sizes, policy.tokens_per_pass()))
+        parts = policy.ranks.spread(
+            _pair_logps,
+            passes,
+            policy,
+            pairs,
+            after=lambda done: progress("held-out pairs", passes[done - 1].stop, len(pairs)),
+        )
         chosen, rejected = torch.cat(parts, dim=1)
         table = pd.DataFrame({"pair_id": range(len(pairs))})
         table["chosen_logratio"] = (chosen - self.heldout_reference.chosen.double()).numpy()
         table["rejected_logratio"] = (rejected - self.heldout_reference.rejected.double()).numpy()
         table.insert(1, "margin", table["chosen_logratio"] - table["rejected_logratio"])
         return table
+
+
+def _pair_logps(policy: LogprobBackend, pairs: TokenizedPairs, indices: range) -> torch.Tensor:
+    """Log-probs of some pairs' chosen and rejected responses, fp64, shape [2, pair]."""
+    batch = policy.batch(pairs, indices)
+    with torch.no_grad():
+        sums = sum_by_row(token_logps(policy, batch), batch.lengths)
+    return sums.view(2, -1).double().cpu()
 
 
 def make_scoring(

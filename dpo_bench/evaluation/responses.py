@@ -34,7 +34,7 @@ def draw_responses(
     """
     import pandas as pd
 
-    responses = sample_responses(backend, prompts.tokens, plan, progress)
+    responses = sample(backend, prompts.tokens, plan, progress)
     # The end token is no part of the text; other special tokens are what the policy really wrote,
     # but no reward expects them.
     texts = tokenizer.batch_decode(
@@ -52,6 +52,42 @@ def draw_responses(
         }
     )
     return responses, table
+
+
+def sample(
+    backend: LogprobBackend,
+    prompts: Sequence[Sequence[int]],
+    plan: SamplingPlan,
+    progress: Progress = quiet,
+) -> list[Response]:
+    """Responses to each prompt, the prompts dealt to all ranks, each of which has all weights then.
+
+    See `sample_responses`.
+    """
+    ranks = backend.ranks
+    if ranks.alone:
+        return sample_responses(backend, prompts, plan, progress)
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    shares = [order[rank :: ranks.size] for rank in range(ranks.size)]
+    found = ranks.spread(
+        _sample_share,
+        shares,
+        backend,
+        list(prompts),
+        plan,
+        after=lambda _: progress("sampling", len(prompts), len(prompts)),
+    )
+    both = (response for share in found for response in share)
+    return sorted(both, key=lambda response: (response.prompt_id, response.sample))
+
+
+def _sample_share(
+    backend: LogprobBackend, prompts: Sequence[Sequence[int]], plan: SamplingPlan, only: list[int]
+) -> list[Response]:
+    from dpo_bench.model.sharded import whole
+
+    with whole(backend):
+        return sample_responses(backend, prompts, plan, only=only)
 
 
 class SequenceScores(NamedTuple):
@@ -82,24 +118,33 @@ def sequence_kl(
     the KL are unbiased for responses of at most ``max_new_tokens`` tokens; the first varies less.
     With policy and reference exchanged, and responses of the reference, it is the reverse KL.
     """
-    parts: list[list[NDArray[np.float64]]] = []
     path = common_path(policy, reference)
     sizes = np.fromiter(
         (len(prompts.tokens[one.prompt_id]) + len(one.tokens) for one in responses), np.int64
     )
-    for rows in consecutive_passes(sizes, path.tokens_per_pass()):
-        part = responses[rows.start : rows.stop]
-        batch = path.response_batch(
-            [prompts.tokens[response.prompt_id] for response in part],
-            [response.tokens for response in part],
-        )
-        scores = score(policy, reference, batch)
-        ratio = scores.policy_logp - scores.reference_logp
-        parts.append(
-            [
-                sum_by_row(values, batch.lengths).double().cpu().numpy()
-                for values in (scores.kl, ratio, scores.entropy)
-            ]
-        )
-        progress("KL to the reference", rows.stop, len(responses))
+    texts = [(prompts.tokens[one.prompt_id], one.tokens) for one in responses]
+    passes = list(consecutive_passes(sizes, path.tokens_per_pass()))
+    parts = policy.ranks.spread(
+        _score_pass,
+        [[texts[row] for row in rows] for rows in passes],
+        policy,
+        reference,
+        after=lambda done: progress("KL to the reference", passes[done - 1].stop, len(responses)),
+    )
     return SequenceScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _score_pass(
+    policy: LogprobBackend,
+    reference: LogprobBackend,
+    texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+) -> list[NDArray[np.float64]]:
+    """KL, log-ratio and entropy of each of some prompts' responses."""
+    path = common_path(policy, reference)
+    batch = path.response_batch(*zip(*texts, strict=True))
+    scores = score(policy, reference, batch)
+    ratio = scores.policy_logp - scores.reference_logp
+    return [
+        sum_by_row(values, batch.lengths).double().cpu().numpy()
+        for values in (scores.kl, ratio, scores.entropy)
+    ]

@@ -204,6 +204,8 @@ class Training(Section):
     """seconds between two checkpoints; 0 means after every step"""
     device: Annotated[Literal["auto", "cpu", "cuda"], NO_EFFECT] = "auto"
     """cuda when there is one"""
+    gpus_per_trial: Annotated[Count, NO_EFFECT, elsewhere("num_processes", "nproc_per_node")] = 1
+    """GPUs that hold one policy together; as many processes on a machine without GPUs"""
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], elsewhere("bf16", "dtype", "torch_dtype")
     ] = "auto"
@@ -224,6 +226,11 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _one_reference(self) -> Training:
+        if self.gpus_per_trial > 1 and self.reference_sync_steps:
+            raise ValueError(
+                "gpus_per_trial and reference_sync_steps do not go together: a reference that "
+                "follows the policy is not divided among GPUs; leave one out"
+            )
         if self.lora is not None and self.reference_sync_steps:
             raise ValueError(
                 "lora and reference_sync_steps do not go together: with an adapter the reference "

@@ -14,7 +14,7 @@ import math
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -117,19 +117,20 @@ def reset_adapter(model: Any, seed: int) -> None:
             up.zero_()
 
 
-def save_adapter(model: Any, folder: Path) -> None:
+def save_adapter(model: Any, folder: Path, state: Mapping[str, Tensor]) -> None:
     """Write an adapter, and nothing of its base, as peft does: for whoever loads it with peft.
 
     Args:
         model: from `with_adapter`.
         folder: is made if need be.
+        state: the model's, whole.
     """
     configuration = copy.copy(model.peft_config[ADAPTER])
     if not isinstance(configuration.target_modules, str):
         configuration.target_modules = sorted(configuration.target_modules)  # a set has no order
     weights = {
         f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value.contiguous()
-        for name, value in model.state_dict().items()
+        for name, value in state.items()
         if ".lora_" in name
     }
     configuration.save_pretrained(folder)

@@ -97,8 +97,7 @@ class Ranks:
         """
         if self.alone:
             return function(*args)
-        if self._in_doubt:
-            self._require_others()
+        self.require_others()
         self._broadcast(_dumps((function, args), self.shared))
         try:
             return function(*args)
@@ -212,12 +211,14 @@ class Ranks:
         """Fill a tensor in the memory of the CPU with the leading rank's, within a call."""
         dist.broadcast(value, src=0, group=self.control)
 
-    def _require_others(self) -> None:
+    def require_others(self) -> None:
         """After a call that failed: see that every rank is waiting for the next.
 
         Raises:
             RanksLostError: one is not.
         """
+        if not self._in_doubt:
+            return
         self._broadcast(_dumps((_answer, (self,)), self.shared))
         try:
             _answer(self)

@@ -90,6 +90,7 @@ def sample_responses(
     prompts: Sequence[Tokens],
     plan: SamplingPlan,
     progress: Progress = quiet,
+    only: Sequence[int] | None = None,
 ) -> list[Response]:
     """Sample ``plan.samples`` responses to each prompt.
 
@@ -98,13 +99,16 @@ def sample_responses(
         prompts: token ids of each prompt, none empty.
         plan: how to sample.
         progress: told after each token, in responses.
+        only: the prompts, by index, to which responses are wanted; None: all. What is sampled does
+            not depend on it.
 
     Returns:
         The responses in the order (prompt, sample).
     """
     numbers = uniforms(plan, len(prompts))
     # Neighbors in length share a batch, which keeps the padding small.
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    wanted = range(len(prompts)) if only is None else only
+    order = sorted(wanted, key=lambda index: len(prompts[index]))
     rows = [(index, sample) for index in order for sample in range(plan.samples)]
     found: list[Response] = []
     for part in _batches(rows, prompts, plan.rows_per_batch, backend.sampler):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,20 +21,25 @@ from dpo_bench.model.compatibility import (
     share_vocabulary,
 )
 from dpo_bench.model.files import PROCESSOR
-from dpo_bench.model.load import load_model, set_cache
+from dpo_bench.model.load import load_model, set_cache, skeleton
 from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
+from dpo_bench.model.ranks import Ranks
 from dpo_bench.model.reference_cache import reference_logps
+from dpo_bench.model.sharded import gathered, share_backend
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.find import find_reward
 from dpo_bench.storage import cache_root, digest
 from dpo_bench.sweep.inputs import describe, prepare_inputs
 from dpo_bench.training.input_builders import require_margins
 from dpo_bench.training.reference_model import CachedReference, ResampledReference
+from dpo_bench.training.weights import trained_weights
 
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dpo_bench.data.tokenized import TokenizedPairs
     from dpo_bench.experiment import Experiment
     from dpo_bench.model.files import ModelFolder
@@ -48,13 +52,25 @@ class WorkerContext:
     The slow parts (the reference's log-probs, its responses and their rewards) are kept by content
     in the cache, so that the first worker computes them and all others read them.
 
+    Args:
+        experiment: the resolved configuration.
+        sources: where model and data are.
+        progress: told of what is prepared.
+        ranks: the processes among which the models are divided, of which this one leads; this one
+            alone where none are given.
+
     Raises:
         DpoBenchError: model or data cannot be used.
     """
 
     def __init__(
-        self, experiment: Experiment, sources: Sources, progress: Progress = quiet
+        self,
+        experiment: Experiment,
+        sources: Sources,
+        progress: Progress = quiet,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         self.experiment = experiment
         self.sources = sources
         self._progress = progress
@@ -64,12 +80,15 @@ class WorkerContext:
             log.info("%s", line)
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
-        self.policy, self._restart = self._starting_policy()
+        self.policy = self._starting_policy()
         share_vocabulary(self.policy, self.reference)
         for path in (self.policy, self.reference):
             require_ids(path.model, path.vocabulary, self.inputs.tokenizer, self.inputs.used_tokens)
         # Log-ratios are taken between values that came the same way.
         self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
+        self._architecture = type(self.policy.model).__name__
+        if not self.ranks.alone:
+            self._divide()
         self.scorer = find_reward(experiment.evaluation, sources.device)
         self.reference_folder = self._evaluate_reference(progress)
         self.evaluator = Evaluator(
@@ -93,14 +112,17 @@ class WorkerContext:
     def computing(self) -> dict[str, str]:
         """How log-probs are computed and responses sampled, in words."""
         return {
-            "architecture": type(self.policy.model).__name__,
+            "architecture": self._architecture,
             "log_probs": self.policy.name,
             "sampling": self.policy.sampler,
         }
 
     def reset_policy(self, seed: int) -> None:
         """Put the policy back to where a trial with this seed starts."""
-        self._restart(seed)
+        same = self.sources.policy.digest == self.sources.reference.digest
+        start = self.reference if same else None
+        adapted = self.experiment.training.lora is not None
+        self.ranks.call(_reset, self.ranks, self.policy, start, seed if adapted else None)
 
     def save_policy(self, folder: Path) -> None:
         """Write the policy as it is now, in transformers' format with safetensors.
@@ -108,9 +130,16 @@ class WorkerContext:
         Of a LoRA policy only the adapter is written, in peft's format.
         """
         model = self.policy.model
-        if self.experiment.training.lora is not None:
-            save_adapter(model, folder)
+        adapted = self.experiment.training.lora is not None
+        weights = self.ranks.call(_gathered, self.policy, adapted)
+        if adapted:
+            save_adapter(model, folder, weights)
         else:
+            if not self.ranks.alone:  # its class is one of FSDP2's
+                model = skeleton(
+                    self.sources.policy, trust_remote_code=self.experiment.trust_remote_code
+                )
+                model.load_state_dict(weights, assign=True)
             # Switched off for training; whoever loads the policy wants to generate with it.
             set_cache(model.config, used=True)
             model.save_pretrained(folder)
@@ -120,29 +149,24 @@ class WorkerContext:
                     shutil.copyfile(file, folder / file.name)
         self.inputs.tokenizer.save_pretrained(folder)
 
-    def _starting_policy(self) -> tuple[LogprobBackend, Callable[[int], object]]:
-        """The policy, and what puts it back to its starting point for a seed.
+    def _starting_policy(self) -> LogprobBackend:
+        """The policy, which needs no copy of what it shares with the reference.
 
-        Where it starts at the reference it needs no copy of that: an adapter stands over the
-        reference's own weights, and a policy that is trained whole is put back from them.
+        An adapter stands over the reference's own weights where the policy starts there.
         """
         sources, lora = self.sources, self.experiment.training.lora
+        if lora is None:
+            return self.load(sources.policy)
         same = sources.policy.digest == sources.reference.digest
-        if lora is not None:
-            base = self.reference if same else self.load(sources.policy)
-            adapted = with_adapter(base, lora, sources.policy.address)
-            return adapted, partial(reset_adapter, adapted.model)
-        policy = self.load(sources.policy)
-        start = self.reference.model.state_dict() if same else None
+        base = self.reference if same else self.load(sources.policy)
+        return with_adapter(base, lora, sources.policy.address)
 
-        def restart(_seed: int) -> None:
-            nonlocal start
-            if start is None:  # nothing has been trained yet; an evaluation needs no copy
-                state = policy.model.state_dict()
-                start = {name: value.clone() for name, value in state.items()}
-            policy.model.load_state_dict(start)
-
-        return policy, restart
+    def _divide(self) -> None:
+        """Divide policy and reference among the ranks; all know the pairs, too."""
+        device = self.sources.device
+        self.policy = share_backend(self.ranks, "policy", self.policy, device)
+        self.reference = share_backend(self.ranks, "reference", self.reference, device)
+        self.ranks.share("pairs", self.inputs.pairs)
 
     @cached_property
     def training_reference(self) -> CachedReference | None:
@@ -180,9 +204,9 @@ class WorkerContext:
 
     def load(self, folder: ModelFolder) -> LogprobBackend:
         """A model on this experiment's device, with the kernel path that suits it."""
-        model = load_model(
-            folder, self.sources.device, trust_remote_code=self.experiment.trust_remote_code
-        )
+        # What is to be divided is whole in the memory of the CPU alone.
+        device = self.sources.device if self.ranks.alone else "cpu"
+        model = load_model(folder, device, trust_remote_code=self.experiment.trust_remote_code)
         inputs = self.inputs
         require_positions(model, inputs.longest_pair, inputs.longest_prompt, inputs.new_tokens)
         return choose_backend(model, self.sources.precision, inputs.longest)
@@ -219,3 +243,33 @@ class WorkerContext:
                 progress=progress,
             )
         return folder
+
+
+def _reset(
+    ranks: Ranks, policy: LogprobBackend, start: LogprobBackend | None, seed: int | None
+) -> None:
+    """Put a policy back to where it starts; on every rank, within a call.
+
+    Args:
+        ranks: those that hold it.
+        policy: is changed.
+        start: has the weights at which it starts; None: those that it has at the first such call.
+        seed: of an adapter; None where all weights are trained.
+    """
+    if seed is not None:
+        reset_adapter(policy.model, seed)
+        return
+    if start is not None:
+        policy.model.load_state_dict(start.model.state_dict())
+        return
+    if "start" not in ranks.shared:  # nothing has been trained yet; an evaluation needs no copy
+        state = policy.model.state_dict()
+        ranks.shared["start"] = {name: value.clone() for name, value in state.items()}
+    policy.model.load_state_dict(ranks.shared["start"])
+
+
+def _gathered(policy: LogprobBackend, adapter: bool) -> dict[str, Tensor]:
+    """A policy's weights, or those of its adapter alone, whole; on every rank, within a call."""
+    model = policy.model
+    state = trained_weights(model) if adapter else model.state_dict()
+    return state if policy.ranks.alone else {name: gathered(one) for name, one in state.items()}

@@ -103,6 +103,8 @@ class Pool:
             is_stopped = message.kind == "stopped"
             self._ended(worker.task, message.text or None, stopped=is_stopped)
             worker.task = None
+            if message.kind == "left":
+                self._left(worker)
             self._assign_all()
 
     def _show(self, worker: _Worker, event: Event) -> None:
@@ -134,6 +136,13 @@ class Pool:
                 worker.task = self.schedule.take()
                 if worker.task is not None:
                     worker.channel.send(worker.task)
+
+    def _left(self, worker: _Worker) -> None:
+        """A worker that can do no more trials goes, and another takes its place."""
+        worker.channel.kill()
+        self.workers.remove(worker)
+        if not self.schedule.is_over:
+            self._spawn(worker.index)
 
     def _died(self, worker: _Worker, reason: WorkerDiedError) -> None:
         """A worker has died: its trial fails, and another worker takes its place.

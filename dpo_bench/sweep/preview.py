@@ -32,7 +32,12 @@ from dpo_bench.search.axes import LEARNING_RATE, Axis, axes_of
 from dpo_bench.search.plan import baseline_of, looks_of, seeds_of, trial_range
 from dpo_bench.sweep.display import make_display
 from dpo_bench.sweep.estimate import Size, estimate, evaluations, in_words, matrix_speed
-from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_workers, this_machine
+from dpo_bench.sweep.executors.machines import (
+    bytes_per_worker,
+    choose_workers,
+    count_gpus,
+    this_machine,
+)
 from dpo_bench.sweep.inputs import Inputs, describe, prepare_inputs
 from dpo_bench.sweep.judging import count_questions, describe_cost, describe_questions
 from dpo_bench.sweep.power import TrialSeconds
@@ -129,7 +134,9 @@ def print_plan(
     _print_judging(experiment, forecast.most, size, console)
     if workers is None:
         need = bytes_per_worker(sources, lora=experiment.training.lora is not None)
-        workers = choose_workers([this_machine()], sources, forecast.most, need)
+        machines = [this_machine(count_gpus())]
+        each = experiment.training.gpus_per_trial
+        workers = choose_workers(machines, sources, forecast.most, need, each)
     return _print_cost(experiment, sources, size, console, forecast=forecast, workers=workers)
 
 

@@ -212,8 +212,9 @@ def _run_missing(
 
     machines = executor.machines()
     need = bytes_per_worker(sources, lora=request.experiment.training.lora is not None)
-    workers = request.workers or choose_workers(machines, sources, schedule.expected, need)
-    threads = choose_threads(machines, sources, workers)
+    each = request.experiment.training.gpus_per_trial
+    workers = request.workers or choose_workers(machines, sources, schedule.expected, need, each)
+    threads = choose_threads(machines, sources, workers * each)
     job = Job(
         request.experiment,
         sources,

@@ -31,7 +31,7 @@ def print_status(folder: Path, verify: bool, console: Console) -> bool:
     for identity in planned_trials(store):
         manifest = store.manifest(identity)
         if manifest is None:
-            state = "interrupted" if store.checkpoint(identity).is_file() else "to do"
+            state = "interrupted" if any(store.checkpoint(identity).glob("step-*")) else "to do"
             table.add_row(identity, "", "", "", state)
             continue
         state = manifest.status + (f": {manifest.error}" if manifest.error else "")

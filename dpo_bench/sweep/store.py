@@ -4,7 +4,7 @@
 experiment.json          what was asked for, versions, hashes, the planned trials
 reference/               the reference evaluated once for all trials
 trials/<id>/             one trial; manifest.json is written last and lists every file's SHA-256
-checkpoints/<id>.pt      of trials that are under way; <id>/ holds their evaluations so far
+checkpoints/<id>.state   of trials that are under way; <id>/ holds their evaluations so far
 search.json              of a sweep with [search]: the trials that it asks for, what it has found
 results.parquet, .csv    a row per trial that has ended
 opponents.parquet        every trial against every other
@@ -123,7 +123,7 @@ class Store:
 
     def checkpoint(self, trial: str) -> Path:
         """Where a trial under way keeps its state."""
-        return self.folder / "checkpoints" / f"{trial}.pt"
+        return self.folder / "checkpoints" / f"{trial}.state"
 
     def evaluations(self, trial: str) -> Path:
         """Where a trial under way keeps its evaluations along training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import traceback
 from pathlib import Path
@@ -130,7 +131,7 @@ class _Run:
 
     def clear(self) -> None:
         """Forget what a trial under way keeps: it is published."""
-        self.store.checkpoint(self.identity).unlink(missing_ok=True)
+        shutil.rmtree(self.store.checkpoint(self.identity), ignore_errors=True)
         self.along.clear()
 
     def _publish(self, manifest: Manifest) -> None:

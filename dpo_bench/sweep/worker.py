@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dpo_bench.errors import DpoBenchError, EnvironmentProblem
+from dpo_bench.errors import DpoBenchError, EnvironmentProblem, TrialError
 from dpo_bench.notes import heard
 from dpo_bench.progress import Control
 from dpo_bench.storage import CACHE_VARIABLE, cache_root
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment
+    from dpo_bench.model.ranks import Ranks
     from dpo_bench.sweep.context import WorkerContext
     from dpo_bench.sweep.sources import Sources
 
@@ -58,7 +59,8 @@ class Event:
     """What a worker tells.
 
     Attributes:
-        kind: ``progress`` of a phase; of a trial ``ended``, or ``stopped`` early.
+        kind: ``progress`` of a phase; of a trial ``ended``, ``stopped`` early, or ``left``: it
+            ended and the worker with it.
         text: the phase, or why the trial failed or was stopped, empty when it went well.
         done: of the phase.
         total: of the phase.
@@ -95,6 +97,21 @@ class Pipe(Protocol):
         """Wait for a task; None is the last. Raises EOFError or ConnectionResetError likewise."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A process's place among those that hold the models of one worker together.
+
+    Attributes:
+        rank: its number; 0 is the worker that the pool knows.
+        size: how many there are.
+        rendezvous: where they meet; see `Ranks.join`.
+    """
+
+    rank: int = 0
+    size: int = 1
+    rendezvous: str = ""
+
+
 class _Voice:
     """Sends progress now and then, and ends the process when nobody listens or a stop is asked.
 
@@ -125,34 +142,51 @@ class _Voice:
             raise SystemExit from None
 
 
-def work(pipe: Pipe, job: Job, should_stop: Callable[[], bool]) -> None:
+def work(pipe: Pipe, job: Job, should_stop: Callable[[], bool], place: Place = Place()) -> None:
     """Be a worker until there is nothing more to do.
 
     Args:
         pipe: the line to the pool.
         job: what to prepare.
         should_stop: whether to save and end.
+        place: at the head of the processes that hold the models together.
     """
     voice = _Voice(pipe, should_stop)
     with heard(voice.send, job.note_level):
-        context = _prepare(job, voice)
+        context = _prepare(job, voice, place)
         if context is not None:
             _serve(context, job, voice)
+            context.ranks.end()
 
 
-def _prepare(job: Job, voice: _Voice) -> WorkerContext | None:
+def follow(job: Job, place: Place) -> None:
+    """Be another process of a worker: hold a share of its models until it ends."""
+    _join(job, place).follow()
+
+
+def _join(job: Job, place: Place) -> Ranks:
+    """Load what a trial's losses are, and meet the others."""
     import torch
 
     from dpo_bench.contract import load_plugins
     from dpo_bench.contract.registry import accept_losses
+    from dpo_bench.model.ranks import Ranks
+
+    torch.set_num_threads(job.threads)
+    for folder in job.plugins:
+        load_plugins(folder)
+    accept_losses(job.losses)
+    if job.sources.device == "cuda":
+        torch.cuda.set_device(place.rank % torch.cuda.device_count())
+    return Ranks.join(place.rank, place.size, place.rendezvous, job.sources.device)
+
+
+def _prepare(job: Job, voice: _Voice, place: Place) -> WorkerContext | None:
     from dpo_bench.sweep.context import WorkerContext
 
     try:
-        torch.set_num_threads(job.threads)
-        for folder in job.plugins:
-            load_plugins(folder)
-        accept_losses(job.losses)
-        context = WorkerContext(job.experiment, job.sources, voice.progress)
+        ranks = _join(job, place)
+        context = WorkerContext(job.experiment, job.sources, voice.progress, ranks)
         _ = context.training_reference  # had now, so that what is wrong with the data is said now
     except DpoBenchError as error:
         voice.send(error)
@@ -200,5 +234,24 @@ def _serve(context: WorkerContext, job: Job, voice: _Voice) -> None:
         except EnvironmentProblem as problem:
             voice.send(problem)
             return
+        if ended.status == "failed" and not _can_go_on(context):
+            voice.send(Event("left", ended.reason))
+            return
         kind = "stopped" if ended.status == "stopped" else "ended"
         voice.send(Event(kind, ended.reason))
+
+
+def _can_go_on(context: WorkerContext) -> bool:
+    """Whether a process can do another trial after one that failed.
+
+    After an illegal access or a failed assertion a GPU's context gives an error at every call. A
+    lack of memory is over with its trial.
+    """
+    import torch
+
+    try:
+        context.ranks.require_others()
+        torch.ones(1, device=context.sources.device).add(1).item()
+    except (TrialError, RuntimeError):
+        return False
+    return True

@@ -60,7 +60,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 
 def checkpoints(out: Path) -> list[Path]:
-    return list(out.glob("checkpoints/*.pt"))
+    return list(out.glob("checkpoints/*.state/step-*"))
 
 
 def descendants(pid: int) -> list[int]:

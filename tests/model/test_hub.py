@@ -190,7 +190,7 @@ def test_an_adapter_of_the_hub_is_merged_into_its_base(hub: str, tmp_path: Path)
             (plain / name).write_bytes(content)
     policy = with_adapter(choose_backend(load_model(plain)), LoRA(), "owner/model")
     reset_adapter(policy.model, 0)
-    save_adapter(policy.model, tmp_path / "adapter")
+    save_adapter(policy.model, tmp_path / "adapter", policy.model.state_dict())
     Hub.models["owner/adapter"] = {
         file.name: file.read_bytes() for file in (tmp_path / "adapter").iterdir()
     }

@@ -25,8 +25,7 @@ def sweep(folder: Path) -> Store:
             (own / "samples.parquet").write_text("rows")
             values = {"beta": 0.1, "tau": 2.0}
             write_manifest(own, Manifest(name, status, "dpo", "beta", 0.1, values, 7, error=error))
-    store.checkpoint("begun").parent.mkdir()
-    store.checkpoint("begun").write_text("state")
+    (store.checkpoint("begun") / "step-000000003").mkdir(parents=True)
     return store
 
 

@@ -164,7 +164,7 @@ def test_a_trial_that_is_stopped_is_not_there_and_goes_on_later(
         run(context, tmp_path / "parts", At("training", 2).control)
     store = Store(tmp_path / "parts")
     assert store.manifest("t") is None
-    assert store.checkpoint("t").is_file()
+    assert store.checkpoint("t").is_dir()
     told: list[int] = []
     run(
         context,

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from dpo_bench.experiment import PlannedTrial
+from dpo_bench.model.ranks import Ranks
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import Ended
 from dpo_bench.sweep.worker import Event, _serve, _Voice, _why
@@ -112,7 +113,8 @@ def test_how_each_trial_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = Wire()
     monkeypatch.setattr(wire, "recv", iter([*tasks, None]).__next__)
     job: Any = SimpleNamespace(folder=Path("sweep"))
-    _serve(Mock(), job, _Voice(wire, lambda: False))
+    context = Mock(ranks=Ranks(), sources=Mock(device="cpu"))
+    _serve(context, job, _Voice(wire, lambda: False))
     assert wire.heard == [
         Event("ended"),
         Event("stopped", "KL 33 is beyond the limit"),

@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from dpo_bench.sweep.executors.base import Message, WorkerDiedError
-from dpo_bench.sweep.executors.machines import Machine, this_machine
+from dpo_bench.sweep.executors.machines import Machine, count_gpus, this_machine
 from dpo_bench.sweep.task import Task
-from dpo_bench.sweep.worker import Job, work
+from dpo_bench.sweep.worker import Job, Place, follow, work
 
 PRELOAD = "dpo_bench.sweep.preload"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def process_context() -> BaseContext:
@@ -89,15 +94,30 @@ def _main_hidden() -> Iterator[None]:
 
 
 class LocalChannel:
-    """The line to a worker process: one pipe.
+    """The line to a worker: one pipe to the process that leads it.
+
+    Args:
+        processes: the worker's; one for each GPU that holds a share of its models, the leading one
+            first.
+        pipe: to that.
+        folder: where they meet; removed with them.
+        gpus: numbers of those that it has, among the ones that this process sees.
 
     Attributes:
         is_over: nothing more comes from it.
     """
 
-    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
-        self.process = process
+    def __init__(
+        self,
+        processes: Sequence[BaseProcess],
+        pipe: Connection,
+        folder: Path | None = None,
+        gpus: Sequence[int] = (),
+    ) -> None:
+        self.processes = processes
         self.pipe = pipe
+        self.folder = folder
+        self.gpus = gpus
         self.is_over = False
 
     def send(self, task: Task | None) -> None:
@@ -108,66 +128,128 @@ class LocalChannel:
     def stop(self) -> None:
         """Ask for the end: by a signal while it works, through the pipe while it waits."""
         self.send(None)
-        self.process.terminate()
+        self.processes[0].terminate()
 
     def join(self, seconds: float) -> None:
-        """Wait for the process's end."""
-        self.process.join(seconds)
+        """Wait for the leading process's end."""
+        self.processes[0].join(seconds)
 
     def kill(self) -> None:
-        """End the process now."""
+        """End all of its processes now."""
         self.is_over = True
-        self.process.kill()
+        for process in self.processes:
+            process.kill()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
-    def receive(self) -> Message:
-        """The next message; waits for it."""
+    @property
+    def sources(self) -> list[Connection | int]:
+        """What becomes readable when there is a message, or when a process is dead."""
+        return [self.pipe, *(process.sentinel for process in self.processes[1:])]
+
+    def receive(self) -> Message | None:
+        """The next message; None where none is there after all."""
         try:
-            return self.pipe.recv()  # type: ignore[no-any-return]
+            if self.pipe.poll():
+                return self.pipe.recv()  # type: ignore[no-any-return]
         except (EOFError, ConnectionResetError):
-            self.is_over = True
-            self.process.join()
-            return WorkerDiedError(f"the worker {_cause_of_death(self.process.exitcode)}.")
+            self.processes[0].join()
+            return self._died(self.processes[0])
+        # The others cannot go on without one of them, and would wait for it for minutes.
+        lost = [one for one in self.processes[1:] if not one.is_alive()]
+        leads = self.processes[0].is_alive()
+        return self._died(lost[0]) if lost and leads else None
+
+    def _died(self, process: BaseProcess) -> WorkerDiedError:
+        self.kill()
+        return WorkerDiedError(f"the worker {_cause_of_death(process.exitcode)}.")
 
 
 class LocalExecutor:
-    """Starts worker processes and passes on their messages. Nothing is shared between them."""
+    """Starts worker processes and passes on their messages. Nothing is shared between them.
 
-    def __init__(self, context: BaseContext) -> None:
+    Args:
+        context: how processes are made.
+        gpus: how many this machine has; each is one worker's.
+    """
+
+    def __init__(self, context: BaseContext, gpus: int = 0) -> None:
         self.context = context
+        self.gpus = gpus
         self.channels: list[LocalChannel] = []
 
     def machines(self) -> list[Machine]:
         """This machine."""
-        return [this_machine()]
+        return [this_machine(self.gpus)]
 
     def spawn(self, job: Job) -> LocalChannel:
-        """Start a worker process."""
+        """Start a worker's processes."""
+        size = job.experiment.training.gpus_per_trial
+        gpus = self._free_gpus(size) if job.sources.device == "cuda" else None
+        folder = Path(tempfile.mkdtemp(prefix="dpo-bench-ranks-")) if size > 1 else None
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(  # type: ignore[attr-defined]  # every context has it
-            target=_main, args=(theirs, job), name="dpo-bench-worker", daemon=True
-        )
-        with _main_hidden():
-            process.start()
+        processes = []
+        for rank in range(size):
+            place = Place(rank, size, f"file://{folder}/meet")
+            process = self.context.Process(  # type: ignore[attr-defined]  # every context has it
+                target=_lead if rank == 0 else _follow,
+                args=(job, place, gpus, *((theirs,) if rank == 0 else ())),
+                name="dpo-bench-worker",
+                daemon=True,
+            )
+            with _main_hidden():
+                process.start()
+            processes.append(process)
         theirs.close()
-        channel = LocalChannel(process, ours)
+        channel = LocalChannel(processes, ours, folder, gpus or ())
         self.channels.append(channel)
         return channel
 
     def listen(self, seconds: float) -> Sequence[tuple[LocalChannel, Message]]:
         """One message of each worker that has said something."""
         self.channels = [channel for channel in self.channels if not channel.is_over]
-        ready = wait([channel.pipe for channel in self.channels], timeout=seconds)
-        return [(channel, channel.receive()) for channel in self.channels if channel.pipe in ready]
+        ready = wait([one for each in self.channels for one in each.sources], timeout=seconds)
+        heard = [
+            (channel, channel.receive())
+            for channel in self.channels
+            if any(one in ready for one in channel.sources)
+        ]
+        return [(channel, message) for channel, message in heard if message is not None]
+
+    def _free_gpus(self, size: int) -> tuple[int, ...]:
+        """The first GPUs that no worker has; where all are taken, those of the fewest workers."""
+        used = Counter(
+            gpu for channel in self.channels if not channel.is_over for gpu in channel.gpus
+        )
+        order = sorted(range(self.gpus), key=lambda gpu: (used[gpu], gpu))
+        return tuple(sorted(order[:size]))
 
 
 @contextlib.contextmanager
 def local_executor() -> Iterator[LocalExecutor]:
     """An executor on this machine; what its workers need is imported from now on."""
-    yield LocalExecutor(process_context())
+    yield LocalExecutor(process_context(), count_gpus())
 
 
-def _main(pipe: Connection, job: Job) -> None:
+def _see(gpus: tuple[int, ...] | None) -> None:
+    """Let this process see these GPUs alone, before torch has looked for any."""
+    if gpus is None:
+        return
+    before = os.environ.get(VISIBLE)
+    names = before.split(",") if before else [str(gpu) for gpu in range(max(gpus) + 1)]
+    os.environ[VISIBLE] = ",".join(names[gpu] for gpu in gpus)
+
+
+def _follow(job: Job, place: Place, gpus: tuple[int, ...] | None) -> None:
+    """Entry point of a worker's other processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _see(gpus)
+    follow(job, place)
+
+
+def _lead(job: Job, place: Place, gpus: tuple[int, ...] | None, pipe: Connection) -> None:
     """Entry point of a worker process."""
+    _see(gpus)
     stop_asked = False
 
     def ask_stop(_signal: int, _frame: object) -> None:
@@ -176,7 +258,7 @@ def _main(pipe: Connection, job: Job) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep hears Ctrl-C and decides
     signal.signal(signal.SIGTERM, ask_stop)
-    work(pipe, job, lambda: stop_asked)
+    work(pipe, job, lambda: stop_asked, place)
 
 
 def _cause_of_death(code: int | None) -> str:

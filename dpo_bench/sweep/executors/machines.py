@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpo_bench.errors import EnvironmentProblem
+
 if TYPE_CHECKING:
     from dpo_bench.sweep.sources import Sources
 
@@ -37,9 +39,20 @@ class Machine:
     memory: int
 
 
-def this_machine() -> Machine:
-    """This one: half of its memory, and of its GPUs the one that torch takes by itself."""
-    return Machine(available_cpus(), 1, available_memory() // 2)
+def this_machine(gpus: int = 0) -> Machine:
+    """This one, with half of its memory.
+
+    Args:
+        gpus: how many it has.
+    """
+    return Machine(available_cpus(), gpus, available_memory() // 2)
+
+
+def count_gpus() -> int:
+    """GPUs that this process sees; none is initialized by looking."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def available_cpus(cgroup: Path = CGROUP) -> int:
@@ -82,15 +95,32 @@ def choose_workers(
     sources: Sources,
     trials: int,
     need: int | None = None,
+    processes: int = 1,
 ) -> int:
     """One worker per GPU; on CPUs one single-threaded worker per core, as far as memory goes.
 
     On a CPU two workers of one thread each do more than one of two threads.
+
+    Args:
+        machines: where they run.
+        sources: say where the models are and on what device.
+        trials: how many there are to do.
+        need: bytes of memory of a worker.
+        processes: of each worker, all of one machine; see ``training.gpus_per_trial``.
+
+    Raises:
+        EnvironmentProblem: no machine has so many GPUs.
     """
     need = need or bytes_per_worker(sources, lora=False)
     on_gpus = sources.device == "cuda"
+    most = max((machine.gpus for machine in machines), default=0)
+    if on_gpus and most < processes:
+        raise EnvironmentProblem(
+            f"training.gpus_per_trial = {processes}, and no machine here has more than {most} GPU: "
+            "lower it."
+        )
     places = [
-        machine.gpus if on_gpus else min(machine.cpus, machine.memory // need)
+        (machine.gpus if on_gpus else min(machine.cpus, machine.memory // need)) // processes
         for machine in machines
     ]
     return max(1, min(sum(places), trials))
@@ -103,7 +133,7 @@ def bytes_per_worker(sources: Sources, *, lora: bool) -> int:
 
 
 def choose_threads(machines: Sequence[Machine], sources: Sources, workers: int) -> int:
-    """Torch threads of each worker: an equal share of the cores, and no more than a machine has."""
+    """Torch threads of each process: an equal share of the cores, no more than a machine has."""
     if _weight_bytes(sources) < SMALL:
         return 1
     on_gpus = sources.device == "cuda"
