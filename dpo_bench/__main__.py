@@ -43,7 +43,14 @@ def main() -> None:
     # A scheduler's SIGTERM is treated as Ctrl-C: what runs is saved and can be resumed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from dpo_bench.cli import UsageError, app
+    from dpo_bench.launcher import follows
 
+    if follows():
+        if {"sweep", "train"} & set(sys.argv[1:2]):
+            from dpo_bench.sweep.executors.launched import join_launched
+
+            join_launched().follow()
+        sys.exit(0)
     try:
         code = app(prog_name="dpo-bench", standalone_mode=False) or 0
     except UsageError as error:

@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import dill
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -56,22 +57,25 @@ class Ranks:
         self.size = size
         self.shared: dict[str, Any] = {"ranks": self}
         self.control = control
-        self._in_doubt = False
+        self._in_doubt = self._has_ended = False
         self._after: Callable[[int], None] | None = None
 
     @classmethod
-    def join(cls, rank: int, size: int, rendezvous: str, device: str = "cpu") -> Ranks:
+    def join(cls, rank: int, size: int, rendezvous: str, gpu: int | None = None) -> Ranks:
         """Meet the other ranks.
 
         Args:
             rank: this one's number.
             size: how many there are.
             rendezvous: where, as ``init_process_group`` has it: ``file:///...`` or ``env://``.
-            device: ``cpu`` (gloo) or ``cuda`` (NCCL).
+            gpu: number of this rank's GPU among those that it sees (then NCCL is used, too); None:
+                on the CPU (gloo).
         """
         if size == 1:
             return cls()
-        backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
+        backend = "gloo" if gpu is None else "cpu:gloo,cuda:nccl"
         dist.init_process_group(
             backend, init_method=rendezvous, rank=rank, world_size=size, timeout=COLLECTIVE
         )
@@ -133,8 +137,9 @@ class Ranks:
                 timer.start()
 
     def end(self) -> None:
-        """Let the others go; for the leading rank only."""
-        if not self.alone:
+        """Let the others go, once; for the leading rank only."""
+        if not self.alone and not self._has_ended:
+            self._has_ended = True
             self._broadcast(b"")
 
     def spread(

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.contract import get_loss
 from dpo_bench.contract.registry import losses_of_script
+from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment import Experiment, PlannedTrial, conditions, plan_trials, trial_id
 from dpo_bench.experiment.defaults import settled, with_some_rate
+from dpo_bench.launcher import launched_size
 from dpo_bench.notes import Note, heard
 from dpo_bench.processor import processor
 from dpo_bench.search.plan import SearchPlan
@@ -105,6 +107,7 @@ def run(
         DpoBenchError: the experiment, the machine or the data does not allow it.
         KeyboardInterrupt: Ctrl-C; what was running has been saved.
     """
+    request = replace(request, experiment=_as_launched(request.experiment))
     opening = make_executor(request.executor, request.folder.resolve(), request.workers)
     store = Store(request.folder)
     planned = _planned(request.experiment)
@@ -143,6 +146,24 @@ def run(
         display.phase("writing the report", 0, 1)
         report = write_report(request.folder)
     return SweepOutcome(request.experiment, request.folder, report, table, schedule.computed)
+
+
+def _as_launched(experiment: Experiment) -> Experiment:
+    """The experiment with as many processes to a trial as a launcher has started, if one has.
+
+    Raises:
+        ConfigurationError: another number is asked for.
+    """
+    size, asked = launched_size(), experiment.training.gpus_per_trial
+    if size in (1, asked):
+        return experiment
+    if asked != 1:
+        raise ConfigurationError(
+            f"training.gpus_per_trial = {asked}, and the launcher has started {size} processes: "
+            "leave the key out."
+        )
+    training = experiment.training.model_copy(update={"gpus_per_trial": size})
+    return experiment.model_copy(update={"training": training})
 
 
 def _write_opponents(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -97,21 +97,6 @@ class Pipe(Protocol):
         """Wait for a task; None is the last. Raises EOFError or ConnectionResetError likewise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A process's place among those that hold the models of one worker together.
-
-    Attributes:
-        rank: its number; 0 is the worker that the pool knows.
-        size: how many there are.
-        rendezvous: where they meet; see `Ranks.join`.
-    """
-
-    rank: int = 0
-    size: int = 1
-    rendezvous: str = ""
-
-
 class _Voice:
     """Sends progress now and then, and ends the process when nobody listens or a stop is asked.
 
@@ -142,50 +127,55 @@ class _Voice:
             raise SystemExit from None
 
 
-def work(pipe: Pipe, job: Job, should_stop: Callable[[], bool], place: Place = Place()) -> None:
+def work(
+    pipe: Pipe,
+    job: Job,
+    should_stop: Callable[[], bool],
+    meet: Callable[[], Ranks] | None = None,
+) -> None:
     """Be a worker until there is nothing more to do.
 
     Args:
         pipe: the line to the pool.
         job: what to prepare.
         should_stop: whether to save and end.
-        place: at the head of the processes that hold the models together.
+        meet: gives the processes that hold the models together, of which this one leads; None: it
+            is alone. The others follow (`Ranks.follow`) until this one ends.
     """
     voice = _Voice(pipe, should_stop)
     with heard(voice.send, job.note_level):
-        context = _prepare(job, voice, place)
+        context = _prepare(job, voice, meet)
         if context is not None:
             _serve(context, job, voice)
             context.ranks.end()
 
 
-def follow(job: Job, place: Place) -> None:
-    """Be another process of a worker: hold a share of its models until it ends."""
-    _join(job, place).follow()
+def load_losses(plugins: Sequence[Path], losses: bytes, threads: int) -> None:
+    """Have what a job's trials need besides model and data; on all ranks.
 
-
-def _join(job: Job, place: Place) -> Ranks:
-    """Load what a trial's losses are, and meet the others."""
+    Args:
+        plugins: folders of further losses.
+        losses: those of the user's script; see `Job`.
+        threads: of torch.
+    """
     import torch
 
     from dpo_bench.contract import load_plugins
     from dpo_bench.contract.registry import accept_losses
-    from dpo_bench.model.ranks import Ranks
 
-    torch.set_num_threads(job.threads)
-    for folder in job.plugins:
+    torch.set_num_threads(threads)
+    for folder in plugins:
         load_plugins(folder)
-    accept_losses(job.losses)
-    if job.sources.device == "cuda":
-        torch.cuda.set_device(place.rank % torch.cuda.device_count())
-    return Ranks.join(place.rank, place.size, place.rendezvous, job.sources.device)
+    accept_losses(losses)
 
 
-def _prepare(job: Job, voice: _Voice, place: Place) -> WorkerContext | None:
+def _prepare(job: Job, voice: _Voice, meet: Callable[[], Ranks] | None) -> WorkerContext | None:
+    from dpo_bench.model.ranks import Ranks
     from dpo_bench.sweep.context import WorkerContext
 
     try:
-        ranks = _join(job, place)
+        ranks = meet() if meet else Ranks()
+        ranks.call(load_losses, job.plugins, job.losses, job.threads)
         context = WorkerContext(job.experiment, job.sources, voice.progress, ranks)
         _ = context.training_reference  # had now, so that what is wrong with the data is said now
     except DpoBenchError as error:

@@ -1,10 +1,11 @@
-"""Where workers run: processes of this machine, or actors of a Ray cluster."""
+"""Where workers run: processes of this machine or of a launcher, or actors of a Ray cluster."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from dpo_bench.launcher import launched_size
 from dpo_bench.sweep.executors.base import Executor, ExecutorName
 
 __all__ = ["Executor", "ExecutorName", "make_executor"]
@@ -14,6 +15,8 @@ def make_executor(
     name: ExecutorName, folder: Path, workers: int | None
 ) -> AbstractContextManager[Executor]:
     """The executor of this name, which is there while the context is open.
+
+    Under a launcher (torchrun, Slurm), ``local`` means the processes that it has started.
 
     Args:
         name: ``local`` or ``ray``.
@@ -28,6 +31,10 @@ def make_executor(
         from dpo_bench.sweep.executors.ray import load_ray, ray_executor
 
         return ray_executor(load_ray(), folder, workers)
+    if launched_size() > 1:
+        from dpo_bench.sweep.executors.launched import launched_executor
+
+        return launched_executor()
     from dpo_bench.sweep.executors.local import local_executor
 
     return local_executor()

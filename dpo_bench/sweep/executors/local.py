@@ -12,16 +12,20 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpo_bench.sweep.executors.base import Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine, count_gpus, this_machine
 from dpo_bench.sweep.task import Task
-from dpo_bench.sweep.worker import Job, Place, follow, work
+from dpo_bench.sweep.worker import Job, work
+
+if TYPE_CHECKING:
+    from dpo_bench.model.ranks import Ranks
 
 PRELOAD = "dpo_bench.sweep.preload"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -185,15 +189,15 @@ class LocalExecutor:
     def spawn(self, job: Job) -> LocalChannel:
         """Start a worker's processes."""
         size = job.experiment.training.gpus_per_trial
-        gpus = self._free_gpus(size) if job.sources.device == "cuda" else None
+        gpus = self._free_gpus(size) if job.sources.device == "cuda" else ()
         folder = Path(tempfile.mkdtemp(prefix="dpo-bench-ranks-")) if size > 1 else None
         ours, theirs = self.context.Pipe()
         processes = []
         for rank in range(size):
-            place = Place(rank, size, f"file://{folder}/meet")
+            place = Place(rank, size, f"file://{folder}/meet", gpus)
             process = self.context.Process(  # type: ignore[attr-defined]  # every context has it
                 target=_lead if rank == 0 else _follow,
-                args=(job, place, gpus, *((theirs,) if rank == 0 else ())),
+                args=(place, job, theirs) if rank == 0 else (place,),
                 name="dpo-bench-worker",
                 daemon=True,
             )
@@ -201,7 +205,7 @@ class LocalExecutor:
                 process.start()
             processes.append(process)
         theirs.close()
-        channel = LocalChannel(processes, ours, folder, gpus or ())
+        channel = LocalChannel(processes, ours, folder, gpus)
         self.channels.append(channel)
         return channel
 
@@ -231,25 +235,48 @@ def local_executor() -> Iterator[LocalExecutor]:
     yield LocalExecutor(process_context(), count_gpus())
 
 
-def _see(gpus: tuple[int, ...] | None) -> None:
-    """Let this process see these GPUs alone, before torch has looked for any."""
-    if gpus is None:
-        return
-    before = os.environ.get(VISIBLE)
-    names = before.split(",") if before else [str(gpu) for gpu in range(max(gpus) + 1)]
-    os.environ[VISIBLE] = ",".join(names[gpu] for gpu in gpus)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A process's place among those of one worker.
+
+    Attributes:
+        rank: its number; 0 leads.
+        size: how many there are.
+        rendezvous: where they meet; see `Ranks.join`.
+        gpus: numbers of the worker's GPUs among those that the sweep sees; none on a CPU.
+    """
+
+    rank: int
+    size: int
+    rendezvous: str
+    gpus: Sequence[int]
+
+    def take(self) -> None:
+        """Let this process see the worker's GPUs alone, before CUDA looks for any."""
+        if self.gpus:
+            before = os.environ.get(VISIBLE)
+            names = before.split(",") if before else [str(at) for at in range(max(self.gpus) + 1)]
+            os.environ[VISIBLE] = ",".join(names[gpu] for gpu in self.gpus)
+
+    def meet(self) -> Ranks:
+        """Meet the worker's other processes."""
+        from dpo_bench.model.ranks import Ranks
+
+        return Ranks.join(
+            self.rank, self.size, self.rendezvous, gpu=self.rank if self.gpus else None
+        )
 
 
-def _follow(job: Job, place: Place, gpus: tuple[int, ...] | None) -> None:
+def _follow(place: Place) -> None:
     """Entry point of a worker's other processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _see(gpus)
-    follow(job, place)
+    place.take()
+    place.meet().follow()
 
 
-def _lead(job: Job, place: Place, gpus: tuple[int, ...] | None, pipe: Connection) -> None:
+def _lead(place: Place, job: Job, pipe: Connection) -> None:
     """Entry point of a worker process."""
-    _see(gpus)
+    place.take()
     stop_asked = False
 
     def ask_stop(_signal: int, _frame: object) -> None:
@@ -258,7 +285,7 @@ def _lead(job: Job, place: Place, gpus: tuple[int, ...] | None, pipe: Connection
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep hears Ctrl-C and decides
     signal.signal(signal.SIGTERM, ask_stop)
-    work(pipe, job, lambda: stop_asked, place)
+    work(pipe, job, lambda: stop_asked, place.meet)
 
 
 def _cause_of_death(code: int | None) -> str:

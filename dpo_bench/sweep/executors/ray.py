@@ -56,8 +56,8 @@ class RayChannel:
         self.ray = ray
         self.actor = actor
         self.place = place
-        self.ended = actor.work.remote(job, environment)
-        self.heard = actor.receive.remote()
+        self.ended = actor.work_here.remote(job, environment)
+        self.heard = actor.receive_soon.remote()
         self.has_begun = False
         self.is_over = False
 
@@ -89,7 +89,7 @@ class RayChannel:
         if not self.has_begun:
             self.has_begun = True
             messages.insert(0, self.wait_for_place(1))
-        self.heard = self.actor.receive.remote()
+        self.heard = self.actor.receive_soon.remote()
         return messages
 
     def wait_for_place(self, done: int) -> Event:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import queue
-import threading
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dpo_bench.errors import DpoBenchError, EnvironmentProblem
 from dpo_bench.storage import CACHE_VARIABLE
-from dpo_bench.sweep.executors.base import Message, WorkerDiedError
-from dpo_bench.sweep.task import Task
+from dpo_bench.sweep.executors.base import Message
+from dpo_bench.sweep.executors.mailbox import InboxWorker
 from dpo_bench.sweep.versions import installed_versions
-from dpo_bench.sweep.worker import Job, work
+from dpo_bench.sweep.worker import Job
 
 SECONDS_TO_LISTEN = 1.0
 MARKER = ".seen-by-all-"
@@ -67,55 +63,18 @@ class NodeEnvironment:
             os.chdir(self.folder)
 
 
-class _Mailbox:
-    """The worker's end of the line, as two queues."""
-
-    def __init__(self) -> None:
-        self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-
-    def send(self, message: Any, /) -> None:
-        self.messages.put(message)
-
-    def recv(self) -> Task | None:
-        return self.tasks.get()
-
-
-class Actor:
+class Actor(InboxWorker):
     """One worker; its calls run beside each other, each in a thread of its own."""
 
-    def __init__(self) -> None:
-        self.mailbox = _Mailbox()
-        self.stop_asked = threading.Event()
-
-    def work(self, job: Job, environment: NodeEnvironment) -> None:
-        """Be a worker until told to stop."""
+    def work_here(self, job: Job, environment: NodeEnvironment) -> None:
+        """Be a worker in this environment until told to stop."""
         try:
             environment.enter()
-            work(self.mailbox, job, self.stop_asked.is_set)
         except DpoBenchError as error:
             self.mailbox.send(error)
-        except SystemExit:  # asked to stop, outside training
             return
-        except BaseException as error:
-            trace = "".join(traceback.format_exception(error))
-            self.mailbox.send(WorkerDiedError(f"the worker failed:\n{trace}"))
+        self.work(job)
 
-    def send(self, task: Task) -> None:
-        """Give it a task."""
-        self.mailbox.tasks.put(task)
-
-    def receive(self) -> list[Message]:
+    def receive_soon(self) -> list[Message]:
         """All that the worker has said since the last call; waits a moment for the first word."""
-        heard: list[Message] = []
-        try:
-            heard.append(self.mailbox.messages.get(timeout=SECONDS_TO_LISTEN))
-            while True:
-                heard.append(self.mailbox.messages.get_nowait())
-        except queue.Empty:
-            return heard
-
-    def stop(self) -> None:
-        """Ask it to save what it is at and to end."""
-        self.stop_asked.set()
-        self.mailbox.tasks.put(None)
+        return self.receive(SECONDS_TO_LISTEN)
