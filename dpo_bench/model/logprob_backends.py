@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Linear, Parameter
 
 from dpo_bench.data.batches import Batch, Ids, pad_batch, pad_responses
 from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
+from dpo_bench.model.linear_head import HALVES, linear_logits, wide
 from dpo_bench.model.packed_attention import packed_attention
 from dpo_bench.model.ranks import ALONE
 
@@ -92,8 +94,8 @@ class LogprobBackend(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the logits and log-probs: the master weights' own."""
-        return self.model.dtype  # type: ignore[no-any-return]
+        """Of the logits and log-probs: the weights' own, but fp32 where these are narrower."""
+        return wide(self.model.dtype)
 
     @property
     def vocabulary(self) -> int:
@@ -143,6 +145,10 @@ class LogprobBackend(ABC):
     def _logits(self, states: Tensor) -> Tensor:
         """The same over all tokens that the model embeds."""
 
+    def linear_head(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weight and bias, where `logits` is a linear map; [vocabulary, width] and [vocabulary]."""
+        return None
+
     @property
     @abstractmethod
     def body(self) -> Any:
@@ -169,6 +175,28 @@ class LogprobBackend(ABC):
         else:
             yield {"input_ids": batch.input_ids}
 
+    @contextlib.contextmanager
+    def _precise_head(self) -> Iterator[None]:
+        """While this is open the output embedding gives logits of `dtype`, out of autocast.
+
+        Logits rounded to bf16 put a quarter of a nat and more of noise on a response of 300 tokens.
+        """
+        head = self.model.get_output_embeddings()
+        if self.precision != "bf16" or head is None:
+            yield
+            return
+        original = head.forward
+
+        def forward(hidden: Tensor) -> Tensor:
+            with torch.autocast(hidden.device.type, enabled=False):
+                if is_linear(head) and head.weight.dtype in HALVES:
+                    return linear_logits(hidden.to(head.weight.dtype), head.weight, head.bias)
+                logits: Tensor = original(hidden.to(self.dtype))
+            return logits
+
+        with _forward_replaced(head, forward):
+            yield
+
 
 class HiddenStateBackend(LogprobBackend):
     """Base transformer, then the output embedding at the response positions only."""
@@ -194,9 +222,16 @@ class HiddenStateBackend(LogprobBackend):
 
     def _logits(self, states: Tensor) -> Tensor:
         """What the output embedding makes of hidden states; shape [token, vocabulary]."""
-        with torch.autocast(self.device.type, enabled=False):
-            logits: Tensor = self._head(states.to(self.dtype))
-        return logits
+        with torch.autocast(self.device.type, enabled=False), self._precise_head():
+            return self._head(states.to(self.dtype))
+
+    def linear_head(self) -> tuple[Tensor, Tensor | None] | None:
+        """The output embedding's, where that is a plain linear layer."""
+        head = self.model.get_output_embeddings()
+        if not is_linear(head):
+            return None
+        cut = slice(self.shared_vocabulary)
+        return head.weight[cut], None if head.bias is None else head.bias[cut]
 
     def _head(self, states: Tensor) -> Tensor:
         logits: Tensor = self.model.get_output_embeddings()(states)
@@ -210,6 +245,10 @@ class OwnHeadBackend(HiddenStateBackend):
     """
 
     kind = "own-head"
+
+    def linear_head(self) -> None:
+        """Not known to be linear."""
+        return
 
     def _head(self, states: Tensor) -> Tensor:
         nothing = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
@@ -270,25 +309,13 @@ class FullLogitsBackend(LogprobBackend):
         """The states themselves."""
         return states
 
-    @contextlib.contextmanager
-    def _precise_head(self) -> Iterator[None]:
-        """Keep the output embedding out of autocast.
 
-        Logits rounded to bf16 put a quarter of a nat and more of noise on a response of 300 tokens.
-        """
-        head = self.model.get_output_embeddings()
-        if self.precision != "bf16" or head is None:
-            yield
-            return
-        original = head.forward
+def is_linear(head: Any) -> bool:
+    """Whether an output embedding is a plain linear layer.
 
-        def forward(hidden: Tensor) -> Tensor:
-            with torch.autocast(hidden.device.type, enabled=False):
-                logits: Tensor = original(hidden.to(self.dtype))
-            return logits
-
-        with _forward_replaced(head, forward):
-            yield
+    A weight that is wrapped (sharded, quantized) is multiplied by its module's own code.
+    """
+    return type(head) is Linear and type(head.weight) is Parameter
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 from torch.utils.checkpoint import checkpoint
 
-from dpo_bench.model.logprobs import LOGITS_AT_ONCE, LogprobBackend, sum_by_row, token_logps
+from dpo_bench.model.logprobs import LogprobBackend, sum_by_row, token_logps, tokens_at_once
 
 if TYPE_CHECKING:
     from dpo_bench.model.logprob_backends import AnyBatch
@@ -79,7 +79,7 @@ def _columns(
     if reference is not None:
         with torch.no_grad():
             theirs = reference.states(batch)
-    tokens, step = len(batch.target), max(1, LOGITS_AT_ONCE // (2 * backend.vocabulary))
+    tokens, step = len(batch.target), max(1, tokens_at_once(backend) // 2)
     parts = []
     for start in range(0, max(tokens, 1), step):
         part = slice(start, start + step)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dpo_bench.data.batches import Batch, pad_responses
-from dpo_bench.model import token_statistics as statistics
+from dpo_bench.model import logprobs
 from dpo_bench.model.load import load_model
 from dpo_bench.model.logprobs import LogprobBackend, choose_backend, token_logps
-from dpo_bench.model.token_statistics import sum_shared, token_values
+from dpo_bench.model.token_statistics import _kl, sum_shared, token_values
 
 GENERATOR = np.random.default_rng(3)
 PROMPTS = [GENERATOR.integers(3, 200, n).astype(np.int32) for n in (3, 1, 5, 2)]
@@ -53,7 +53,7 @@ def test_confidence_and_kl_are_what_full_distributions_say(
     target = torch.from_numpy(np.concatenate(RESPONSES)).long()
     logp = ours.gather(-1, target[:, None]).squeeze(-1)
     for at_once in (1 << 26, 3000):  # in one go, and a few tokens at a time
-        monkeypatch.setattr(statistics, "LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", at_once)
         found = token_values(policy, batch(), confidence=True, reference=reference)
         assert found.confidence is not None
         assert found.kl is not None
@@ -81,7 +81,7 @@ def test_equal_models_have_no_kl_and_the_same_log_probs_bit_by_bit(
 def test_slope_of_the_kl_is_policy_minus_reference() -> None:
     reference = torch.tensor([[1.0, -2.0, 0.5, -torch.inf]])
     policy = torch.tensor([[0.3, 0.1, -1.0, -torch.inf]], requires_grad=True)
-    kl = statistics._kl(reference, policy)
+    kl = _kl(reference, policy)
     (slope,) = torch.autograd.grad(kl.sum(), policy)
     torch.testing.assert_close(slope, policy.detach().softmax(-1) - reference.softmax(-1))
 
