@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from dpo_bench.model.files import PROCESSOR
 from dpo_bench.model.load import load_model, set_cache
 from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
+from dpo_bench.model.narrow_weights import narrow_weights
 from dpo_bench.model.reference_cache import reference_logps
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.find import find_reward
@@ -64,12 +65,15 @@ class WorkerContext:
             log.info("%s", line)
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
+        narrow_weights(self.reference)
         self.policy, self._restart = self._starting_policy()
         share_vocabulary(self.policy, self.reference)
         for path in (self.policy, self.reference):
             require_ids(path.model, path.vocabulary, self.inputs.tokenizer, self.inputs.used_tokens)
         # Log-ratios are taken between values that came the same way.
         self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
+        if sources.precision == "bf16":  # so that reference and policy have passes of one size
+            self.policy.budget = self.reference.budget = experiment.training.tokens_per_pass
         self.scorer = find_reward(experiment.evaluation, sources.device)
         self.reference_folder = self._evaluate_reference(progress)
         self.evaluator = Evaluator(
@@ -109,11 +113,13 @@ class WorkerContext:
         """
         model = self.policy.model
         if self.experiment.training.lora is not None:
-            save_adapter(model, folder)
+            with self.policy.full_precision():
+                save_adapter(model, folder)
         else:
             # Switched off for training; whoever loads the policy wants to generate with it.
             set_cache(model.config, used=True)
-            model.save_pretrained(folder)
+            with self.policy.full_precision():
+                model.save_pretrained(folder)
             set_cache(model.config, used=False)
             for pattern in PROCESSOR:
                 for file in self.sources.policy.path.glob(pattern):
@@ -131,16 +137,25 @@ class WorkerContext:
         if lora is not None:
             base = self.reference if same else self.load(sources.policy)
             adapted = with_adapter(base, lora, sources.policy.address)
-            return adapted, partial(reset_adapter, adapted.model)
+            narrow_weights(adapted)
+
+            def reset(seed: int) -> None:
+                with adapted.full_precision():
+                    reset_adapter(adapted.model, seed)
+
+            return adapted, reset
         policy = self.load(sources.policy)
-        start = self.reference.model.state_dict() if same else None
+        narrow_weights(policy)
+        exact = policy.masters is None or policy.masters.exact
+        start = self.reference.model.state_dict() if same and exact else None
 
         def restart(_seed: int) -> None:
             nonlocal start
-            if start is None:  # nothing has been trained yet; an evaluation needs no copy
-                state = policy.model.state_dict()
-                start = {name: value.clone() for name, value in state.items()}
-            policy.model.load_state_dict(start)
+            with policy.full_precision():
+                if start is None:  # nothing has been trained yet; an evaluation needs no copy
+                    state = policy.model.state_dict()
+                    start = {name: value.to("cpu", copy=True) for name, value in state.items()}
+                policy.model.load_state_dict(start)
 
         return policy, restart
 
