@@ -99,12 +99,13 @@ def _divide(ranks: Ranks, name: str, backend: LogprobBackend, device: str) -> No
     """On every rank: fill a model from the leading rank's, layer by layer, and divide it."""
     model = ranks.shared.get("model", backend.model)
     backend.model = model
-    policy = MixedPrecisionPolicy()
+    policy, frozen = MixedPrecisionPolicy(), None
     if backend.precision == "bf16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        frozen = torch.bfloat16
+        policy = MixedPrecisionPolicy(param_dtype=frozen, reduce_dtype=torch.float32)
     made: dict[int, tuple[Tensor, Tensor]] = {}
     for part in (*_layers(model), model):
-        _fill(part, made, ranks, device)
+        _fill(part, made, ranks, device, frozen)
         # Also the outermost part gives its weights back after each pass: so whoever looks at the
         # model between two passes sees shares, always the same tensors.
         fully_shard(part, mp_policy=policy, reshard_after_forward=True)
@@ -130,7 +131,13 @@ def _layers(model: Any) -> list[Module]:
     return layers if len(weights) == len(set(weights)) else []
 
 
-def _fill(part: Module, made: dict[int, tuple[Tensor, Tensor]], ranks: Ranks, device: str) -> None:
+def _fill(
+    part: Module,
+    made: dict[int, tuple[Tensor, Tensor]],
+    ranks: Ranks,
+    device: str,
+    frozen: torch.dtype | None,
+) -> None:
     """Give a part of a model the leading rank's tensors; tied ones stay one.
 
     Args:
@@ -138,6 +145,7 @@ def _fill(part: Module, made: dict[int, tuple[Tensor, Tensor]], ranks: Ranks, de
         made: old and new tensors by the ``id`` of either.
         ranks: all of which do this.
         device: where the new ones go.
+        frozen: dtype of weights that are not trained; None: their own.
     """
     for module in part.modules():
         kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001  # as Module._apply does
@@ -150,6 +158,8 @@ def _fill(part: Module, made: dict[int, tuple[Tensor, Tensor]], ranks: Ranks, de
                     ranks.broadcast(values)
                     new: Tensor = values.to(device)
                     if isinstance(old, Parameter):
+                        if frozen is not None and not old.requires_grad:
+                            new = new.to(frozen)
                         new = Parameter(new, old.requires_grad)
                     # What is looked up by its id is kept, so that no other tensor gets that id.
                     made[id(old)] = made[id(new)] = old, new

@@ -24,6 +24,7 @@ from dpo_bench.model.files import PROCESSOR
 from dpo_bench.model.load import load_model, set_cache, skeleton
 from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
+from dpo_bench.model.narrow_weights import narrow_weights
 from dpo_bench.model.ranks import Ranks
 from dpo_bench.model.reference_cache import reference_logps
 from dpo_bench.model.sharded import gathered, share_backend
@@ -80,12 +81,15 @@ class WorkerContext:
             log.info("%s", line)
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
+        self._narrow(self.reference)
         self.policy = self._starting_policy()
         share_vocabulary(self.policy, self.reference)
         for path in (self.policy, self.reference):
             require_ids(path.model, path.vocabulary, self.inputs.tokenizer, self.inputs.used_tokens)
         # Log-ratios are taken between values that came the same way.
         self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
+        if sources.precision == "bf16":  # so that reference and policy have passes of one size
+            self.policy.budget = self.reference.budget = experiment.training.tokens_per_pass
         self._architecture = type(self.policy.model).__name__
         if not self.ranks.alone:
             self._divide()
@@ -142,7 +146,8 @@ class WorkerContext:
                 model.load_state_dict(weights, assign=True)
             # Switched off for training; whoever loads the policy wants to generate with it.
             set_cache(model.config, used=True)
-            model.save_pretrained(folder)
+            with self.policy.full_precision():
+                model.save_pretrained(folder)
             set_cache(model.config, used=False)
             for pattern in PROCESSOR:
                 for file in self.sources.policy.path.glob(pattern):
@@ -156,10 +161,18 @@ class WorkerContext:
         """
         sources, lora = self.sources, self.experiment.training.lora
         if lora is None:
-            return self.load(sources.policy)
-        same = sources.policy.digest == sources.reference.digest
-        base = self.reference if same else self.load(sources.policy)
-        return with_adapter(base, lora, sources.policy.address)
+            policy = self.load(sources.policy)
+        else:
+            same = sources.policy.digest == sources.reference.digest
+            base = self.reference if same else self.load(sources.policy)
+            policy = with_adapter(base, lora, sources.policy.address)
+        self._narrow(policy)
+        return policy
+
+    def _narrow(self, backend: LogprobBackend) -> None:
+        """Put weights into bf16 where that is the precision; FSDP2 does so with divided ones."""
+        if self.ranks.alone:
+            narrow_weights(backend)
 
     def _divide(self) -> None:
         """Divide policy and reference among the ranks; all know the pairs, too."""
@@ -256,20 +269,23 @@ def _reset(
         start: has the weights at which it starts; None: those that it has at the first such call.
         seed: of an adapter; None where all weights are trained.
     """
-    if seed is not None:
-        reset_adapter(policy.model, seed)
-        return
-    if start is not None:
-        policy.model.load_state_dict(start.model.state_dict())
-        return
-    if "start" not in ranks.shared:  # nothing has been trained yet; an evaluation needs no copy
-        state = policy.model.state_dict()
-        ranks.shared["start"] = {name: value.clone() for name, value in state.items()}
-    policy.model.load_state_dict(ranks.shared["start"])
+    with policy.full_precision():
+        if seed is not None:
+            reset_adapter(policy.model, seed)
+            return
+        if start is not None and (policy.masters is None or policy.masters.exact):
+            policy.model.load_state_dict(start.model.state_dict())
+            return
+        if "start" not in ranks.shared:  # nothing has been trained yet; an evaluation needs none
+            state = policy.model.state_dict()
+            ranks.shared["start"] = {
+                name: value.to("cpu", copy=True) for name, value in state.items()
+            }
+        policy.model.load_state_dict(ranks.shared["start"])
 
 
 def _gathered(policy: LogprobBackend, adapter: bool) -> dict[str, Tensor]:
     """A policy's weights, or those of its adapter alone, whole; on every rank, within a call."""
-    model = policy.model
-    state = trained_weights(model) if adapter else model.state_dict()
-    return state if policy.ranks.alone else {name: gathered(one) for name, one in state.items()}
+    with policy.full_precision():
+        state = trained_weights(policy.model) if adapter else policy.model.state_dict()
+        return {name: gathered(one) for name, one in state.items()}

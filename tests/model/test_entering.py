@@ -50,7 +50,6 @@ USES: dict[str, Callable[[LogprobBackend, LogprobBackend], Any]] = {
     "confidence": lambda policy, _: token_values(policy, random_batch(), confidence=True),
     "kl": lambda policy, reference: token_values(policy, random_batch(), reference=reference),
     "score": lambda policy, reference: score(policy, reference, random_batch()),
-    "last_states": lambda policy, _: policy.last_states({"input_ids": torch.ones(2, 3).long()}),
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from torch import Tensor
 
 from dpo_bench import get_loss
@@ -36,6 +38,7 @@ class Case(NamedTuple):
         loss: its name.
         double: in fp64, else in fp32.
         lora: an adapter alone.
+        precision: ``fp32`` or ``bf16``.
         settings: of training.
     """
 
@@ -43,6 +46,7 @@ class Case(NamedTuple):
     loss: str
     double: bool = True
     lora: bool = False
+    precision: str = "fp32"
     settings: dict[str, Any] | None = None
 
 
@@ -58,7 +62,7 @@ def backends(case: Case) -> tuple[LogprobBackend, LogprobBackend]:
     models = [load_model(case.folder) for _ in range(2)]
     if case.double:
         models = [model.double() for model in models]
-    policy, reference = (choose_backend(model) for model in models)
+    policy, reference = (choose_backend(model, case.precision) for model in models)
     reference.model.requires_grad_(requires_grad=False)
     if case.lora:
         policy = with_adapter(reference, LoRA(rank=4, alpha=16), "tiny")
@@ -177,3 +181,18 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     tolerance = 1e-7 if after == 3 else 1e-12
     for name, value in whole.weights.items():
         assert (found.weights[name] - value).abs().max() <= tolerance, name
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_in_bf16_shares_are_fp32_and_a_policy_at_its_reference_is_exactly_there(
+    folders: dict[str, Path], tmp_path: Path, lora: bool
+) -> None:
+    case = Case(folders["untied"], "dpo", double=False, lora=lora, precision="bf16")
+    found = run_on_ranks(2, tmp_path / "ranks", train, case, tmp_path / "checkpoint")
+    assert found.metrics["loss"][0] == pytest.approx(math.log(2), abs=1e-7)
+    assert found.metrics["margin"][0] == 0
+    assert found.metrics["chosen_logratio"][0] == 0
+    assert {value.dtype for value in found.weights.values()} == {torch.float32}
+    precise = train(ALONE, case._replace(precision="fp32"), tmp_path / "fp32")
+    for name in ("loss", "gradient_norm"):
+        assert found.metrics[name] == pytest.approx(precise.metrics[name], rel=0.05)
