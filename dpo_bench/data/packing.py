@@ -84,19 +84,28 @@ class Pack:
         return replace(self, **changes)
 
 
-def pack_pairs(pairs: TokenizedPairs, indices: Sequence[int]) -> Pack:
-    """Pack pairs; the responses count the chosen ones first, then the rejected ones."""
+def pack_pairs(pairs: TokenizedPairs, indices: Sequence[int], fixed: int = 0) -> Pack:
+    """Pack pairs; the responses count the chosen ones first, then the rejected ones.
+
+    Args:
+        pairs: tokenized pairs.
+        indices: which of them.
+        fixed: the row is filled up to this number of tokens, or to the next multiple of it, with
+            texts of one token that nothing reads, and attention computes only texts of equal length
+            together. Then all shapes but their number are the same whatever shares the row, and so
+            are the bits of a text's log-probs, in any precision. 0: neither.
+    """
     owners = np.tile(np.arange(len(indices)), 2)
     responses = Ragged.of(
         [side[index] for side in (pairs.chosen, pairs.rejected) for index in indices]
     )
-    return _pack(pairs.prompt.take(indices), responses, owners)
+    return _pack(pairs.prompt.take(indices), responses, owners, fixed)
 
 
-def pack_responses(prompts: Sequence[Ids], responses: Sequence[Ids]) -> Pack:
+def pack_responses(prompts: Sequence[Ids], responses: Sequence[Ids], fixed: int = 0) -> Pack:
     """Pack prompts with their responses, as `pad_responses` pads them.
 
-    Neighbors with an equal prompt share it.
+    Neighbors with an equal prompt share it. For ``fixed`` see `pack_pairs`.
 
     Raises:
         ValueError: an empty prompt: nothing would predict the first token of its response.
@@ -111,17 +120,20 @@ def pack_responses(prompts: Sequence[Ids], responses: Sequence[Ids]) -> Pack:
         Ragged.of([np.asarray(texts[at], np.int32) for at in starts]),
         Ragged.of([np.asarray(response, np.int32) for response in responses]),
         owners.cumsum(),
+        fixed,
     )
 
 
-def _pack(prompts: Ragged, responses: Ragged, owners: Index) -> Pack:
+def _pack(prompts: Ragged, responses: Ragged, owners: Index, fixed: int) -> Pack:
     """Pack responses, each with the prompt of its number in ``owners``; every prompt has one."""
     before, after = prompts.lengths, responses.lengths
     if len(before) and before.min() < 1:
         raise ValueError("every response needs a prompt of at least one token")
     prompt_at, response_at = _places(before, after, owners)
     tokens = int(before.sum() + after.sum())
-    ids, positions = np.empty(tokens, np.int64), np.empty(tokens, np.int64)
+    inert = -tokens % fixed if fixed else 0
+    # The inert tokens are the last ones, each at the first place of its own text.
+    ids, positions = np.zeros((2, tokens + inert), np.int64)
     place = _ranges(prompt_at, before)
     ids[place], positions[place] = prompts.flat, _ranges(np.zeros_like(before), before)
     place = _ranges(response_at, after)
@@ -130,7 +142,8 @@ def _pack(prompts: Ragged, responses: Ragged, owners: Index) -> Pack:
     state = place - 1
     filled = after > 0
     state[(after.cumsum() - after)[filled]] = (prompt_at + before - 1)[owners[filled]]
-    slots = _slots(before, prompt_at, response_at, after, owners)
+    fill = 1.0 if fixed else BUCKET_FILL
+    slots = _slots(before, prompt_at, response_at, after, owners, inert=inert, fill=fill)
     return Pack(
         input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(positions)[None],
@@ -153,18 +166,30 @@ def _places(before: Index, after: Index, owners: Index) -> tuple[Index, Index]:
 
 
 def _slots(
-    before: Index, prompt_at: Index, response_at: Index, after: Index, owners: Index
+    before: Index,
+    prompt_at: Index,
+    response_at: Index,
+    after: Index,
+    owners: Index,
+    *,
+    inert: int,
+    fill: float,
 ) -> dict[str, Any]:
     """The fields of a `Pack` that tell how attention's rows are made of its tokens."""
     lengths = before[owners] + after
     order = np.argsort(-lengths, kind="stable")
-    buckets = _buckets(lengths[order])
+    buckets = _buckets(lengths[order], fill)
     strides = np.repeat([b.length for b in buckets], [b.rows for b in buckets]).astype(np.int64)
     row_at = np.empty_like(lengths)
     row_at[order] = strides.cumsum() - strides
 
-    token_of_slot = np.zeros(int(strides.sum()), np.int64)
-    slot_of_token = np.empty(int(before.sum() + after.sum()), np.int64)
+    filled, tokens_of_texts = int(strides.sum()), int(before.sum() + after.sum())
+    token_of_slot = np.zeros(filled + inert, np.int64)
+    slot_of_token = np.empty(tokens_of_texts + inert, np.int64)
+    token_of_slot[filled:] = np.arange(tokens_of_texts, tokens_of_texts + inert)
+    slot_of_token[tokens_of_texts:] = np.arange(filled, filled + inert)
+    if inert:
+        buckets = (*buckets, Bucket(inert, 1))
     tokens, slots = _ranges(response_at, after), _ranges(row_at + before[owners], after)
     token_of_slot[slots], slot_of_token[tokens] = tokens, slots
     shared: list[tuple[Tensor, Tensor]] = []
@@ -187,13 +212,13 @@ def _slots(
     }
 
 
-def _buckets(lengths: Index) -> tuple[Bucket, ...]:
+def _buckets(lengths: Index, fill: float) -> tuple[Bucket, ...]:
     """Cut texts, the longest first, where they would leave too much of a bucket empty."""
     found = []
     start = 0
     while start < len(lengths):
         longest = int(lengths[start])
-        rows = int((lengths[start:] >= BUCKET_FILL * longest).sum())
+        rows = int((lengths[start:] >= fill * longest).sum())
         found.append(Bucket(rows, longest))
         start += rows
     return tuple(found)

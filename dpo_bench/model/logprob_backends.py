@@ -24,6 +24,7 @@ from dpo_bench.model.ranks import ALONE
 
 if TYPE_CHECKING:
     from dpo_bench.data.tokenized import TokenizedPairs
+    from dpo_bench.model.master_weights import MasterWeights
 
 Found = TypeVar("Found")
 AnyBatch = Batch | Pack
@@ -40,15 +41,19 @@ class LogprobBackend(ABC):
     """A model and the way its log-probs are computed.
 
     Attributes:
-        model: a causal language model of transformers; its weights are the master weights.
-        precision: ``fp32``, or ``bf16``: the forward pass runs under autocast. Logits are computed
-            from the master weights, at their precision, in either case.
+        model: a causal language model of transformers.
+        precision: ``fp32``, or ``bf16``: the forward pass runs with weights in bf16, or under
+            autocast where they are in fp32. Logits are in fp32 in either case.
         masks_padding: whether an attention mask hides the padding. Behind the last token it changes
             nothing in a causal model, and costs time.
         packs: whether batches are packed, each prompt in them once, rather than padded.
         sampler: how responses are sampled; see `dpo_bench.model.sampling`.
         shared_vocabulary: how many tokens its distributions range over, the first ones, where it is
             compared with a model that has fewer; None: all.
+        budget: most tokens of a forward pass where nothing else is asked for; 0: what suits the
+            device.
+        masters: what the optimizer changes in the place of weights in bf16; None where it changes
+            the weights themselves.
         ranks: the processes that hold the model together.
         enter: what a forward pass goes through where they divide its weights; see `run`.
     """
@@ -70,6 +75,8 @@ class LogprobBackend(ABC):
         self.packs = packs
         self.sampler = sampler
         self.shared_vocabulary: int | None = None
+        self.budget = 0
+        self.masters: MasterWeights | None = None
         self.ranks = ALONE
         self.enter: Callable[..., Any] | None = None
 
@@ -79,6 +86,18 @@ class LogprobBackend(ABC):
         way = "/packed" if self.packs else "/masked" if self.masks_padding else ""
         shared = f"/first {self.shared_vocabulary}" if self.shared_vocabulary else ""
         return f"{self.kind}{way}{shared}"
+
+    @property
+    def numerics(self) -> str:
+        """All that the bits of its values go with, besides weights, texts, device and precision."""
+        found = [self.name]
+        if self.precision == "bf16":
+            found.append("weights in bf16" if self.model.dtype in HALVES else "autocast")
+        if self.fills:
+            found.append(f"{self.fixed_tokens} tokens")
+        if self.device.type == "cuda":
+            found.append(torch.cuda.get_device_name(self.device))
+        return ", ".join(found)
 
     @property
     def device(self) -> torch.device:
@@ -102,28 +121,61 @@ class LogprobBackend(ABC):
 
     def autocast(self) -> torch.autocast:
         """The context in which the model's forward pass runs."""
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        )
+        enabled = self.precision == "bf16" and self.model.dtype not in HALVES
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def optimized(self) -> dict[str, Parameter]:
+        """What an optimizer changes, or would if it were not frozen, by the parameter's name."""
+        masters = {} if self.masters is None else self.masters.masters
+        return {name: masters.get(name, one) for name, one in self.model.named_parameters()}
+
+    @contextlib.contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """While this is open the model holds its weights as the optimizer has them.
+
+        To read or to overwrite them; nothing is computed meanwhile.
+        """
+        with contextlib.nullcontext() if self.masters is None else self.masters.in_place():
+            yield
 
     def tokens_per_pass(self, wanted: int = 0) -> int:
         """Most tokens of a forward pass: as wanted, or what suits the device when that is 0."""
-        if wanted:
-            return wanted
+        if wanted or self.budget:
+            return wanted or self.budget
         if self.device.type != "cpu":
             return GPU_TOKENS
         least, most = CPU_TOKENS
+        if self.fills:
+            return least
         return min(most, max(least, CPU_WORK // int(self.model.num_parameters())))
+
+    @property
+    def fills(self) -> bool:
+        """Whether every pass is filled up to the same number of tokens.
+
+        In bf16 a matrix product is rounded in a way that goes with its size. Where all passes are
+        of one size, a text's log-probs have the same bits whatever shares its pass, and a policy
+        that equals its reference has log-ratios of exactly zero. In fp32 it has that anyway, on a
+        CPU.
+        """
+        return self.packs and self.precision == "bf16"
+
+    @property
+    def fixed_tokens(self) -> int:
+        """Number of tokens that every pass is filled up to; 0 where none is."""
+        return self.tokens_per_pass() if self.fills else 0
 
     def batch(self, pairs: TokenizedPairs, indices: Sequence[int]) -> AnyBatch:
         """Pairs as this path reads them, on its device: the chosen responses, then the rejected."""
-        make = pack_pairs if self.packs else pad_batch
-        return make(pairs, indices).to(self.device)
+        if self.packs:
+            return pack_pairs(pairs, indices, self.fixed_tokens).to(self.device)
+        return pad_batch(pairs, indices).to(self.device)
 
     def response_batch(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> AnyBatch:
         """Prompts with their responses as this path reads them, on its device."""
-        make = pack_responses if self.packs else pad_responses
-        return make(prompts, responses).to(self.device)
+        if self.packs:
+            return pack_responses(prompts, responses, self.fixed_tokens).to(self.device)
+        return pad_responses(prompts, responses).to(self.device)
 
     def run(self, function: Callable[..., Found], *arguments: Any) -> Found:
         """Call a function that uses the model's weights: all that do, pass through here.

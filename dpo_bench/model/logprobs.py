@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import cross_entropy, log_softmax, pad
 from torch.utils.checkpoint import checkpoint
 
 from dpo_bench.model.choose_backend import choose_backend
@@ -67,22 +67,27 @@ def token_logps(backend: LogprobBackend, batch: AnyBatch) -> Tensor:
 
 
 def _token_logps(backend: LogprobBackend, batch: AnyBatch) -> Tensor:
-    states = backend.states(batch)
+    states, target = in_whole_slices(backend, backend.states(batch), batch.target)
+    logps = _sliced_logps(backend, states, target)
+    return logps[: len(batch.target)]
+
+
+def _sliced_logps(backend: LogprobBackend, states: Tensor, target: Tensor) -> Tensor:
     at_once = tokens_at_once(backend)
     head = backend.linear_head()
     if head is not None and (len(states) > at_once or states.is_cuda):
         weight, bias = head
-        return target_logps(states.to(weight.dtype), weight, bias, batch.target, at_once)
+        return target_logps(states.to(weight.dtype), weight, bias, target, at_once)
     slices = list(_slices(len(states), at_once))
     if len(slices) == 1:
-        return _target_logps(backend, states, batch.target)
+        return _target_logps(backend, states, target)
     # In the backward pass each slice's logits are computed again rather than all kept.
     parts = [
         checkpoint(
             _target_logps,
             backend,
             states[part],
-            batch.target[part],
+            target[part],
             use_reentrant=False,
             preserve_rng_state=False,
         )
@@ -153,7 +158,19 @@ def tokens_at_once(backend: LogprobBackend) -> int:
     """Most tokens whose logits are held at once."""
     if backend.device.type != "cpu":
         return GPU_TOKENS_AT_ONCE
-    return max(1, LOGITS_AT_ONCE // backend.vocabulary)
+    most = max(1, LOGITS_AT_ONCE // backend.vocabulary)
+    return min(most, backend.fixed_tokens) if backend.fills else most
+
+
+def in_whole_slices(
+    backend: LogprobBackend, states: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """States and targets, where passes have a fixed size with more behind them that nothing reads.
+
+    So the last slice too has as many tokens as the others; see `LogprobBackend.fills`.
+    """
+    more = -len(target) % tokens_at_once(backend) if backend.fills else 0
+    return (pad(states, (0, 0, 0, more)), pad(target, (0, more))) if more else (states, target)
 
 
 def _slices(tokens: int, step: int) -> Iterator[slice]:

@@ -137,7 +137,12 @@ def _tokens(
 def _key(
     backend: LogprobBackend, pairs: TokenizedPairs, model_digest: str, device: str
 ) -> dict[str, str]:
-    return {"model": model_digest, "pairs": pairs.digest, "device": device, "path": backend.name}
+    return {
+        "model": model_digest,
+        "pairs": pairs.digest,
+        "device": device,
+        "path": backend.numerics,
+    }
 
 
 def _kept(

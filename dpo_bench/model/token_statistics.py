@@ -14,7 +14,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 from torch.utils.checkpoint import checkpoint
 
-from dpo_bench.model.logprobs import LOGITS_AT_ONCE, LogprobBackend, sum_by_row, token_logps
+from dpo_bench.model.logprobs import (
+    LogprobBackend,
+    in_whole_slices,
+    sum_by_row,
+    token_logps,
+    tokens_at_once,
+)
 
 if TYPE_CHECKING:
     from dpo_bench.model.logprob_backends import AnyBatch
@@ -73,13 +79,18 @@ def _columns(
     confidence: bool,
     reference: LogprobBackend | None,
 ) -> tuple[Tensor, ...]:
-    """The fields of `TokenValues` that are asked for, each of shape [token]."""
+    """Log-probs, then confidence and KL where they are wanted; each of shape [token]."""
     states = backend.states(batch)
     theirs = None
     if reference is not None:
         with torch.no_grad():
             theirs = reference.states(batch)
-    tokens, step = len(batch.target), max(1, LOGITS_AT_ONCE // (2 * backend.vocabulary))
+    states, target = in_whole_slices(backend, states, batch.target)
+    if theirs is not None:
+        theirs, _ = in_whole_slices(backend, theirs, batch.target)
+    tokens = len(target)
+    # Two distributions take twice the memory; but slices of another size have other bits in bf16.
+    step = tokens_at_once(backend) if backend.fills else max(1, tokens_at_once(backend) // 2)
     parts = []
     for start in range(0, max(tokens, 1), step):
         part = slice(start, start + step)
@@ -88,13 +99,13 @@ def _columns(
             _values, backend, confidence=confidence, reference=reference, other=other
         )
         # In the backward pass the logits of each slice are computed again rather than all kept.
-        arguments = (states[part], batch.target[part])
+        arguments = (states[part], target[part])
         parts.append(
             checkpoint(values, *arguments, use_reentrant=False, preserve_rng_state=False)
             if tokens > step
             else values(*arguments)
         )
-    return tuple(torch.cat(parts, dim=1))
+    return tuple(torch.cat(parts, dim=1)[:, : len(batch.target)])
 
 
 def _values(

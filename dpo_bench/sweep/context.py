@@ -24,6 +24,7 @@ from dpo_bench.model.files import PROCESSOR
 from dpo_bench.model.load import load_model, set_cache, skeleton
 from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
+from dpo_bench.model.narrow_weights import narrow_weights
 from dpo_bench.model.ranks import Ranks
 from dpo_bench.model.reference_cache import reference_logps
 from dpo_bench.model.sharded import gathered, share_backend
@@ -80,12 +81,16 @@ class WorkerContext:
             log.info("%s", line)
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
+        if self.ranks.alone:
+            narrow_weights(self.reference)
         self.policy = self._starting_policy()
         share_vocabulary(self.policy, self.reference)
         for path in (self.policy, self.reference):
             require_ids(path.model, path.vocabulary, self.inputs.tokenizer, self.inputs.used_tokens)
         # Log-ratios are taken between values that came the same way.
         self.policy.packs = self.reference.packs = self.policy.packs and self.reference.packs
+        if sources.precision == "bf16":  # so that reference and policy have passes of one size
+            self.policy.budget = self.reference.budget = experiment.training.tokens_per_pass
         self._architecture = type(self.policy.model).__name__
         if not self.ranks.alone:
             self._divide()
@@ -129,6 +134,11 @@ class WorkerContext:
 
         Of a LoRA policy only the adapter is written, in peft's format.
         """
+        with self.policy.full_precision():
+            self._save_weights(folder)
+        self.inputs.tokenizer.save_pretrained(folder)
+
+    def _save_weights(self, folder: Path) -> None:
         model = self.policy.model
         adapted = self.experiment.training.lora is not None
         weights = self.ranks.call(_gathered, self.policy, adapted)
@@ -147,7 +157,6 @@ class WorkerContext:
             for pattern in PROCESSOR:
                 for file in self.sources.policy.path.glob(pattern):
                     shutil.copyfile(file, folder / file.name)
-        self.inputs.tokenizer.save_pretrained(folder)
 
     def _starting_policy(self) -> LogprobBackend:
         """The policy, which needs no copy of what it shares with the reference.
@@ -156,10 +165,14 @@ class WorkerContext:
         """
         sources, lora = self.sources, self.experiment.training.lora
         if lora is None:
-            return self.load(sources.policy)
-        same = sources.policy.digest == sources.reference.digest
-        base = self.reference if same else self.load(sources.policy)
-        return with_adapter(base, lora, sources.policy.address)
+            policy = self.load(sources.policy)
+        else:
+            same = sources.policy.digest == sources.reference.digest
+            base = self.reference if same else self.load(sources.policy)
+            policy = with_adapter(base, lora, sources.policy.address)
+        if self.ranks.alone:
+            narrow_weights(policy)
+        return policy
 
     def _divide(self) -> None:
         """Divide policy and reference among the ranks; all know the pairs, too."""
@@ -256,16 +269,19 @@ def _reset(
         start: has the weights at which it starts; None: those that it has at the first such call.
         seed: of an adapter; None where all weights are trained.
     """
-    if seed is not None:
-        reset_adapter(policy.model, seed)
-        return
-    if start is not None:
-        policy.model.load_state_dict(start.model.state_dict())
-        return
-    if "start" not in ranks.shared:  # nothing has been trained yet; an evaluation needs no copy
-        state = policy.model.state_dict()
-        ranks.shared["start"] = {name: value.clone() for name, value in state.items()}
-    policy.model.load_state_dict(ranks.shared["start"])
+    if start is not None and policy.masters is not None and not policy.masters.exact:
+        start = None  # its weights in bf16 are not those that it was loaded from
+    with policy.full_precision():
+        if seed is not None:
+            reset_adapter(policy.model, seed)
+            return
+        if start is not None:
+            policy.model.load_state_dict(start.model.state_dict())
+            return
+        if "start" not in ranks.shared:  # nothing has been trained yet; an evaluation needs no copy
+            state = policy.model.state_dict()
+            ranks.shared["start"] = {name: value.clone() for name, value in state.items()}
+        policy.model.load_state_dict(ranks.shared["start"])
 
 
 def _gathered(policy: LogprobBackend, adapter: bool) -> dict[str, Tensor]:

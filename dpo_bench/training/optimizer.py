@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 import torch
 from torch.nn import LayerNorm, Module, Parameter
@@ -15,10 +16,17 @@ SPARED = re.compile(r"bias|layernorm|rmsnorm|_norm(?:$|\.)|(?:^|\.)norm(?:$|\.)"
 """Names, in lower case, of parameters that do not decay; the rule of transformers' trainer."""
 
 
-def build_optimizer(model: Module, settings: Training) -> Optimizer:
+def build_optimizer(
+    model: Module, settings: Training, masters: Mapping[str, Parameter] | None = None
+) -> Optimizer:
     """AdamW with torch's defaults (betas .9 and .999), or RMSprop as the DPO paper trains.
 
     Weight decay spares biases and the weights of norms, as transformers' trainer does.
+
+    Args:
+        model: whose parameters are optimized, but for those that are frozen.
+        settings: the trainer's.
+        masters: what is optimized in the place of parameters of these names.
     """
     spared = {
         id(parameter)
@@ -31,7 +39,8 @@ def build_optimizer(model: Module, settings: Training) -> Optimizer:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             spare = id(parameter) in spared or SPARED.search(name.lower())
-            (others if spare else decaying).append(parameter)
+            one = (masters or {}).get(name, parameter)
+            (others if spare else decaying).append(one)
     groups = [
         {"params": parameters, "weight_decay": decay}
         for parameters, decay in ((decaying, settings.weight_decay), (others, 0.0))

@@ -14,6 +14,7 @@ from dpo_bench.data.mismatches import Mismatches
 from dpo_bench.data.tokenized import TokenizedPairs
 from dpo_bench.model.logprob_backends import AnyBatch
 from dpo_bench.model.logprobs import LogprobBackend, response_logps, sum_by_row, token_logps
+from dpo_bench.model.master_weights import MasterWeights
 from dpo_bench.model.reference_cache import (
     ReferenceLogps,
     mismatched_reference_logps,
@@ -150,6 +151,8 @@ class SyncedReference(CachedReference):
     def __init__(self, frozen: CachedReference, policy: LogprobBackend, settings: Training) -> None:
         require_mixable(frozen.backend.model, policy.model)
         super().__init__(copy.deepcopy(frozen.backend), frozen.pairs, *frozen.key)
+        if self.backend.masters is not None:  # in bf16, small moves would be lost
+            self.backend.masters = MasterWeights(self.backend.model, frozen=True)
         self.every, self.rate = settings.reference_sync_steps, settings.reference_sync_rate
 
     def compute(self, _needs: Collection[str]) -> None:
@@ -171,7 +174,8 @@ class SyncedReference(CachedReference):
         """Follow the policy when it is time; ``step`` counts from 0."""
         if (step + 1) % self.every:
             return
-        move_towards(self.backend.model, policy.model, self.rate)
+        with self.backend.full_precision(), policy.full_precision():
+            move_towards(self.backend.model, policy.model, self.rate)
 
     def state(self) -> dict[str, Tensor]:
         """Its weights."""

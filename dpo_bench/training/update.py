@@ -6,7 +6,8 @@ rank has act at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ class PolicyUpdate:
             backend.tokens_per_pass(settings.tokens_per_pass),
         )
         self.order = step_order(len(pairs), settings.pairs_per_step, steps, seed)
-        self.optimizer = build_optimizer(backend.model, settings)
+        self.optimizer = build_optimizer(backend.model, settings, backend.optimized())
 
     def step(self, number: int) -> Tensor:
         """Make a step, counted from 0.
@@ -85,9 +86,11 @@ class PolicyUpdate:
         self.optimizer.zero_grad(set_to_none=True)
         means = self.gradient(self.order[number], self._tell if number else self._tell_first)
         norm = torch.nn.utils.clip_grad_norm_(
-            self.backend.model.parameters(), self.settings.max_gradient_norm
+            self.backend.optimized().values(), self.settings.max_gradient_norm
         )
         self.optimizer.step()
+        if self.backend.masters is not None:
+            self.backend.masters.copy_back()
         if self.reference is not None:
             self.reference.after_step(number, self.backend)
         count = len(PAIR_METRICS)
@@ -95,7 +98,8 @@ class PolicyUpdate:
 
     def save(self, folder: Path) -> None:
         """Write all that a step changes."""
-        save_tensors(folder, self._state(), self.backend.ranks)
+        with self._full_precision():
+            save_tensors(folder, self._state(), self.backend.ranks)
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote, on as many ranks or on another number of them.
@@ -104,10 +108,20 @@ class PolicyUpdate:
             ValueError: it is the state of something else, or damaged.
         """
         moments(self.optimizer)
-        state = self._state()
-        load_tensors(folder, state, self.backend.ranks)
+        with self._full_precision():
+            state = self._state()
+            load_tensors(folder, state, self.backend.ranks)
         for name, provider in self.measurer.providers.items():
             provider.restore(_under(f"needs.{name}.", state))
+
+    @contextlib.contextmanager
+    def _full_precision(self) -> Iterator[None]:
+        """While this is open all weights that a step changes are as they are kept."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.backend.full_precision())
+            if self.reference is not None:
+                stack.enter_context(self.reference.backend.full_precision())
+            yield
 
     def _state(self) -> dict[str, Tensor]:
         """Every tensor that a step changes, by name; not copied."""
