@@ -1,4 +1,4 @@
-"""Whether a model computes soundly with weights in bf16, found by trying it on a few random tokens."""
+"""Whether a model computes soundly with weights in bf16, found by trying it on a few tokens."""
 
 from __future__ import annotations
 
