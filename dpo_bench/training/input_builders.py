@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Fields = dict[str, Tensor]
 Texts = tuple[Sequence["Ids"], Sequence["Ids"]]
-Known = TypeVar("Known")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +168,10 @@ class MismatchedLogratio(Provider):
 
     def of_pairs(self, batch: AnyBatch, further: AnyBatch | None, /) -> Fields:
         """Policy minus reference, both without gradient."""
-        others: AnyBatch = _known(further)
-        policy = batch_logps(self.supplies.backend, others)
-        reference = self.supplies.known_reference.mismatched(batch, others)
+        if further is None:
+            raise ValueError("the pass was not given its other texts")
+        policy = batch_logps(self.supplies.backend, further)
+        reference = self.supplies.known_reference.mismatched(batch, further)
         return {"mismatched_logratio": policy - reference}
 
 
@@ -201,9 +201,9 @@ class MeanLogratio(Provider):
         self.responses = int(state["responses"])
 
 
-def _known(values: Known | None) -> Known:
+def _known(values: Tensor | None) -> Tensor:
     if values is None:
-        raise ValueError("the pass was not asked for this")
+        raise ValueError("the forward pass was not asked for this")
     return values
 
 

@@ -124,7 +124,8 @@ class OneInFp32(torch.nn.Module):
         self.inner = inner
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.inner(hidden) * torch.ones(1, hidden.shape[-1])
+        normed: Tensor = self.inner(hidden)
+        return normed * torch.ones(1, hidden.shape[-1])
 
 
 def test_a_model_that_mixes_precisions_keeps_autocast(caplog: pytest.LogCaptureFixture) -> None:

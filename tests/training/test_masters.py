@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ class Narrow:
     def load(folder: Path) -> LogprobBackend:
         return choose_backend(load_model(folder, "cpu"), "bf16", 24)
 
-    def trainer(self, checkpoint: Path, loss: str = "dpo", **options: object) -> Trainer:
+    def trainer(self, checkpoint: Path, loss: str = "dpo", **options: Any) -> Trainer:
         settings = SETTINGS.model_copy(update=options.pop("settings", {}))
         return Trainer(
             self.policy,
@@ -50,7 +51,7 @@ class Narrow:
             settings=settings,
             seed=0,
             checkpoint=checkpoint,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
 
 

@@ -60,7 +60,7 @@ def test_a_pass_brings_nothing_to_the_device_and_waits_for_nothing(
     update = Setup(llama_folder).trainer(tmp_path, get_loss(name)).update
     measurer, gradient = update.measurer, update.gradient
     inputs = measurer.inputs([3, 1, 4])
-    with NoWaitingInside(), NoValuesBrought():
+    with NoWaitingInside(), NoValuesBrought():  # type: ignore[no-untyped-call]
         record = measurer.record(inputs)
         if gradient.objective.batch_coupled:
             record = measurer.with_batch_fields(record)
@@ -73,7 +73,7 @@ def test_a_pass_brings_nothing_to_the_device_and_waits_for_nothing(
 
 @pytest.mark.parametrize("call", [lambda one: one.sum().item(), lambda one: one.nonzero()])
 def test_the_guards_see_what_waits(call: Callable[[torch.Tensor], object]) -> None:
-    with pytest.raises(AssertionError), NoWaitingInside():
+    with pytest.raises(AssertionError), NoWaitingInside():  # type: ignore[no-untyped-call]
         call(torch.ones(2))
     with pytest.raises(AssertionError), NoValuesBrought():
         call(torch.ones(2))
