@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import overload
 
@@ -192,6 +192,7 @@ class Batch:
         position: position whose hidden state predicts the token: one before its own; shape [token].
         target: the token's id, shape [token].
         lengths: response tokens of each row, shape [row].
+        index: which pairs these are, shape [pair]; empty where the texts are not taken from pairs.
     """
 
     input_ids: Tensor
@@ -199,19 +200,33 @@ class Batch:
     position: Tensor
     target: Tensor
     lengths: Tensor
+    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on a device; to a GPU, the copy overlaps with what the CPU does next."""
-        tensors: Iterator[Tensor] = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(to_device(tensor, device) for tensor in tensors))
+        return Batch(*to_device([getattr(self, one.name) for one in fields(self)], device))
 
 
-def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on a device; to a GPU, the copy overlaps with what the CPU does next."""
+def to_device(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+    """Integer tensors on a device.
+
+    To a GPU they go together, in one copy that overlaps with what the CPU does next.
+    """
     device = torch.device(device)
-    if device.type != "cuda" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    if device.type != "cuda" or any(one.device.type != "cpu" for one in tensors):
+        return [one.to(device) for one in tensors]
+    return parted(joined(tensors).pin_memory().to(device, non_blocking=True), tensors)
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """The numbers of integer tensors one after another, in one tensor."""
+    return torch.cat([one.long().flatten() for one in tensors])
+
+
+def parted(numbers: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """What was `joined`, in the shapes that it had; no copies."""
+    parts = numbers.split([one.numel() for one in like])
+    return [part.view(one.shape) for part, one in zip(parts, like, strict=True)]
 
 
 def pad_batch(pairs: TokenizedPairs, indices: Sequence[int], pad_id: int = 0) -> Batch:
@@ -227,7 +242,8 @@ def pad_batch(pairs: TokenizedPairs, indices: Sequence[int], pad_id: int = 0) ->
     """
     prompts = [pairs.prompt[index] for index in indices]
     responses = [side[index] for side in (pairs.chosen, pairs.rejected) for index in indices]
-    return pad_responses(prompts * 2, responses, pad_id)
+    batch = pad_responses(prompts * 2, responses, pad_id)
+    return replace(batch, index=torch.as_tensor(indices, dtype=torch.long))
 
 
 def pad_responses(prompts: Sequence[Ids], responses: Sequence[Ids], pad_id: int = 0) -> Batch:

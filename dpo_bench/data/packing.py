@@ -8,7 +8,7 @@ the tokens of each, prompt and response, are gathered into rows, computed causal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,7 @@ class Pack:
         target: the response tokens' ids, likewise.
         lengths: tokens of each response, shape [response].
         buckets: how the slots are cut into rows.
+        index: which pairs these are, shape [pair]; empty where the texts are not taken from pairs.
     """
 
     input_ids: Tensor
@@ -71,16 +72,17 @@ class Pack:
     target: Tensor
     lengths: Tensor
     buckets: tuple[Bucket, ...]
+    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def to(self, device: torch.device | str) -> Pack:
         """The same on a device; to a GPU, the copy overlaps with what the CPU does next."""
-        changes: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                changes[field.name] = to_device(value, device)
-            elif field.name != "buckets":
-                changes[field.name] = tuple(to_device(part, device) for part in value)
+        names = [one.name for one in fields(self) if isinstance(getattr(self, one.name), Tensor)]
+        tensors = [getattr(self, name) for name in names]
+        moved = to_device([*tensors, *self.shared_tokens, *self.shared_slots], device)
+        changes: dict[str, Any] = dict(zip(names, moved, strict=False))
+        shared = moved[len(names) :]
+        half = len(self.shared_tokens)
+        changes |= {"shared_tokens": tuple(shared[:half]), "shared_slots": tuple(shared[half:])}
         return replace(self, **changes)
 
 
@@ -99,7 +101,8 @@ def pack_pairs(pairs: TokenizedPairs, indices: Sequence[int], fixed: int = 0) ->
     responses = Ragged.of(
         [side[index] for side in (pairs.chosen, pairs.rejected) for index in indices]
     )
-    return _pack(pairs.prompt.take(indices), responses, owners, fixed)
+    pack = _pack(pairs.prompt.take(indices), responses, owners, fixed)
+    return replace(pack, index=torch.as_tensor(indices, dtype=torch.long))
 
 
 def pack_responses(prompts: Sequence[Ids], responses: Sequence[Ids], fixed: int = 0) -> Pack:

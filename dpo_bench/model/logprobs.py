@@ -100,7 +100,11 @@ def response_logps(
     backend: LogprobBackend, prompts: Sequence[Ids], responses: Sequence[Ids]
 ) -> Tensor:
     """Summed log-probs of responses to prompts; shape [response], nats, without gradient."""
-    batch = backend.response_batch(prompts, responses)
+    return batch_logps(backend, backend.response_batch(prompts, responses))
+
+
+def batch_logps(backend: LogprobBackend, batch: AnyBatch) -> Tensor:
+    """Summed log-probs of a batch's responses; shape [response], nats, without gradient."""
     with torch.no_grad():
         return sum_by_row(token_logps(backend, batch), batch.lengths)
 

@@ -31,6 +31,7 @@ class MasterWeights:
 
     Attributes:
         masters: by the parameter's first name.
+        exact: whether rounding changed no weight at first: as of weights that were saved in bf16.
     """
 
     def __init__(self, model: Any, *, frozen: bool = False) -> None:
@@ -48,12 +49,8 @@ class MasterWeights:
                 parameter.grad = None
                 accumulate = _Accumulate(self.masters[name])
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(accumulate))
-
-    @property
-    def exact(self) -> bool:
-        """Whether rounding changes no master: as of weights that were saved in bf16."""
         pairs = zip(self._parameters, self.masters.values(), strict=True)
-        return all(torch.equal(parameter.float(), master) for parameter, master in pairs)
+        self.exact = all(torch.equal(parameter.float(), master) for parameter, master in pairs)
 
     @torch.no_grad()
     def copy_back(self) -> None:

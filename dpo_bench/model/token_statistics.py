@@ -79,7 +79,7 @@ def _columns(
     confidence: bool,
     reference: LogprobBackend | None,
 ) -> tuple[Tensor, ...]:
-    """The fields of `TokenValues` that are asked for, each of shape [token]."""
+    """Log-probs, then confidence and KL where they are wanted; each of shape [token]."""
     states = backend.states(batch)
     theirs = None
     if reference is not None:

@@ -133,6 +133,11 @@ class WorkerContext:
 
         Of a LoRA policy only the adapter is written, in peft's format.
         """
+        with self.policy.full_precision():
+            self._save_weights(folder)
+        self.inputs.tokenizer.save_pretrained(folder)
+
+    def _save_weights(self, folder: Path) -> None:
         model = self.policy.model
         adapted = self.experiment.training.lora is not None
         weights = self.ranks.call(_gathered, self.policy, adapted)
@@ -152,7 +157,6 @@ class WorkerContext:
             for pattern in PROCESSOR:
                 for file in self.sources.policy.path.glob(pattern):
                     shutil.copyfile(file, folder / file.name)
-        self.inputs.tokenizer.save_pretrained(folder)
 
     def _starting_policy(self) -> LogprobBackend:
         """The policy, which needs no copy of what it shares with the reference.
@@ -269,14 +273,16 @@ def _reset(
         start: has the weights at which it starts; None: those that it has at the first such call.
         seed: of an adapter; None where all weights are trained.
     """
+    if start is not None and policy.masters is not None and not policy.masters.exact:
+        start = None  # its weights in bf16 are not those that it was loaded from
     with policy.full_precision():
         if seed is not None:
             reset_adapter(policy.model, seed)
             return
-        if start is not None and (policy.masters is None or policy.masters.exact):
+        if start is not None:
             policy.model.load_state_dict(start.model.state_dict())
             return
-        if "start" not in ranks.shared:  # nothing has been trained yet; an evaluation needs none
+        if "start" not in ranks.shared:  # nothing has been trained yet; an evaluation needs no copy
             state = policy.model.state_dict()
             ranks.shared["start"] = {
                 name: value.to("cpu", copy=True) for name, value in state.items()

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from dpo_bench.errors import DataError
-from dpo_bench.model.logprobs import LogprobBackend, response_logps, sum_by_row
+from dpo_bench.model.logprobs import LogprobBackend, batch_logps, sum_by_row
 from dpo_bench.model.token_statistics import TokenValues, sum_shared
 
 if TYPE_CHECKING:
     from dpo_bench.contract import PairLogps
+    from dpo_bench.data.batches import Ids
     from dpo_bench.data.tokenized import TokenizedPairs
     from dpo_bench.model.logprob_backends import AnyBatch
     from dpo_bench.training.reference_model import CachedReference
 
 Fields = dict[str, Tensor]
+Texts = tuple[Sequence["Ids"], Sequence["Ids"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,12 @@ class Provider:
         """Fields from the policy's own forward pass, of the pass's pairs, with their gradient."""
         return {}
 
-    def of_pairs(self, _indices: Sequence[int], _batch: AnyBatch, /) -> Fields:
-        """Fields without a gradient, of the pass's pairs."""
+    def texts(self, _indices: Sequence[int], /) -> Texts | None:
+        """Prompts and responses of a further pass that `of_pairs` needs of these pairs."""
+        return None
+
+    def of_pairs(self, _batch: AnyBatch, _further: AnyBatch | None, /) -> Fields:
+        """Fields without a gradient, of the pass's pairs; ``_further`` are its own `texts`."""
         return {}
 
     def of_step(self, _whole: PairLogps, /) -> Fields:
@@ -90,9 +96,9 @@ class PreferenceMargin(Provider):
         margins = torch.as_tensor(np.asarray(supplies.pairs.margins, np.float64))
         self.margins = margins.to(supplies.backend.device, supplies.backend.dtype)
 
-    def of_pairs(self, indices: Sequence[int], _batch: AnyBatch, /) -> Fields:
+    def of_pairs(self, batch: AnyBatch, _further: AnyBatch | None, /) -> Fields:
         """The pairs' margins."""
-        return {"preference_margin": self.margins[torch.as_tensor(indices).to(self.margins.device)]}
+        return {"preference_margin": self.margins[batch.index]}
 
 
 def require_margins(loss: str, pairs: TokenizedPairs, column: str = "") -> None:
@@ -124,9 +130,9 @@ class SharedSums(Provider):
         chosen, rejected = sum_shared(tokens.logp, lengths).chunk(2)
         return {"policy_chosen_shared": chosen, "policy_rejected_shared": rejected}
 
-    def of_pairs(self, indices: Sequence[int], batch: AnyBatch, /) -> Fields:
+    def of_pairs(self, batch: AnyBatch, _further: AnyBatch | None, /) -> Fields:
         """The reference's."""
-        chosen, rejected = self.supplies.known_reference.shared(indices, batch)
+        chosen, rejected = self.supplies.known_reference.shared(batch)
         return {"reference_chosen_shared": chosen, "reference_rejected_shared": rejected}
 
 
@@ -156,12 +162,17 @@ class SequentialKL(Provider):
 class MismatchedLogratio(Provider):
     """Log-ratio of another prompt's response, from one more forward pass of the policy."""
 
-    def of_pairs(self, indices: Sequence[int], _batch: AnyBatch, /) -> Fields:
+    def texts(self, indices: Sequence[int], /) -> Texts:
+        """The prompts with the other prompts' responses."""
+        return self.supplies.known_reference.mismatches.texts(indices)
+
+    def of_pairs(self, batch: AnyBatch, further: AnyBatch | None, /) -> Fields:
         """Policy minus reference, both without gradient."""
-        reference = self.supplies.known_reference
-        texts = reference.mismatches.texts(indices)
-        policy = response_logps(self.supplies.backend, *texts)
-        return {"mismatched_logratio": policy - reference.mismatched(indices)}
+        if further is None:
+            raise ValueError("the pass was not given its other texts")
+        policy = batch_logps(self.supplies.backend, further)
+        reference = self.supplies.known_reference.mismatched(batch, further)
+        return {"mismatched_logratio": policy - reference}
 
 
 class MeanLogratio(Provider):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,21 @@ from dpo_bench.model.logprob_backends import AnyBatch
 from dpo_bench.model.logprobs import LogprobBackend, sum_by_row
 from dpo_bench.model.token_statistics import token_values
 from dpo_bench.training.input_builders import PROVIDERS, Fields, Provider, Supplies
+from dpo_bench.training.prefetch import one_ahead
 from dpo_bench.training.reference_model import CachedReference
+
+
+@dataclass(frozen=True, slots=True)
+class PassInputs:
+    """What a pass reads.
+
+    Attributes:
+        batch: its pairs.
+        further: texts of further passes over them, by need.
+    """
+
+    batch: AnyBatch
+    further: Mapping[str, AnyBatch]
 
 
 class LossInputBuilder:
@@ -65,22 +79,38 @@ class LossInputBuilder:
             found |= provider.of_tokens(tokens, batch.lengths)
         return found
 
-    def record(self, indices: Sequence[int]) -> PairLogps:
+    def inputs(self, indices: Sequence[int]) -> PassInputs:
+        """Everything that a pass over some pairs reads, on the policy's device.
+
+        From here to the gradient nothing makes a GPU and the CPU wait for each other.
+        """
+        texts = {name: provider.texts(indices) for name, provider in self.providers.items()}
+        further = {
+            name: self.backend.response_batch(*needed)
+            for name, needed in texts.items()
+            if needed is not None
+        }
+        return PassInputs(self.batch(indices), further)
+
+    def all_inputs(self, parts: Sequence[Sequence[int]]) -> Iterator[PassInputs]:
+        """The inputs of several passes; for a GPU, the next pass's are made ahead."""
+        return one_ahead(self.inputs, parts, threaded=self.backend.device.type == "cuda")
+
+    def record(self, inputs: PassInputs) -> PairLogps:
         """All that is known of some pairs by themselves; what the whole batch tells is missing."""
-        batch = self.batch(indices)
+        batch = inputs.batch
         policy = self.policy(batch)
-        index = torch.as_tensor(indices, device=self.backend.device)
         rest: Fields = {}
-        for provider in self.providers.values():
-            rest |= provider.of_pairs(indices, batch)
-        chosen, rejected = self._reference(indices, batch, policy["policy_chosen"])
+        for name, provider in self.providers.items():
+            rest |= provider.of_pairs(batch, inputs.further.get(name))
+        chosen, rejected = self._reference(batch, policy["policy_chosen"])
         return PairLogps(
             **policy,
             **rest,
             reference_chosen=chosen,
             reference_rejected=rejected,
-            chosen_tokens=self.chosen_tokens[index],
-            rejected_tokens=self.rejected_tokens[index],
+            chosen_tokens=self.chosen_tokens[batch.index],
+            rejected_tokens=self.rejected_tokens[batch.index],
         )
 
     def with_batch_fields(self, whole: PairLogps) -> PairLogps:
@@ -99,13 +129,11 @@ class LossInputBuilder:
         for name, provider in self.providers.items():
             provider.restore(state[name])
 
-    def _reference(
-        self, indices: Sequence[int], batch: AnyBatch, like: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _reference(self, batch: AnyBatch, like: Tensor) -> tuple[Tensor, Tensor]:
         if self.reference is None:
             unknown = torch.full_like(like, torch.nan, requires_grad=False)
             return unknown, unknown
-        return self.reference.sums(indices, batch)
+        return self.reference.sums(batch)
 
 
 def non_null_fields(record: PairLogps) -> Fields:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from dpo_bench.data.mismatches import Mismatches
 from dpo_bench.data.tokenized import TokenizedPairs
 from dpo_bench.model.logprob_backends import AnyBatch
-from dpo_bench.model.logprobs import LogprobBackend, response_logps, sum_by_row, token_logps
+from dpo_bench.model.logprobs import LogprobBackend, batch_logps, sum_by_row, token_logps
 from dpo_bench.model.master_weights import MasterWeights
 from dpo_bench.model.reference_cache import (
     ReferenceLogps,
@@ -84,17 +84,22 @@ class CachedReference:
         """For other ranks: whoever is told of progress stays here."""
         return {**vars(self), "key": (*self.key[:2], quiet)}
 
-    def sums(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
-        """Log-probs of chosen and rejected responses, nats, each of shape [pair]."""
-        return _picked(self.all_sums, indices)
+    def sums(self, batch: AnyBatch) -> tuple[Tensor, Tensor]:
+        """Log-probs of a pass's chosen and rejected responses, nats, each of shape [pair]."""
+        return _picked(self.all_sums, batch.index)
 
-    def shared(self, indices: Sequence[int], _batch: AnyBatch) -> tuple[Tensor, Tensor]:
+    def shared(self, batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """The same over the tokens that both responses have."""
-        return _picked(self.all_shared, indices)
+        return _picked(self.all_shared, batch.index)
 
-    def mismatched(self, indices: Sequence[int]) -> Tensor:
-        """Log-probs of other prompts' responses, shape [pair]; see `Mismatches`."""
-        return self._mismatched[torch.as_tensor(indices, device=self._mismatched.device)]
+    def mismatched(self, batch: AnyBatch, _others: AnyBatch) -> Tensor:
+        """Log-probs of other prompts' responses, shape [pair]; see `Mismatches`.
+
+        Args:
+            batch: the pass's pairs.
+            _others: their prompts with those responses.
+        """
+        return self._mismatched[batch.index]
 
     def after_step(self, step: int, policy: LogprobBackend) -> None:
         """Nothing: it is frozen."""
@@ -104,8 +109,7 @@ class CachedReference:
         return {}
 
 
-def _picked(logps: ReferenceLogps, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    index = torch.as_tensor(indices, device=logps.chosen.device)
+def _picked(logps: ReferenceLogps, index: Tensor) -> tuple[Tensor, Tensor]:
     return logps.chosen[index], logps.rejected[index]
 
 
@@ -125,7 +129,7 @@ class ResampledReference(CachedReference):
     ) -> None:
         super().__init__(whole.backend, pairs, *whole.key)
         self.whole = whole
-        self.drawn = drawn.tolist()
+        self.drawn = torch.from_numpy(drawn).to(whole.backend.device)
 
     @cached_property
     def all_sums(self) -> ReferenceLogps:
@@ -158,17 +162,17 @@ class SyncedReference(CachedReference):
     def compute(self, _needs: Collection[str]) -> None:
         """Nothing: it changes."""
 
-    def sums(self, _indices: Sequence[int], batch: AnyBatch) -> tuple[Tensor, Tensor]:
+    def sums(self, batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of chosen and rejected responses as it is now, each of shape [pair]."""
         return _halves(sum_by_row(self._tokens(batch), batch.lengths))
 
-    def shared(self, _indices: Sequence[int], batch: AnyBatch) -> tuple[Tensor, Tensor]:
+    def shared(self, batch: AnyBatch) -> tuple[Tensor, Tensor]:
         """The same over the tokens that both responses have."""
         return _halves(sum_shared(self._tokens(batch), batch.lengths))
 
-    def mismatched(self, indices: Sequence[int]) -> Tensor:
+    def mismatched(self, _batch: AnyBatch, others: AnyBatch) -> Tensor:
         """Log-probs of other prompts' responses as it is now, shape [pair]."""
-        return response_logps(self.backend, *self.mismatches.texts(indices))
+        return batch_logps(self.backend, others)
 
     def after_step(self, step: int, policy: LogprobBackend) -> None:
         """Follow the policy when it is time; ``step`` counts from 0."""

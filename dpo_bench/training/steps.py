@@ -60,8 +60,8 @@ class StepGradient:
     def _separate(self, parts: Parts, pairs: int, tell: Tell) -> Tensor:
         """Pass by pass: each pair's loss is its own."""
         sums = []
-        for part in parts:
-            record = self.measurer.record(part)
+        for inputs in self.measurer.all_inputs(parts):
+            record = self.measurer.record(inputs)
             losses = self._losses(record)
             # The mean is over the step's pairs, however many passes they take.
             (losses.sum() / pairs).backward()
@@ -71,12 +71,13 @@ class StepGradient:
     def _coupled(self, parts: Parts, pairs: int, tell: Tell) -> Tensor:
         """The loss is taken once, on the whole batch; its slopes then go back pass by pass."""
         if len(parts) == 1:
-            record = self.measurer.with_batch_fields(self.measurer.record(parts[0]))
+            record = self.measurer.record(self.measurer.inputs(parts[0]))
+            record = self.measurer.with_batch_fields(record)
             losses = self._losses(record)
             (losses.sum() / pairs).backward()
             return tell(losses, record)
         with torch.no_grad():
-            whole = cat([self.measurer.record(part) for part in parts])
+            whole = cat([self.measurer.record(one) for one in self.measurer.all_inputs(parts)])
         losses, whole, slopes = self._slopes(whole, pairs)
         sizes = [len(part) for part in parts]
         shares = {name: slope.split(sizes) for name, slope in slopes.items()}
@@ -100,8 +101,9 @@ class StepGradient:
         if self.objective.batch_coupled:
             return self._dealt_coupled(parts, indices, ranks, tell)
         sums = []
-        for part in parts:
-            record = self.measurer.record([indices[place] for place in part or IDLE])
+        passes = self.measurer.all_inputs(_pairs(parts, indices))
+        for part, inputs in zip(parts, passes, strict=True):
+            record = self.measurer.record(inputs)
             losses = self._losses(record)
             (losses.sum() * ((ranks.size if part else 0) / pairs)).backward()
             found = tell(losses, record)
@@ -111,9 +113,8 @@ class StepGradient:
     def _dealt_coupled(self, parts: Parts, indices: list[int], ranks: Ranks, tell: Tell) -> Tensor:
         """The same where the loss is taken on the whole batch, which every rank puts together."""
         with torch.no_grad():
-            own = [
-                self.measurer.record([indices[place] for place in part or IDLE]) for part in parts
-            ]
+            passes = self.measurer.all_inputs(_pairs(parts, indices))
+            own = [self.measurer.record(inputs) for inputs in passes]
             whole = self._assembled(own, parts, len(indices), ranks)
         losses, whole, slopes = self._slopes(whole, len(indices))
         for part in parts:
@@ -182,6 +183,11 @@ class StepGradient:
             f"{self.objective.name} returned {difference}: a loss gives each pair its own value, "
             "in the dtype of the log-probs, and never averages."
         )
+
+
+def _pairs(parts: Parts, indices: Sequence[int]) -> Parts:
+    """The pairs of a rank's passes, by their places in the step."""
+    return [[indices[place] for place in part or IDLE] for part in parts]
 
 
 GRADIENT_FIELDS = (

@@ -140,6 +140,25 @@ def test_a_policy_is_saved_as_others_expect_it_and_goes_on_training(
     assert AutoTokenizer.from_pretrained(tmp_path / "saved")(text)["input_ids"] == expected
 
 
+def test_in_bf16_a_policy_is_put_back_and_saved_in_fp32(
+    llama_folder: Path, pairs_file: Path, tmp_path: Path
+) -> None:
+    """The weights of this model are not to be had in bf16."""
+    context, _ = open_bench(llama_folder, pairs_file, training={"steps": 2, "precision": "bf16"})
+    own = load_model(llama_folder).state_dict()
+    for _ in range(2):
+        context.reset_policy(0)
+        context.save_policy(tmp_path / "saved")
+        saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype="float32")
+        for name, value in saved.state_dict().items():
+            assert torch.equal(value, own[name]), name
+            working = context.policy.model.state_dict()[name]
+            assert torch.equal(working, value.bfloat16()), name
+        for master in context.policy.optimized().values():
+            master.data.add_(0.1)  # as if it had been trained
+    assert {one.dtype for one in context.reference.model.parameters()} == {torch.bfloat16}
+
+
 def test_what_the_trials_are_given_is_said(
     llama_folder: Path, pairs_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -93,7 +93,7 @@ class WorkerContext:
         result = trainer.run()
         with torch.no_grad():
             measurer = trainer.update.measurer
-            record = measurer.with_batch_fields(measurer.record(range(HELDOUT)))
+            record = measurer.with_batch_fields(measurer.record(measurer.inputs(range(HELDOUT))))
             after, start = objective(record).mean(), objective(record.at_reference()).mean()
         accuracy = (self.margins(self.policy) > self.before).float().mean()
         return Outcome(result, float(start), float(after), float(accuracy))

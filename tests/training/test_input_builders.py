@@ -49,7 +49,7 @@ def supplies(path: LogprobBackend) -> Supplies:
 def test_margins_are_those_of_the_pairs_that_are_asked_for(
     supplies: Supplies, path: LogprobBackend
 ) -> None:
-    given = PreferenceMargin(supplies).of_pairs([2, 0, 2], path.batch(pairs(), [2, 0, 2]))
+    given = PreferenceMargin(supplies).of_pairs(path.batch(pairs(), [2, 0, 2]), None)
     assert given["preference_margin"].tolist() == [2.0, 0.5, 2.0]
     assert given["preference_margin"].dtype == path.dtype
 
@@ -88,9 +88,11 @@ def test_what_was_not_asked_of_the_forward_pass_is_no_zero(supplies: Supplies) -
             provider.of_tokens(tokens, lengths)
 
 
-def test_a_need_of_the_reference_without_one_names_the_loss(supplies: Supplies) -> None:
+def test_a_need_of_the_reference_without_one_names_the_loss(
+    supplies: Supplies, path: LogprobBackend
+) -> None:
     with pytest.raises(ValueError, match="mine needs a reference and was given none"):
-        SharedSums(supplies).of_pairs([0], None)  # type: ignore[arg-type]
+        SharedSums(supplies).of_pairs(path.batch(pairs(), [0]), None)
 
 
 def log_prob(path: LogprobBackend, prompt: Any, response: Any) -> float:
@@ -117,7 +119,9 @@ def test_mismatched_log_ratio_is_of_the_next_prompts_response(llama_folder: Path
             parameter.mul_(1.5)
     reference = CachedReference(frozen, data, "mismatched", "cpu/fp32")
     provider = MismatchedLogratio(Supplies(policy, data, reference, "kto"))
-    found = provider.of_pairs([2, 0, 1], policy.batch(data, [2, 0, 1]))["mismatched_logratio"]
+    further = policy.response_batch(*provider.texts([2, 0, 1]))
+    batch = policy.batch(data, [2, 0, 1])
+    found = provider.of_pairs(batch, further)["mismatched_logratio"]
     taken = [(prompt[2], chosen[0]), (prompt[0], chosen[1]), (prompt[1], rejected[2])]
     expected = [log_prob(policy, *texts) - log_prob(frozen, *texts) for texts in taken]
     assert found.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)

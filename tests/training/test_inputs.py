@@ -43,7 +43,8 @@ def test_without_a_reference_its_fields_are_unknown_and_only_the_policy_has_a_gr
     sides = [Ragged.of([np.arange(3, 3 + n, dtype=np.int32) for n in (2, 4)]) for _ in range(3)]
     pairs = TokenizedPairs(sides[0], sides[1], sides[2])
     path = choose_backend(load_model(llama_folder, "cpu"), "fp32")
-    found = LossInputBuilder(path, pairs, None, Objective(get_loss("simpo"))).record([1, 0])
+    builder = LossInputBuilder(path, pairs, None, Objective(get_loss("simpo")))
+    found = builder.record(builder.inputs([1, 0]))
     assert found.chosen_tokens.tolist() == [4, 2]
     for name, value in non_null_fields(found).items():
         assert value.requires_grad == name.startswith("policy"), name
