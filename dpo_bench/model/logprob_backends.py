@@ -36,6 +36,19 @@ GPU_TOKENS = 16384
 """Tokens of a forward pass on a GPU; not measured."""
 
 
+def suitable_tokens(device: str, parameters: int) -> int:
+    """Tokens of a forward pass beyond which nothing becomes quicker.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        parameters: of the model.
+    """
+    if device != "cpu":
+        return GPU_TOKENS
+    least, most = CPU_TOKENS
+    return min(most, max(least, CPU_WORK // parameters))
+
+
 class LogprobBackend(ABC):
     """A model and the way its log-probs are computed.
 
@@ -47,6 +60,7 @@ class LogprobBackend(ABC):
             nothing in a causal model, and costs time.
         packs: whether batches are packed, each prompt in them once, rather than padded.
         sampler: how responses are sampled; see `dpo_bench.model.sampling`.
+        most_tokens: tokens of a forward pass that were found to fit into memory; None: not limited.
         shared_vocabulary: how many tokens its distributions range over, the first ones, where it is
             compared with a model that has fewer; None: all.
         ranks: the processes that hold the model together.
@@ -69,6 +83,7 @@ class LogprobBackend(ABC):
         self.masks_padding = masks_padding
         self.packs = packs
         self.sampler = sampler
+        self.most_tokens: int | None = None
         self.shared_vocabulary: int | None = None
         self.ranks = ALONE
         self.enter: Callable[..., Any] | None = None
@@ -107,13 +122,12 @@ class LogprobBackend(ABC):
         )
 
     def tokens_per_pass(self, wanted: int = 0) -> int:
-        """Most tokens of a forward pass: as wanted, or what suits the device when that is 0."""
-        if wanted:
-            return wanted
-        if self.device.type != "cpu":
-            return GPU_TOKENS
-        least, most = CPU_TOKENS
-        return min(most, max(least, CPU_WORK // int(self.model.num_parameters())))
+        """Most tokens of a forward pass: as wanted, or what suits the device when that is 0.
+
+        Never more than was found to fit.
+        """
+        found = wanted or suitable_tokens(self.device.type, int(self.model.num_parameters()))
+        return min(found, self.most_tokens or found)
 
     def batch(self, pairs: TokenizedPairs, indices: Sequence[int]) -> AnyBatch:
         """Pairs as this path reads them, on its device: the chosen responses, then the rejected."""
