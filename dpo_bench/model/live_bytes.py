@@ -1,4 +1,4 @@
-"""Bytes of tensors that are alive while something runs, and their peak: what an allocator would see.
+"""Bytes of tensors that are alive while something runs, and their peak, as an allocator sees it.
 
 Counts real tensors and fake ones alike, so that a model's memory is measured without having any.
 """
@@ -28,8 +28,9 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
-        self.now = self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.peak: int = 0
         self._alive = {_key(tensor) for tensor in known}
 
     def __torch_dispatch__(
@@ -67,6 +68,5 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # the storage's own address
-
-
+    address: int = tensor.untyped_storage()._cdata  # noqa: SLF001  # its address; a fake has no data_ptr
+    return address

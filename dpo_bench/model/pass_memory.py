@@ -11,15 +11,19 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import Linear as LinearLayer
 from torch.nn import Parameter
 
+from dpo_bench.data.batches import pad_batch
+from dpo_bench.data.packing import pack_pairs
+from dpo_bench.model.linear_head import target_logps
 from dpo_bench.model.live_bytes import LiveBytes, tensor_bytes
 from dpo_bench.model.logprob_backends import (
     AnyBatch,
@@ -27,7 +31,7 @@ from dpo_bench.model.logprob_backends import (
     HiddenStateBackend,
     LogprobBackend,
 )
-from dpo_bench.model.logprobs import token_logps
+from dpo_bench.model.logprobs import GPU_TOKENS_AT_ONCE, token_logps, tokens_at_once
 
 if TYPE_CHECKING:
     from dpo_bench.data.tokenized import TokenizedPairs
@@ -87,14 +91,13 @@ class PassMemory:
 
 
 def fake_backend(
-    backend: LogprobBackend, dtype: torch.dtype | None = None, device: str = "cpu"
+    backend: LogprobBackend, dtype: torch.dtype | None = None
 ) -> tuple[LogprobBackend, FakeTensorMode]:
     """The same backend to a model of the same modules whose tensors have no values.
 
     Args:
         backend: of a model, with weights or on the meta device.
         dtype: of the weights; None: as they are.
-        device: where they claim to be; there need not be any.
 
     Returns:
         it, and the mode in which alone it runs.
@@ -104,7 +107,7 @@ def fake_backend(
     with mode:
         for one in (*backend.model.parameters(), *backend.model.buffers()):
             kind = dtype if dtype is not None and one.is_floating_point() else one.dtype
-            empty = torch.empty(one.shape, dtype=kind, device=device)
+            empty = torch.empty(one.shape, dtype=kind, device="cpu")
             is_weight = isinstance(one, Parameter)
             memo[id(one)] = Parameter(empty, one.requires_grad) if is_weight else empty
     fake = copy.copy(backend)
@@ -146,7 +149,7 @@ def measure_pass(
     ways = {backend.packs: backend, False: _padded(backend)}
     for way in ways.values():
         try:
-            return _measure(*fake_backend(way, dtype, device), pairs, tokens)
+            return _measure(*fake_backend(way, dtype), pairs, tokens, device)
         except Exception as error:  # whatever a model's code does not do without values
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     log.info(
@@ -193,43 +196,81 @@ def _padded(backend: LogprobBackend) -> LogprobBackend:
 
 
 def _measure(
-    backend: LogprobBackend, mode: FakeTensorMode, pairs: TokenizedPairs, tokens: int
+    backend: LogprobBackend,
+    mode: FakeTensorMode,
+    pairs: TokenizedPairs,
+    tokens: int,
+    device: str,
 ) -> PassMemory:
     size = float(pairs.sizes.mean())
     most = max(2, round(tokens / size))
     points: dict[str, list[tuple[int, float]]] = {"kept": [], "layers": [], "logits": []}
     for count in (most // 2, most):
         indices = [at % len(pairs) for at in range(count)]
+        batch = (pack_pairs if backend.packs else pad_batch)(pairs, indices)
         with mode:
-            batch = backend.batch(pairs, indices)
-            found = _one_pass(backend, batch)
+            found = _one_pass(backend, _fake_batch(batch), device)
         for name, value in found.items():
             points[name].append((int(pairs.sizes[indices].sum()), value))
     return PassMemory(**{name: Linear.through(*both) for name, both in points.items()})
 
 
-def _one_pass(backend: LogprobBackend, batch: AnyBatch) -> dict[str, float]:
+def _fake_batch(batch: AnyBatch) -> AnyBatch:
+    """A batch whose tensors have no values; in the mode of fakes."""
+    changes: dict[str, Any] = {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tensor):
+            changes[field.name] = torch.empty_like(value)
+        elif field.name != "buckets":
+            changes[field.name] = tuple(torch.empty_like(one) for one in value)
+    return replace(batch, **changes)
+
+
+def _one_pass(backend: LogprobBackend, batch: AnyBatch, device: str) -> dict[str, float]:
     """Bytes of one pass, by the fields of `PassMemory`; of fakes, in their mode."""
     trained = [one for one in backend.model.parameters() if one.requires_grad]
     for one in trained:
         one.grad = torch.zeros_like(one)  # as from the second pass of a step on
     known = [*backend.model.parameters(), *backend.model.buffers()]
     known += [one.grad for one in trained if one.grad is not None]
-    with LiveBytes(known) as body:
-        states = backend.states(batch)
+    body = LiveBytes(known)
+    with body:
+        states = backend.run(backend.states, batch)
         kept = body.now
         torch.autograd.backward(states, torch.ones_like(states))
-    leaf = torch.empty_like(states, requires_grad=True)
-    with LiveBytes([*known, leaf]) as head:
-        _head_of(backend, leaf)(batch).sum().backward()
-    return {"kept": kept, "layers": body.peak, "logits": head.peak}
+    return {
+        "kept": kept,
+        "layers": body.peak,
+        "logits": _logits_bytes(backend, states, batch, known, device),
+    }
 
 
-def _head_of(backend: LogprobBackend, states: Tensor) -> Callable[[AnyBatch], Tensor]:
-    """The log-probs of a batch whose states are given, whatever the batch is."""
-    given = copy.copy(backend)
-    given.states = lambda _batch: states  # type: ignore[method-assign]
-    return lambda batch: token_logps(given, batch)
+def _logits_bytes(
+    backend: LogprobBackend, states: Tensor, batch: AnyBatch, known: Sequence[Tensor], device: str
+) -> int:
+    """Bytes that the head takes, there and back, of states that are there."""
+    head = backend.model.get_output_embeddings()
+    at_once = tokens_at_once(backend) if device == "cpu" else GPU_TOKENS_AT_ONCE
+    is_plain = type(backend) is HiddenStateBackend and type(head) is LinearLayer
+    if not is_plain or (device == "cpu" and len(states) <= at_once):
+        leaf = torch.empty_like(states, requires_grad=True)
+        given = copy.copy(backend)
+        given.states = lambda batch: leaf  # type: ignore[method-assign]  # noqa: ARG005
+        live = LiveBytes([*known, leaf])
+        with live:
+            token_logps(given, batch).sum().backward()
+        return live.peak
+    # Fakes are on a CPU, where factors in bf16 are widened first; on a GPU the product alone is
+    # wide, and of the logits' gradient there is a narrow copy.
+    dtype = states.dtype if device == "cpu" else torch.float32
+    leaf = torch.empty_like(states, dtype=dtype, requires_grad=True)
+    weight = torch.empty_like(head.weight, dtype=dtype, requires_grad=head.weight.requires_grad)
+    live = LiveBytes([*known, leaf, weight])
+    with live:
+        target_logps(leaf, weight, None, batch.target, at_once).sum().backward()
+    narrow = 2 * min(len(leaf), at_once) * backend.vocabulary
+    return live.peak + (narrow if dtype != states.dtype else 0)
 
 
 def weights_of(model: Any, *, trained: bool) -> int:

@@ -48,7 +48,7 @@ def test_running_state_of_a_need_counts_a_step_once(setup: Setup, tmp_path: Path
     with memory_for(setup.backend.model, TOKENS, backward=True) as failed:
         trainer.run()
     assert failed
-    assert int(trainer.measurer.state()["mean_logratio"]["responses"]) == 2 * 2 * 8
+    assert int(trainer.update.measurer.state()["mean_logratio"]["responses"]) == 2 * 2 * 8
 
 
 def test_a_pair_that_does_not_fit_by_itself_ends_it_with_advice(
