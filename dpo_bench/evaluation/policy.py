@@ -100,6 +100,12 @@ class Evaluator:
             DataError: the reward fails on a response.
             TrialError: the judge fails on too many.
         """
+        with self.reference.present():
+            return self._evaluate(policy, progress, scale)
+
+    def _evaluate(
+        self, policy: LogprobBackend, progress: Progress, scale: float | None
+    ) -> PolicyEvaluation:
         responses, samples = self._draw(policy, "policy", self.options.temperature, progress)
         cost = self.scoring.score(samples, progress)
         samples["repetition"] = repetitions(responses)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Result = TypeVar("Result")
 
 
 class HostCopy:
@@ -35,7 +37,7 @@ class HostCopy:
         """While this is open, also more than once, the model is on its device."""
         if not self._open:
             for one, kept in self._tensors.values():
-                one.data = kept.to(self.device, non_blocking=True)
+                one.data = kept.to(self.device, non_blocking=True, copy=True)
         self._open += 1
         try:
             yield
@@ -43,6 +45,11 @@ class HostCopy:
             self._open -= 1
             if not self._open:
                 self._leave()
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function while the model is on its device."""
+        with self.there():
+            return function(*arguments)
 
     def _leave(self) -> None:
         for one, kept in self._tensors.values():

@@ -18,6 +18,7 @@ from torch.nn import Linear, Parameter
 
 from dpo_bench.data.batches import Batch, Ids, pad_batch, pad_responses
 from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
+from dpo_bench.model.host_memory import HostCopy
 from dpo_bench.model.linear_head import HALVES, linear_logits, wide
 from dpo_bench.model.packed_attention import packed_attention
 from dpo_bench.model.ranks import ALONE
@@ -61,6 +62,7 @@ class LogprobBackend(ABC):
         packs: whether batches are packed, each prompt in them once, rather than padded.
         sampler: how responses are sampled; see `dpo_bench.model.sampling`.
         most_tokens: tokens of a forward pass that were found to fit into memory; None: not limited.
+        host: has the weights while they are not used, after `leave`; None: they stay.
         shared_vocabulary: how many tokens its distributions range over, the first ones, where it is
             compared with a model that has fewer; None: all.
         ranks: the processes that hold the model together.
@@ -87,6 +89,7 @@ class LogprobBackend(ABC):
         self.shared_vocabulary: int | None = None
         self.ranks = ALONE
         self.enter: Callable[..., Any] | None = None
+        self.host: HostCopy | None = None
 
     @property
     def name(self) -> str:
@@ -97,8 +100,8 @@ class LogprobBackend(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.device  # type: ignore[no-any-return]
+        """Where the model computes."""
+        return self.host.device if self.host else self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -128,6 +131,15 @@ class LogprobBackend(ABC):
         """
         found = wanted or suitable_tokens(self.device.type, int(self.model.num_parameters()))
         return min(found, self.most_tokens or found)
+
+    def leave(self) -> None:
+        """Let the model, which must not change any more, be on its device only while it is used."""
+        self.host = HostCopy(self.model, self.device)
+        self.enter = self.host.call
+
+    def present(self) -> contextlib.AbstractContextManager[None]:
+        """While this is open the model stays on its device, for several uses after each other."""
+        return contextlib.nullcontext() if self.host is None else self.host.there()
 
     def batch(self, pairs: TokenizedPairs, indices: Sequence[int]) -> AnyBatch:
         """Pairs as this path reads them, on its device: the chosen responses, then the rejected."""

@@ -38,13 +38,15 @@ def memory_plan(
         inputs: the data.
         memory: of the device, bytes; None: of this machine's.
     """
+    options = experiment.evaluation
+    most = max(options.samples_per_prompt, options.reference_samples)
     ranks = experiment.training.gpus_per_trial
     setting = Setting(
         device=sources.device,
         precision=sources.precision,
         memory=memory or device_memory(sources.device, ranks),
         longest=int(inputs.pairs.sizes.max()),
-        rows=experiment.evaluation.rows_per_batch,
+        rows=min(options.rows_per_batch, options.prompts * most),
         sampled=inputs.longest_prompt + inputs.new_tokens,
         ranks=ranks,
     )
@@ -154,7 +156,8 @@ def _differ(sources: Sources) -> bool:
 def _moves_reference(experiment: Experiment, training: Training) -> bool:
     """Whether steps do not ask the frozen reference itself: what they need of it is cached."""
     needs = {need for grid in experiment.losses for need in get_loss(grid.name).needs}
-    return not training.reference_sync_steps and "sequential_kl" not in needs
+    alone = training.gpus_per_trial == 1  # a divided one takes little
+    return alone and not training.reference_sync_steps and "sequential_kl" not in needs
 
 
 def _distinct(experiment: Experiment) -> Sequence[Training]:

@@ -170,8 +170,10 @@ def _join(job: Job, place: Place) -> Ranks:
 
     from dpo_bench.contract import load_plugins
     from dpo_bench.contract.registry import accept_losses
+    from dpo_bench.model.allocator import use_expandable_segments
     from dpo_bench.model.ranks import Ranks
 
+    use_expandable_segments()
     torch.set_num_threads(job.threads)
     for folder in job.plugins:
         load_plugins(folder)
