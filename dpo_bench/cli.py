@@ -137,6 +137,14 @@ def sweep(
         bool,
         typer.Option("--dry-run", help="Check everything and show the plan; train nothing."),
     ] = False,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            min=1.0,
+            help="With --dry-run: plan the memory for a GPU of this size, here or not.",
+        ),
+    ] = None,
     detect: Annotated[
         float | None,
         typer.Option(
@@ -178,12 +186,16 @@ def sweep(
 
         _load_plugins(plugins)
         experiment = resolve(file, Overrides(**asked))
-        seconds = print_plan(experiment, _worker_count(workers), _console(), loudness)
+        seconds = print_plan(
+            experiment, _worker_count(workers), _console(), loudness, gpu_memory=gpu_memory
+        )
         if detect is not None:
             print_mixes(experiment, detect, pilot, seconds, _console())
         return
-    if detect is not None or pilot is not None:
-        raise ConfigurationError("--detect and --pilot go with --dry-run: they plan, nothing runs.")
+    if detect is not None or pilot is not None or gpu_memory is not None:
+        raise ConfigurationError(
+            "--detect, --pilot and --gpu-memory go with --dry-run: they plan, nothing runs."
+        )
     _run(file, asked, out, plugins, loudness, workers=_worker_count(workers), executor=executor)
 
 

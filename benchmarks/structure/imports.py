@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 LAYERS = (
-    ("errors", "version", "progress", "processor", "threads", "wording", "plugins", "storage",
+    ("errors", "launcher", "version", "progress", "processor", "threads", "wording", "plugins", "storage",
      "notes", "vader", "search_path"),
     ("contract",),
     ("testing",),

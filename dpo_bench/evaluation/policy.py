@@ -14,12 +14,12 @@ import torch
 from dpo_bench.analysis.bootstrap import resample_weights
 from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.frontier import Frontier
-from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.evaluation.compute import PolicyMetrics
 from dpo_bench.evaluation.diagnostics import repetitions
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, sampling_plan
 from dpo_bench.evaluation.responses import draw_responses, sample, sequence_kl
 from dpo_bench.model.logprobs import LogprobBackend, sum_by_row, token_logps
+from dpo_bench.model.out_of_memory import in_passes
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge import Judge
 from dpo_bench.rewards.scoring import JudgeScoring, NoScoring, RewardScoring, Scoring
@@ -100,6 +100,12 @@ class Evaluator:
             DataError: the reward fails on a response.
             TrialError: the judge fails on too many.
         """
+        with self.reference.present():
+            return self._evaluate(policy, progress, scale)
+
+    def _evaluate(
+        self, policy: LogprobBackend, progress: Progress, scale: float | None
+    ) -> PolicyEvaluation:
         responses, samples = self._draw(policy, "policy", self.options.temperature, progress)
         cost = self.scoring.score(samples, progress)
         samples["repetition"] = repetitions(responses)
@@ -167,13 +173,8 @@ class Evaluator:
 
     def _heldout(self, policy: LogprobBackend, progress: Progress) -> pd.DataFrame:
         pairs = self.prompts.pairs
-        passes = list(consecutive_passes(pairs.sizes, policy.tokens_per_pass()))
-        parts = policy.ranks.spread(
-            _pair_logps,
-            passes,
-            policy,
-            pairs,
-            after=lambda done: progress("held-out pairs", passes[done - 1].stop, len(pairs)),
+        parts = in_passes(
+            policy, pairs.sizes, _pair_logps, policy, pairs, told=("held-out pairs", progress)
         )
         chosen, rejected = torch.cat(parts, dim=1)
         table = pd.DataFrame({"pair_id": range(len(pairs))})

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.model.logprob_backends import common_path
 from dpo_bench.model.logprobs import LogprobBackend, score, sum_by_row
+from dpo_bench.model.out_of_memory import in_passes
 from dpo_bench.model.sampling import Response, SamplingPlan, sample_responses
 from dpo_bench.progress import Progress, quiet
 
@@ -123,13 +123,14 @@ def sequence_kl(
         (len(prompts.tokens[one.prompt_id]) + len(one.tokens) for one in responses), np.int64
     )
     texts = [(prompts.tokens[one.prompt_id], one.tokens) for one in responses]
-    passes = list(consecutive_passes(sizes, path.tokens_per_pass()))
-    parts = policy.ranks.spread(
+    parts = in_passes(
+        path,
+        sizes,
         _score_pass,
-        [[texts[row] for row in rows] for rows in passes],
         policy,
         reference,
-        after=lambda done: progress("KL to the reference", passes[done - 1].stop, len(responses)),
+        part_of=lambda rows: texts[rows.start : rows.stop],
+        told=("KL to the reference", progress),
     )
     return SequenceScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 

@@ -188,6 +188,10 @@ class Training(Section):
     """share of the policy in the reference that follows it; the rest is the old reference"""
     tokens_per_pass: Annotated[int, Field(ge=0), NO_EFFECT] = 0
     """tokens per forward pass, likewise, a pair's prompt counted once; 0 suits the device"""
+    checkpointing: Annotated[
+        Literal["auto", "none", "full"], NO_EFFECT, elsewhere("gradient_checkpointing")
+    ] = "auto"
+    """full: compute activations again, not keep them; auto: where memory is short on a GPU"""
     steps: Annotated[Count | None, OWN, elsewhere("max_steps")] = None
     """optimizer steps"""
     epochs: Annotated[Positive | None, OWN, elsewhere("epoch", "num_train_epochs")] = None

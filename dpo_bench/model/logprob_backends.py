@@ -18,6 +18,7 @@ from torch.nn import Linear, Parameter
 
 from dpo_bench.data.batches import Batch, Ids, pad_batch, pad_responses
 from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
+from dpo_bench.model.host_memory import HostCopy
 from dpo_bench.model.linear_head import HALVES, linear_logits, wide
 from dpo_bench.model.packed_attention import packed_attention
 from dpo_bench.model.ranks import ALONE
@@ -37,6 +38,19 @@ GPU_TOKENS = 16384
 """Tokens of a forward pass on a GPU; not measured."""
 
 
+def suitable_tokens(device: str, parameters: int) -> int:
+    """Tokens of a forward pass beyond which nothing becomes quicker.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        parameters: of the model.
+    """
+    if device != "cpu":
+        return GPU_TOKENS
+    least, most = CPU_TOKENS
+    return min(most, max(least, CPU_WORK // parameters))
+
+
 class LogprobBackend(ABC):
     """A model and the way its log-probs are computed.
 
@@ -48,6 +62,8 @@ class LogprobBackend(ABC):
             nothing in a causal model, and costs time.
         packs: whether batches are packed, each prompt in them once, rather than padded.
         sampler: how responses are sampled; see `dpo_bench.model.sampling`.
+        most_tokens: tokens of a forward pass that were found to fit into memory; None: not limited.
+        host: has the weights while they are not used, after `leave`; None: they stay.
         shared_vocabulary: how many tokens its distributions range over, the first ones, where it is
             compared with a model that has fewer; None: all.
         budget: most tokens of a forward pass where nothing else is asked for; 0: what suits the
@@ -74,11 +90,13 @@ class LogprobBackend(ABC):
         self.masks_padding = masks_padding
         self.packs = packs
         self.sampler = sampler
+        self.most_tokens: int | None = None
         self.shared_vocabulary: int | None = None
         self.budget = 0
         self.masters: MasterWeights | None = None
         self.ranks = ALONE
         self.enter: Callable[..., Any] | None = None
+        self.host: HostCopy | None = None
 
     @property
     def name(self) -> str:
@@ -107,8 +125,8 @@ class LogprobBackend(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.device  # type: ignore[no-any-return]
+        """Where the model computes."""
+        return self.host.device if self.host else self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -145,15 +163,24 @@ class LogprobBackend(ABC):
             yield
 
     def tokens_per_pass(self, wanted: int = 0) -> int:
-        """Most tokens of a forward pass: as wanted, or what suits the device when that is 0."""
-        if wanted or self.budget:
-            return wanted or self.budget
-        if self.device.type != "cpu":
-            return GPU_TOKENS
-        least, most = CPU_TOKENS
-        if self.fills:
-            return least
-        return min(most, max(least, CPU_WORK // int(self.model.num_parameters())))
+        """Most tokens of a forward pass: as wanted, or what suits the device when that is 0.
+
+        Never more than was found to fit.
+        """
+        found = wanted or self.budget
+        if not found and self.fills and self.device.type == "cpu":
+            found = CPU_TOKENS[0]
+        found = found or suitable_tokens(self.device.type, int(self.model.num_parameters()))
+        return min(found, self.most_tokens or found)
+
+    def leave(self) -> None:
+        """Let the model, which must not change any more, be on its device only while it is used."""
+        self.host = HostCopy(self.model, self.device)
+        self.enter = self.host.call
+
+    def present(self) -> contextlib.AbstractContextManager[None]:
+        """While this is open the model stays on its device, for several uses after each other."""
+        return contextlib.nullcontext() if self.host is None else self.host.there()
 
     @property
     def fills(self) -> bool:

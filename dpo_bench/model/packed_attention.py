@@ -59,6 +59,11 @@ def packed_attention(model: Any, pack: Pack) -> Iterator[None]:
         _pack.reset(token)
 
 
+def open_pack() -> Pack | None:
+    """The pack whose attention is open; None outside `packed_attention`."""
+    return _pack.get(None)
+
+
 def _attend(  # noqa: PLR0917  # transformers calls it so
     _module: torch.nn.Module,
     query: Tensor,

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dpo_bench.errors import TrialError
+from dpo_bench.model.allocator import use_expandable_segments
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Ranks:
         if size == 1:
             return cls()
         if gpu is not None:
+            use_expandable_segments()
             torch.cuda.set_device(gpu)
         backend = "gloo" if gpu is None else "cpu:gloo,cuda:nccl"
         dist.init_process_group(

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpo_bench.data.batches import consecutive_passes
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.logprobs import LogprobBackend, response_logps, sum_by_row, token_logps
+from dpo_bench.model.out_of_memory import in_passes
 from dpo_bench.model.token_statistics import sum_shared
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.storage import cache_root, digest, write_atomic
@@ -193,15 +193,7 @@ def _by_pass(
     told: tuple[str, Progress],
 ) -> list[Result]:
     """What a function of the backend, a source and some pairs' indices gives, pass by pass."""
-    passes = list(consecutive_passes(pairs.sizes, backend.tokens_per_pass()))
-    phase, progress = told
-    return backend.ranks.spread(
-        function,
-        passes,
-        backend,
-        source,
-        after=lambda done: progress(phase, passes[done - 1].stop, len(pairs)),
-    )
+    return in_passes(backend, pairs.sizes, function, backend, source, told=told)
 
 
 def _both(backend: LogprobBackend, pairs: TokenizedPairs, indices: range) -> tuple[Tensor, Tensor]:

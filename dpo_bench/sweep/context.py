@@ -14,6 +14,7 @@ from dpo_bench.evaluation.policy import Evaluator
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, evaluate_reference
 from dpo_bench.experiment.fields import DIGESTED, NO_EFFECT, POLICY_ONLY, without
 from dpo_bench.experiment.identity import RECIPE
+from dpo_bench.model.activation_checkpointing import checkpoint_layers
 from dpo_bench.model.choose_backend import choose_backend
 from dpo_bench.model.compatibility import (
     require_ids,
@@ -32,7 +33,9 @@ from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.find import find_reward
 from dpo_bench.storage import cache_root, digest
 from dpo_bench.sweep.inputs import describe, prepare_inputs
+from dpo_bench.sweep.memory import describe_plan, memory_plan, require_fitting
 from dpo_bench.training.input_builders import require_margins
+from dpo_bench.training.probe import confirmed_tokens
 from dpo_bench.training.reference_model import CachedReference, ResampledReference
 from dpo_bench.training.weights import trained_weights
 
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment
     from dpo_bench.model.files import ModelFolder
     from dpo_bench.sweep.sources import Sources
+    from dpo_bench.training.memory import MemoryPlan
 
 
 class WorkerContext:
@@ -79,6 +83,7 @@ class WorkerContext:
         self._resampled: tuple[int, TokenizedPairs, CachedReference | None] | None = None
         for line in describe(self.inputs, experiment):
             log.info("%s", line)
+        self.plan = self._plan()
         self.reference = self.load(sources.reference)
         self.reference.model.requires_grad_(requires_grad=False)
         self._narrow(self.reference)
@@ -93,6 +98,7 @@ class WorkerContext:
         self._architecture = type(self.policy.model).__name__
         if not self.ranks.alone:
             self._divide()
+        self._follow_plan()
         self.scorer = find_reward(experiment.evaluation, sources.device)
         self.reference_folder = self._evaluate_reference(progress)
         self.evaluator = Evaluator(
@@ -123,6 +129,9 @@ class WorkerContext:
 
     def reset_policy(self, seed: int) -> None:
         """Put the policy back to where a trial with this seed starts."""
+        if self.plan is not None and self.plan.is_on_host and self.reference.host is None:
+            _ = self.training_reference
+            self.reference.leave()
         same = self.sources.policy.digest == self.sources.reference.digest
         start = self.reference if same else None
         adapted = self.experiment.training.lora is not None
@@ -177,6 +186,38 @@ class WorkerContext:
         """Put weights into bf16 where that is the precision; FSDP2 does so with divided ones."""
         if self.ranks.alone:
             narrow_weights(backend)
+
+    def _plan(self) -> MemoryPlan | None:
+        """The plan of a GPU's memory; None on a CPU, whose passes are small anyway.
+
+        Raises:
+            EnvironmentProblem: no trial fits.
+        """
+        if self.sources.device == "cpu":
+            return None
+        plan = memory_plan(self.experiment, self.sources, self.inputs)
+        require_fitting(plan, self.experiment.training)
+        for line in describe_plan(plan):
+            log.info("%s", line)
+        return plan
+
+    def _follow_plan(self) -> None:
+        """Checkpoint the policy's layers, and take as many tokens as fit."""
+        plan, wanted = self.plan, self.experiment.training.checkpointing == "full"
+        if wanted if plan is None else plan.checkpointing:
+            layers = self.ranks.call(_checkpoint_layers, self.policy)
+            if not layers:
+                log.info(
+                    "no layers were found in %s: all of its activations are kept",
+                    self._architecture,
+                )
+        if plan is None:
+            return
+        tokens = plan.tokens
+        if self.ranks.alone:
+            tokens = confirmed_tokens(plan, self.policy, self.inputs.pairs)
+        self.ranks.call(_limit, self.policy, tokens)
+        self.ranks.call(_limit, self.reference, tokens)
 
     def _divide(self) -> None:
         """Divide policy and reference among the ranks; all know the pairs, too."""
@@ -260,6 +301,14 @@ class WorkerContext:
                 progress=progress,
             )
         return folder
+
+
+def _checkpoint_layers(policy: LogprobBackend) -> int:
+    return checkpoint_layers(policy.model)
+
+
+def _limit(backend: LogprobBackend, tokens: int) -> None:
+    backend.most_tokens = tokens
 
 
 def _reset(

@@ -32,14 +32,10 @@ from dpo_bench.search.axes import LEARNING_RATE, Axis, axes_of
 from dpo_bench.search.plan import baseline_of, looks_of, seeds_of, trial_range
 from dpo_bench.sweep.display import make_display
 from dpo_bench.sweep.estimate import Size, estimate, evaluations, in_words, matrix_speed
-from dpo_bench.sweep.executors.machines import (
-    bytes_per_worker,
-    choose_workers,
-    count_gpus,
-    this_machine,
-)
+from dpo_bench.sweep.executors.machines import choose_workers, count_gpus, this_machine
 from dpo_bench.sweep.inputs import Inputs, describe, prepare_inputs
 from dpo_bench.sweep.judging import count_questions, describe_cost, describe_questions
+from dpo_bench.sweep.memory import GIB, describe_plan, memory_plan, on_gpu_of, require_fitting
 from dpo_bench.sweep.power import TrialSeconds
 from dpo_bench.sweep.sources import Sources, find_sources, preferences_source
 from dpo_bench.training.input_builders import require_margins
@@ -47,6 +43,7 @@ from dpo_bench.training.trainer import number_of_steps
 
 if TYPE_CHECKING:
     from dpo_bench.sweep.display import Display
+    from dpo_bench.training.memory import MemoryPlan
 
 EXAMPLES = 3
 SHOWN = 160
@@ -93,9 +90,21 @@ def _forecast(experiment: Experiment) -> _Forecast:
 
 
 def print_plan(
-    experiment: Experiment, workers: int | None, console: Console, loudness: Loudness = "normal"
+    experiment: Experiment,
+    workers: int | None,
+    console: Console,
+    loudness: Loudness = "normal",
+    *,
+    gpu_memory: float | None = None,
 ) -> TrialSeconds | None:
     """Check an experiment and print its trials, its data and what it may take.
+
+    Args:
+        experiment: what would be run.
+        workers: as asked for; None: to be chosen.
+        console: is printed to.
+        loudness: of what is told on the way.
+        gpu_memory: GiB of a GPU that this machine need not have, to plan the memory for.
 
     Returns:
         what a trial may take by its prompts and responses; None where that is not known.
@@ -108,36 +117,70 @@ def print_plan(
         console.print(_trials(experiment, forecast.trials))
     else:
         _print_search(experiment, experiment.search, forecast, console)
-    display = make_display(Console(stderr=True), loudness)
-    with display, heard(lambda note: display.note(note.text, warning=note.is_warning)):
-        remote = [name for name in (experiment.policy, experiment.reference) if is_remote(name)]
-        if remote:
-            _check_without_models(experiment, display)
-        else:
-            sources = find_sources(experiment, display.phase)
-            experiment = settled(experiment, sources.parameters)
-            inputs = prepare_inputs(experiment, sources, display.phase)
-            models = _check(experiment, sources, inputs)
-    if remote:
+    found = _checked(experiment, make_display(Console(stderr=True), loudness), gpu_memory)
+    if isinstance(found, str):
         _say(
             console,
-            f"{remote[0]} is on the hub and not on this machine yet: a run fetches it. "
+            f"{found} is on the hub and not on this machine yet: a run fetches it. "
             "Data, reward and device were checked; lengths, time and memory are not known.",
         )
         _print_judging(experiment, forecast.most, None, console)
         return None
-    for line in describe(inputs, experiment):
+    experiment = found.experiment
+    for line in (*describe(found.inputs, experiment), *_examples(found.inputs)):
         _say(console, line)
-    for line in _examples(inputs):
-        _say(console, line)
-    size = _size(models[0], inputs)
-    _print_judging(experiment, forecast.most, size, console)
+    _print_judging(experiment, forecast.most, found.size, console)
     if workers is None:
-        need = bytes_per_worker(sources, lora=experiment.training.lora is not None)
-        machines = [this_machine(count_gpus())]
         each = experiment.training.gpus_per_trial
-        workers = choose_workers(machines, sources, forecast.most, need, each)
-    return _print_cost(experiment, sources, size, console, forecast=forecast, workers=workers)
+        machines = [this_machine(count_gpus() if gpu_memory is None else each)]
+        need = found.plan.total
+        workers = choose_workers(machines, found.sources, forecast.most, need, each)
+    seconds = _print_cost(found, console, forecast=forecast, workers=workers)
+    for line in describe_plan(found.plan):
+        _say(console, line)
+    require_fitting(found.plan, experiment.training)
+    return seconds
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What a run would start from.
+
+    Attributes:
+        experiment: every ``auto`` settled.
+        sources: of model and data.
+        inputs: the data.
+        size: how much there is to do.
+        plan: of the memory.
+    """
+
+    experiment: Experiment
+    sources: Sources
+    inputs: Inputs
+    size: Size
+    plan: MemoryPlan
+
+
+def _checked(experiment: Experiment, display: Display, gpu_memory: float | None) -> _Checked | str:
+    """Check all that a run would; of a model that is not on this machine yet, only its name."""
+    asked = experiment.training
+    if gpu_memory is not None:  # all but memory and speed is checked as on a CPU
+        training = asked.model_copy(update={"device": "cpu", "precision": "auto"})
+        experiment = experiment.model_copy(update={"training": training})
+    with display, heard(lambda note: display.note(note.text, warning=note.is_warning)):
+        for name in (experiment.policy, experiment.reference):
+            if name is not None and is_remote(name):
+                _check_without_models(experiment, display)
+                return name
+        sources = find_sources(experiment, display.phase)
+        experiment = settled(experiment, sources.parameters)
+        inputs = prepare_inputs(experiment, sources, display.phase)
+        models = _check(experiment, sources, inputs)
+        memory = None
+        if gpu_memory is not None:
+            sources, memory = on_gpu_of(sources, asked.precision), int(gpu_memory * GIB)
+        plan = memory_plan(experiment, sources, inputs, memory)
+    return _Checked(experiment, sources, inputs, _size(models[0], inputs), plan)
 
 
 def _check_without_models(experiment: Experiment, display: Display) -> None:
@@ -281,15 +324,10 @@ def _print_judging(
 
 
 def _print_cost(
-    experiment: Experiment,
-    sources: Sources,
-    size: Size,
-    console: Console,
-    *,
-    forecast: _Forecast,
-    workers: int,
+    found: _Checked, console: Console, *, forecast: _Forecast, workers: int
 ) -> TrialSeconds | None:
-    """Steps, memory and, on a CPU, time, which it gives."""
+    """Steps and, on a CPU, time, which it gives."""
+    experiment, sources, size = found.experiment, found.sources, found.size
     training = experiment.training
     steps = number_of_steps(training, size.pairs)
     passes = steps * training.pairs_per_step / size.pairs
@@ -299,12 +337,7 @@ def _print_cost(
         f"Training: {steps} steps of {training.pairs_per_step} pairs ({passes:.2g} passes over the "
         f"pairs), learning rate {training.peak_rate:g}, {sources.content.device}{own}.",
     )
-    need = bytes_per_worker(sources, lora=training.lora is not None)
-    _say(
-        console,
-        f"Model: {size.parameters:,} parameters; about {need / 2**20:,.0f} MiB a worker besides "
-        f"the activations of a pass and the libraries; workers: {workers}.",
-    )
+    _say(console, f"Model: {size.parameters:,} parameters; workers: {workers}.")
     if sources.device != "cpu":
         _say(console, "No estimate of the time: none was ever measured on a GPU.")
         return None

@@ -23,7 +23,14 @@ from dpo_bench.storage import published_folder
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executors import make_executor
 from dpo_bench.sweep.executors.base import Executor, ExecutorName, WorkerDiedError
-from dpo_bench.sweep.executors.machines import bytes_per_worker, choose_threads, choose_workers
+from dpo_bench.sweep.executors.machines import (
+    bytes_per_worker,
+    choose_threads,
+    choose_workers,
+    is_small,
+)
+from dpo_bench.sweep.inputs import prepare_inputs
+from dpo_bench.sweep.memory import memory_plan, require_fitting
 from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.results import reported_when_interrupted, write_results
 from dpo_bench.sweep.round_robin import write_opponents
@@ -232,7 +239,7 @@ def _run_missing(
             write_manifest(folder, manifest)
 
     machines = executor.machines()
-    need = bytes_per_worker(sources, lora=request.experiment.training.lora is not None)
+    need = _bytes_of_worker(request.experiment, sources, display)
     each = request.experiment.training.gpus_per_trial
     workers = request.workers or choose_workers(machines, sources, schedule.expected, need, each)
     threads = choose_threads(machines, sources, workers * each)
@@ -256,6 +263,20 @@ def _run_missing(
         on_death=record_death,
     )
     pool.run()
+
+
+def _bytes_of_worker(experiment: Experiment, sources: Sources, display: Display) -> int:
+    """Memory of a worker; on a GPU each worker plans for its own.
+
+    Raises:
+        EnvironmentProblem: this machine has not so much.
+    """
+    if sources.device != "cpu" or is_small(sources):
+        return bytes_per_worker(sources, lora=experiment.training.lora is not None)
+    inputs = prepare_inputs(experiment, sources, display.phase)
+    plan = memory_plan(experiment, sources, inputs)
+    require_fitting(plan, experiment.training)
+    return plan.total
 
 
 def _record(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.experiment import Experiment
+from dpo_bench.model.allocator import use_expandable_segments
 from dpo_bench.notes import heard
 from dpo_bench.storage import write_json, write_parquet
 from dpo_bench.sweep.context import WorkerContext
@@ -33,6 +34,7 @@ def evaluate_policy(experiment: Experiment, policy: str, display: Display) -> Po
         "training": experiment.training.model_copy(update={"lora": None}),
     }
     measured = experiment.model_copy(update=changes)
+    use_expandable_segments()
     with display, heard(lambda note: display.note(note.text, warning=note.is_warning)):
         context = WorkerContext(measured, find_sources(measured, display.phase), display.phase)
         found = context.evaluator.evaluate(context.policy, display.phase)

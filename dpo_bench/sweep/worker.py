@@ -170,10 +170,12 @@ def load_losses(plugins: Sequence[Path], losses: bytes, threads: int) -> None:
 
 
 def _prepare(job: Job, voice: _Voice, meet: Callable[[], Ranks] | None) -> WorkerContext | None:
+    from dpo_bench.model.allocator import use_expandable_segments
     from dpo_bench.model.ranks import Ranks
     from dpo_bench.sweep.context import WorkerContext
 
     try:
+        use_expandable_segments()
         ranks = meet() if meet else Ranks()
         ranks.call(load_losses, job.plugins, job.losses, job.threads)
         context = WorkerContext(job.experiment, job.sources, voice.progress, ranks)

@@ -20,6 +20,7 @@ from dpo_bench.data.batches import step_order
 from dpo_bench.model.logprobs import LogprobBackend
 from dpo_bench.model.ranks import Ranks
 from dpo_bench.training.checkpoint import load_tensors, save_tensors
+from dpo_bench.training.fitting_step import FittingGradient
 from dpo_bench.training.inputs import LossInputBuilder
 from dpo_bench.training.optimizer import build_optimizer, learning_rate, moments
 from dpo_bench.training.reference_model import CachedReference
@@ -65,12 +66,13 @@ class PolicyUpdate:
         self.steps = steps
         self.reference = reference
         self.measurer = LossInputBuilder(backend, pairs, reference, objective)
-        self.gradient = StepGradient(
+        gradient = StepGradient(
             objective,
             self.measurer,
             settings.pairs_per_pass,
             backend.tokens_per_pass(settings.tokens_per_pass),
         )
+        self.gradient = FittingGradient(gradient, self._clear)
         self.order = step_order(len(pairs), settings.pairs_per_step, steps, seed)
         self.optimizer = build_optimizer(backend.model, settings, backend.optimized())
 
@@ -83,7 +85,6 @@ class PolicyUpdate:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(number, self.steps, self.settings)
-        self.optimizer.zero_grad(set_to_none=True)
         means = self.gradient(self.order[number], self._tell if number else self._tell_first)
         norm = torch.nn.utils.clip_grad_norm_(
             self.backend.optimized().values(), self.settings.max_gradient_norm
@@ -133,6 +134,9 @@ class PolicyUpdate:
         if self.reference is not None:
             found |= {f"reference.{n}": value for n, value in self.reference.state().items()}
         return found
+
+    def _clear(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _tell(self, losses: Tensor, record: PairLogps) -> Tensor:
         return pair_sums(losses, record, self.objective.continued)

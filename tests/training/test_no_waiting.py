@@ -58,7 +58,7 @@ def test_a_pass_brings_nothing_to_the_device_and_waits_for_nothing(
     llama_folder: Path, tmp_path: Path, name: str
 ) -> None:
     update = Setup(llama_folder).trainer(tmp_path, get_loss(name)).update
-    measurer, gradient = update.measurer, update.gradient
+    measurer, gradient = update.measurer, update.gradient.gradient
     inputs = measurer.inputs([3, 1, 4])
     with NoWaitingInside(), NoValuesBrought():  # type: ignore[no-untyped-call]
         record = measurer.record(inputs)

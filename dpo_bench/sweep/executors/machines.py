@@ -127,14 +127,22 @@ def choose_workers(
 
 
 def bytes_per_worker(sources: Sources, *, lora: bool) -> int:
-    """Memory of a worker besides the activations of its passes, bytes."""
+    """Memory of a worker besides the activations of its passes, bytes.
+
+    For small models, and for clusters; else the plan knows better (`dpo_bench.sweep.memory`).
+    """
     factor = LORA_BYTES_PER_WEIGHT_BYTE if lora else BYTES_PER_WEIGHT_BYTE
     return max(1, _weight_bytes(sources) * factor)
 
 
+def is_small(sources: Sources) -> bool:
+    """Whether a model is so small that neither memory nor a second thread matters."""
+    return _weight_bytes(sources) < SMALL
+
+
 def choose_threads(machines: Sequence[Machine], sources: Sources, workers: int) -> int:
     """Torch threads of each process: an equal share of the cores, no more than a machine has."""
-    if _weight_bytes(sources) < SMALL:
+    if is_small(sources):
         return 1
     on_gpus = sources.device == "cuda"
     cores = [machine.cpus for machine in machines if (machine.gpus if on_gpus else machine.cpus)]
