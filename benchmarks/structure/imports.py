@@ -11,8 +11,8 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 LAYERS = (
-    ("errors", "launcher", "version", "progress", "processor", "threads", "wording", "plugins", "storage",
-     "notes", "vader", "search_path"),
+    ("errors", "launcher", "version", "progress", "processor", "threads", "wording", "plugins",
+     "storage", "notes", "vader", "search_path"),
     ("contract",),
     ("testing",),
     ("experiment",),
