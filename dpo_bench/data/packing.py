@@ -22,6 +22,8 @@ from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 Index = NDArray[np.int64]
 BUCKET_FILL = 0.75
 """A text joins a bucket of longer ones when it fills this share of its longest."""
+INERT_TEXT = 64
+"""Tokens of the texts that fill a pass up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Pack:
             shape [response token].
         target: the response tokens' ids, likewise.
         lengths: tokens of each response, shape [response].
+        starts: first slot of each row of the buckets and the end of the last one, shape [row + 1].
         buckets: how the slots are cut into rows.
         index: which pairs these are, shape [pair]; empty where the texts are not taken from pairs.
     """
@@ -71,6 +74,7 @@ class Pack:
     state: Tensor
     target: Tensor
     lengths: Tensor
+    starts: Tensor
     buckets: tuple[Bucket, ...]
     index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
@@ -93,7 +97,7 @@ def pack_pairs(pairs: TokenizedPairs, indices: Sequence[int], fixed: int = 0) ->
         pairs: tokenized pairs.
         indices: which of them.
         fixed: the row is filled up to this number of tokens, or to the next multiple of it, with
-            texts of one token that nothing reads, and attention computes only texts of equal length
+            texts that nothing reads, and attention computes only texts of equal length
             together. Then all shapes but their number are the same whatever shares the row, and so
             are the bits of a text's log-probs, in any precision. 0: neither.
     """
@@ -135,7 +139,7 @@ def _pack(prompts: Ragged, responses: Ragged, owners: Index, fixed: int) -> Pack
     prompt_at, response_at = _places(before, after, owners)
     tokens = int(before.sum() + after.sum())
     inert = -tokens % fixed if fixed else 0
-    # The inert tokens are the last ones, each at the first place of its own text.
+    # The inert tokens are the last ones, all at the first place of a text.
     ids, positions = np.zeros((2, tokens + inert), np.int64)
     place = _ranges(prompt_at, before)
     ids[place], positions[place] = prompts.flat, _ranges(np.zeros_like(before), before)
@@ -191,8 +195,7 @@ def _slots(
     slot_of_token = np.empty(tokens_of_texts + inert, np.int64)
     token_of_slot[filled:] = np.arange(tokens_of_texts, tokens_of_texts + inert)
     slot_of_token[tokens_of_texts:] = np.arange(filled, filled + inert)
-    if inert:
-        buckets = (*buckets, Bucket(inert, 1))
+    buckets += _inert_buckets(inert)
     tokens, slots = _ranges(response_at, after), _ranges(row_at + before[owners], after)
     token_of_slot[slots], slot_of_token[tokens] = tokens, slots
     shared: list[tuple[Tensor, Tensor]] = []
@@ -206,7 +209,9 @@ def _slots(
             slot_of_token[tokens] = slots
         else:
             shared.append((torch.from_numpy(tokens), torch.from_numpy(slots)))
+    sizes = np.repeat([b.length for b in buckets], [b.rows for b in buckets]).astype(np.int64)
     return {
+        "starts": torch.from_numpy(np.concatenate([[0], sizes.cumsum()])),
         "token_of_slot": torch.from_numpy(token_of_slot),
         "slot_of_token": torch.from_numpy(slot_of_token),
         "shared_tokens": tuple(tokens for tokens, _ in shared),
@@ -225,6 +230,13 @@ def _buckets(lengths: Index, fill: float) -> tuple[Bucket, ...]:
         found.append(Bucket(rows, longest))
         start += rows
     return tuple(found)
+
+
+def _inert_buckets(tokens: int) -> tuple[Bucket, ...]:
+    """Tokens that nothing reads, in texts that are few and cost little."""
+    whole, rest = divmod(tokens, INERT_TEXT)
+    kinds = (Bucket(whole, INERT_TEXT), Bucket(1, rest))
+    return tuple(kind for kind in kinds if kind.rows and kind.length)
 
 
 def _ranges(starts: Index, lengths: Index) -> Index:

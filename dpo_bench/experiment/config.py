@@ -192,6 +192,8 @@ class Training(Section):
         Literal["auto", "none", "full"], NO_EFFECT, elsewhere("gradient_checkpointing")
     ] = "auto"
     """full: compute activations again, not keep them; auto: where memory is short on a GPU"""
+    compile: Annotated[Literal["auto", "none", "layers"], NO_EFFECT] = "auto"
+    """layers: compile each layer of the model, in bf16; auto: on a GPU"""
     steps: Annotated[Count | None, OWN, elsewhere("max_steps")] = None
     """optimizer steps"""
     epochs: Annotated[Positive | None, OWN, elsewhere("epoch", "num_train_epochs")] = None

@@ -8,6 +8,7 @@ it, whatever the architecture is called.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +25,7 @@ from dpo_bench.model.logprob_backends import (
     OwnHeadBackend,
     Sampler,
 )
-from dpo_bench.model.packed_attention import UnsupportedAttentionError
+from dpo_bench.model.packed_attention import Kernel, UnsupportedAttentionError
 from dpo_bench.model.sampling import growing_rows
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ PROBE_TOKENS = 12
 SAMPLED_TOKENS = 6
 """Tokens by which the probe of the sampler grows its texts."""
 PROBE_SEED = 20230529
+VARLEN_WORSE = 2.0
+"""How many times the error of bf16 another attention kernel may make."""
 PROBE_LOGITS = 30.0
 """Standard deviation of the logits at which the head is probed: soft-caps (30 or 50 in the models
 that have them) and scales act on logits of this size, and hardly on a fresh model's small ones."""
@@ -60,7 +63,10 @@ def choose_backend(
     _require_independent(padded, longest)
     packs = not masks_padding and _packing_is_exact(backend(model, packs=True), longest)
     sampler = _sampler(padded, longest)
-    return backend(model, precision, masks_padding=masks_padding, packs=packs, sampler=sampler)
+    chosen = backend(model, precision, masks_padding=masks_padding, packs=packs, sampler=sampler)
+    if packs and precision == "bf16" and _varlen_is_right(chosen, longest):
+        chosen.attention = "varlen"
+    return chosen
 
 
 def _require_readable(backend: LogprobBackend, longest: int) -> None:
@@ -132,6 +138,30 @@ def _packing_is_exact(backend: LogprobBackend, longest: int) -> bool:
         reason,
     )
     return False
+
+
+def _varlen_is_right(backend: LogprobBackend, longest: int) -> bool:
+    """Whether attention by the kernel for texts of any lengths is as precise as bucket by bucket.
+
+    In the precision of training: in fp32 there is no such kernel. On a CPU there is none at all.
+    """
+    rows = _probe_texts(backend.model, max(longest, PROBE_TOKENS))
+    batch = backend.response_batch([row[0] for row in rows], [row[1] for row in rows])
+
+    def found(precision: str, attention: Kernel) -> Tensor:
+        trial = copy.copy(backend)
+        trial.precision, trial.attention = precision, attention
+        return trial.logits(trial.states(batch)).log_softmax(-1)
+
+    try:
+        with torch.no_grad():
+            ours, exact = found("bf16", "varlen"), found("fp32", "buckets")
+            usual = found("bf16", "buckets")
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        log.debug("no varlen_attn for %s: %s", type(backend.model).__name__, error)
+        return False
+    off, accepted = ((one - exact).square().mean().sqrt() for one in (ours, usual))
+    return bool(off <= VARLEN_WORSE * accepted)
 
 
 def _sampler(backend: LogprobBackend, longest: int) -> Sampler:

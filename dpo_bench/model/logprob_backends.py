@@ -20,7 +20,7 @@ from dpo_bench.data.batches import Batch, Ids, pad_batch, pad_responses
 from dpo_bench.data.packing import Pack, pack_pairs, pack_responses
 from dpo_bench.model.host_memory import HostCopy
 from dpo_bench.model.linear_head import HALVES, linear_logits, wide
-from dpo_bench.model.packed_attention import packed_attention
+from dpo_bench.model.packed_attention import Kernel, keeping_pack, packed_attention
 from dpo_bench.model.ranks import ALONE
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ class LogprobBackend(ABC):
         host: has the weights while they are not used, after `leave`; None: they stay.
         shared_vocabulary: how many tokens its distributions range over, the first ones, where it is
             compared with a model that has fewer; None: all.
+        attention: how attention over packed texts is computed.
+        compiled: opens the compiled forms of the model's layers, for packed passes; None: there are
+            none.
         budget: most tokens of a forward pass where nothing else is asked for; 0: what suits the
             device.
         masters: what the optimizer changes in the place of weights in bf16; None where it changes
@@ -93,6 +96,8 @@ class LogprobBackend(ABC):
         self.most_tokens: int | None = None
         self.shared_vocabulary: int | None = None
         self.budget = 0
+        self.attention: Kernel = "buckets"
+        self.compiled: Callable[[], contextlib.AbstractContextManager[None]] | None = None
         self.masters: MasterWeights | None = None
         self.ranks = ALONE
         self.enter: Callable[..., Any] | None = None
@@ -111,6 +116,10 @@ class LogprobBackend(ABC):
         found = [self.name]
         if self.precision == "bf16":
             found.append("weights in bf16" if self.is_narrow else "autocast")
+        if self.packs and self.attention != "buckets":
+            found.append(self.attention)
+        if self.compiled is not None:
+            found.append("compiled")
         if self.fills:
             found.append(f"{self.fixed_tokens} tokens")
         if self.device.type == "cuda":
@@ -262,11 +271,15 @@ class LogprobBackend(ABC):
     def _last_states(self, inputs: Mapping[str, Any]) -> Tensor:
         """The same, where the weights are there."""
 
+    def _kept(self, values: Tensor) -> Tensor:
+        return values if self.compiled is None else keeping_pack(values)
+
     @contextlib.contextmanager
     def _inputs(self, batch: AnyBatch) -> Iterator[dict[str, Tensor]]:
         """What the model is given; while this is open it treats it as the batch needs."""
         if isinstance(batch, Pack):
-            with packed_attention(self.model, batch):
+            compiled = contextlib.nullcontext() if self.compiled is None else self.compiled()
+            with packed_attention(self.model, batch, self.attention), compiled:
                 yield {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
         elif self.masks_padding:
             yield {"input_ids": batch.input_ids, "attention_mask": attention_mask(batch)}
@@ -304,7 +317,7 @@ class HiddenStateBackend(LogprobBackend):
     def states(self, batch: AnyBatch) -> Tensor:
         """Hidden states at the response positions; shape [token, width]."""
         with self.autocast(), self._inputs(batch) as inputs:
-            hidden = self.model.base_model(**inputs).last_hidden_state
+            hidden = self._kept(self.model.base_model(**inputs).last_hidden_state)
         return at_responses(hidden, batch)
 
     @property
@@ -389,7 +402,7 @@ class FullLogitsBackend(LogprobBackend):
     def states(self, batch: AnyBatch) -> Tensor:
         """Logits at the response positions; shape [token, vocabulary]."""
         with self.autocast(), self._precise_head(), self._inputs(batch) as inputs:
-            logits = self.model(**inputs).logits
+            logits = self._kept(self.model(**inputs).logits)
         return at_responses(logits, batch).to(self.dtype)
 
     @property

@@ -74,6 +74,7 @@ def with_adapter(base: LogprobBackend, settings: LoRA, address: str) -> LogprobB
     odd = list(_not_quite_linear(base.model))
     base.model.requires_grad_(requires_grad=False)
     adapted = copy.copy(base)
+    adapted.compiled = None
     adapted.masters = None  # of its own weights there are none yet
     adapted.model = _second_tree(base.model)
     try:

@@ -21,6 +21,7 @@ from dpo_bench.model.compatibility import (
     require_positions,
     share_vocabulary,
 )
+from dpo_bench.model.compile_layers import compile_alike
 from dpo_bench.model.files import PROCESSOR
 from dpo_bench.model.load import load_model, set_cache, skeleton
 from dpo_bench.model.logprob_backends import LogprobBackend
@@ -99,6 +100,9 @@ class WorkerContext:
         if not self.ranks.alone:
             self._divide()
         self._follow_plan()
+        compiles = {"auto": sources.device == "cuda", "none": False, "layers": True}
+        if self.ranks.alone and compiles[experiment.training.compile]:
+            compile_alike([self.policy, self.reference])
         self.scorer = find_reward(experiment.evaluation, sources.device)
         self.reference_folder = self._evaluate_reference(progress)
         self.evaluator = Evaluator(

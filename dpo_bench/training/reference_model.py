@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dpo_bench.data.mismatches import Mismatches
 from dpo_bench.data.tokenized import TokenizedPairs
+from dpo_bench.model.compile_layers import compile_layers
 from dpo_bench.model.logprob_backends import AnyBatch
 from dpo_bench.model.logprobs import LogprobBackend, batch_logps, sum_by_row, token_logps
 from dpo_bench.model.master_weights import MasterWeights
@@ -155,6 +156,8 @@ class SyncedReference(CachedReference):
     def __init__(self, frozen: CachedReference, policy: LogprobBackend, settings: Training) -> None:
         require_mixable(frozen.backend.model, policy.model)
         super().__init__(copy.deepcopy(frozen.backend), frozen.pairs, *frozen.key)
+        if self.backend.compiled is not None:  # the layers that were copied
+            compile_layers(self.backend)
         if self.backend.masters is not None:  # in bf16, small moves would be lost
             self.backend.masters = MasterWeights(self.backend.model, frozen=True)
         self.every, self.rate = settings.reference_sync_steps, settings.reference_sync_rate
