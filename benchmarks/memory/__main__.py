@@ -1,4 +1,4 @@
-"""``python -m benchmarks.memory [--out DIR] [--docs FILE]``: the plan, checked, and what fits."""
+"""``python -m benchmarks.memory [--only report|docs]``: the plan, checked, and what fits."""
 
 from __future__ import annotations
 
@@ -176,28 +176,39 @@ with checkpointing and without, whole and with an adapter (`tests/model/test_pas
 
 
 def main() -> None:
-    """Write the report and the table of the documentation."""
+    """Write the report and the table of the documentation, or one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("reports/memory"))
     parser.add_argument("--docs", type=Path, default=Path("docs/scale.md"))
+    parser.add_argument("--only", choices=("report", "docs"))
     options = parser.parse_args()
     shapes = tuple(SHAPES)
-    table = "\n".join(checked(shapes[:3]))
-    options.out.mkdir(parents=True, exist_ok=True)
+    if options.only != "docs":
+        write_report(options.out, shapes[:3])
+    if options.only != "report":
+        write_docs(options.docs, shapes)
+
+
+def write_report(folder: Path, shapes: tuple[str, ...]) -> None:
+    """The plan beside the other count."""
+    folder.mkdir(parents=True, exist_ok=True)
     text = REPORT.format(
         torch=torch.__version__.partition("+")[0],
         prompt=PROMPT,
         response=RESPONSE,
         half=MEASURED // 2,
         measured=MEASURED,
-        table=table,
+        table="\n".join(checked(shapes)),
     )
-    (options.out / "README.md").write_text(text, encoding="utf-8")
-    page = options.docs.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def write_docs(page: Path, shapes: tuple[str, ...]) -> None:
+    """What fits, into its place of a page."""
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     lines = "\n".join(what_fits(shapes))
-    options.docs.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -70,8 +70,8 @@ class Setting:
 
     @property
     def narrow(self) -> bool:
-        """Whether passes compute with weights in bf16 beside masters in fp32."""
-        return self.device != "cpu" and self.precision == "bf16"
+        """Whether passes compute with weights in bf16, of which trained ones have fp32 masters."""
+        return self.precision == "bf16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +300,9 @@ def _stored(
         of_reference = sum(weights_of(reference, trained=value) for value in (True, False))
     number = BF16 if setting.narrow else FP32
     whole = number * (trained + frozen)
-    weights = whole + (FP32 * trained if setting.narrow else 0)
+    weights = whole
+    if setting.narrow:  # of divided ones FSDP2 makes the narrow copy as it goes
+        weights += (FP32 if setting.ranks == 1 else FP32 - BF16) * trained
     if copies_start:
         weights += FP32 * (trained + frozen)
     following = of_reference if settings.reference_sync_steps else 0
