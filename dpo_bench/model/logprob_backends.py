@@ -129,7 +129,7 @@ class LogprobBackend(ABC):
     @property
     def is_narrow(self) -> bool:
         """Whether what is computed with is in bf16, whatever the weights are kept in."""
-        divided = self.precision == "bf16" and self.enter is not None
+        divided = self.precision == "bf16" and not self.ranks.alone
         return divided or self.model.dtype in HALVES
 
     @property

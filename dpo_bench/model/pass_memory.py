@@ -209,13 +209,13 @@ def _measure(
         indices = [at % len(pairs) for at in range(count)]
         batch = (pack_pairs if backend.packs else pad_batch)(pairs, indices)
         with mode:
-            found = _one_pass(backend, _fake_batch(batch), device)
+            found = _one_pass(backend, fake_batch(batch), device)
         for name, value in found.items():
             points[name].append((int(pairs.sizes[indices].sum()), value))
     return PassMemory(**{name: Linear.through(*both) for name, both in points.items()})
 
 
-def _fake_batch(batch: AnyBatch) -> AnyBatch:
+def fake_batch(batch: AnyBatch) -> AnyBatch:
     """A batch whose tensors have no values; in the mode of fakes."""
     changes: dict[str, Any] = {}
     for field in fields(batch):

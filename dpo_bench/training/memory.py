@@ -8,8 +8,9 @@ while responses are sampled.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from dpo_bench.data.tokenized import TokenizedPairs
     from dpo_bench.experiment.config import Training
 
+Measure = Callable[..., PassMemory | None]
+"""`measure_pass`, or what remembers what that gave."""
 FILL = 0.85
 """Share of a GPU's memory that is planned for. The rest is for CUDA itself and the libraries, for
 pieces that are free and of the wrong size, and for what a plan does not know."""
@@ -67,8 +70,8 @@ class Setting:
 
     @property
     def narrow(self) -> bool:
-        """Whether passes compute with weights in bf16 beside masters in fp32."""
-        return self.device != "cpu" and self.precision == "bf16"
+        """Whether passes compute with weights in bf16, of which trained ones have fp32 masters."""
+        return self.precision == "bf16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +215,7 @@ def plan_memory(
     *,
     copies_start: bool = False,
     moves_reference: bool = True,
+    measure: Measure = measure_pass,
 ) -> MemoryPlan:
     """The plan with which trials are run.
 
@@ -227,13 +231,15 @@ def plan_memory(
         setting: where it runs.
         copies_start: whether a copy of the policy's first weights is kept to start again from.
         moves_reference: whether the reference may leave a GPU while the policy is trained.
+        measure: says what a pass takes; for who plans for many devices at once.
     """
     enough = min(ENOUGH_TOKENS, settings.tokens_per_pass or ENOUGH_TOKENS)
     enough = max(setting.longest, min(enough, int(settings.pairs_per_step * pairs.sizes.mean())))
     plan = None
     moves_reference &= setting.device != "cpu" and reference is not None
     stored = _stored(policy.model, reference, settings, setting, copies_start=copies_start)
-    for plan in _plans(policy, stored, settings, pairs, setting, moves=moves_reference):
+    measured = partial(measure, policy, pairs)
+    for plan in _plans(policy, stored, settings, setting, measured, moves=moves_reference):
         if plan.fits and plan.tokens >= enough:
             break
     if plan is None:
@@ -245,8 +251,8 @@ def _plans(
     policy: LogprobBackend,
     stored: Mapping[str, int],
     settings: Training,
-    pairs: TokenizedPairs,
     setting: Setting,
+    measured: Callable[..., PassMemory | None],
     *,
     moves: bool,
 ) -> Iterator[MemoryPlan]:
@@ -260,7 +266,7 @@ def _plans(
     cached = cached_bytes(policy, dtype)
     for checkpointing in ways:
         with _checkpointing(policy.model, checkpointing):
-            passing = measure_pass(policy, pairs, most, dtype, setting.device)
+            passing = measured(most, dtype, setting.device)
         for is_on_host in (False, True) if moves else (False,):
             yield MemoryPlan(
                 **stored,
@@ -294,7 +300,9 @@ def _stored(
         of_reference = sum(weights_of(reference, trained=value) for value in (True, False))
     number = BF16 if setting.narrow else FP32
     whole = number * (trained + frozen)
-    weights = whole + (FP32 * trained if setting.narrow else 0)
+    weights = whole
+    if setting.narrow:  # of divided ones FSDP2 makes the narrow copy as it goes
+        weights += (FP32 if setting.ranks == 1 else FP32 - BF16) * trained
     if copies_start:
         weights += FP32 * (trained + frozen)
     following = of_reference if settings.reference_sync_steps else 0

@@ -100,7 +100,7 @@ def _there_and_back(policy: LogprobBackend, pairs: TokenizedPairs, indices: list
 @contextlib.contextmanager
 def _gradients_there(policy: LogprobBackend) -> Iterator[None]:
     """While this is open trained weights have gradients, as from the second pass of a step on."""
-    trained = [one for one in policy.model.parameters() if one.requires_grad]
+    trained = [one for one in policy.optimized().values() if one.requires_grad]
     for one in trained:
         one.grad = torch.zeros_like(one)
     try:

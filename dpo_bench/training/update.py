@@ -136,7 +136,9 @@ class PolicyUpdate:
         return found
 
     def _clear(self) -> None:
+        """Empty all gradients, also those that a pass that broke off left beside the masters'."""
         self.optimizer.zero_grad(set_to_none=True)
+        self.backend.model.zero_grad(set_to_none=True)
 
     def _tell(self, losses: Tensor, record: PairLogps) -> Tensor:
         return pair_sums(losses, record, self.objective.continued)

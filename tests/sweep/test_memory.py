@@ -19,6 +19,7 @@ from dpo_bench.sweep.inputs import prepare_inputs
 from dpo_bench.sweep.memory import GIB, describe_plan, memory_plan, on_gpu_of, require_fitting
 from dpo_bench.sweep.preview import print_plan
 from dpo_bench.sweep.sources import find_sources
+from dpo_bench.training.probe import confirmed_tokens
 from tests.sweep.small_context import small_context
 
 
@@ -128,8 +129,11 @@ def test_a_worker_on_a_gpu_follows_its_plan(
         "_plan",
         lambda self: planned(self.experiment, self.sources, self.inputs),
     )
-    probe: Any = vars(context_module)["confirmed_tokens"]
-    monkeypatch.setattr(context_module, "confirmed_tokens", lambda *a: probe(*a, measured))
+    monkeypatch.setattr(
+        context_module,
+        "confirmed_tokens",
+        lambda plan, policy, pairs: confirmed_tokens(plan, policy, pairs, measured),
+    )
     context = small_context(llama_folder, pairs_file, steps=1, evaluation={})
     assert context.policy.tokens_per_pass() == context.reference.tokens_per_pass() == 700
     context.reset_policy(0)
