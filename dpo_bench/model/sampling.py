@@ -75,7 +75,8 @@ class SamplingPlan:
         end_tokens: ids that end a response.
         seed: of the uniform numbers.
         stream: name of the stream; other streams of the same seed are independent.
-        rows_per_batch: responses sampled at once.
+        rows_per_batch: most responses sampled at once.
+        part: which of the samples are taken; None: all. Each is the same in any part.
     """
 
     samples: int
@@ -85,6 +86,7 @@ class SamplingPlan:
     seed: int
     stream: str
     rows_per_batch: int
+    part: range | None = None
 
 
 def uniforms(plan: SamplingPlan, prompts: int) -> NDArray[np.float64]:
@@ -100,7 +102,7 @@ def sample_responses(
     progress: Progress = quiet,
     only: Sequence[int] | None = None,
 ) -> list[Response]:
-    """Sample ``plan.samples`` responses to each prompt.
+    """Sample the plan's responses to each prompt.
 
     Args:
         backend: a model with its kernel path.
@@ -117,7 +119,8 @@ def sample_responses(
     # Neighbors in length share a batch, which keeps the padding small.
     wanted = range(len(prompts)) if only is None else only
     order = sorted(wanted, key=lambda index: len(prompts[index]))
-    rows = [(index, sample) for index in order for sample in range(plan.samples)]
+    part = range(plan.samples) if plan.part is None else plan.part
+    rows = [(index, sample) for index in order for sample in part]
     task = _Task(backend, prompts, rows, numbers, plan)
     decode = _in_slots if backend.sampler == "continuous" else _in_batches
     found: list[Response] = []
