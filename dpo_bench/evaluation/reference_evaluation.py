@@ -8,7 +8,7 @@ same numbers a policy near the reference would meet its own words, and ties woul
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import pandas as pd
 from dpo_bench.analysis.bootstrap import Array, bootstrap, bootstrap_mean, resample_weights
 from dpo_bench.analysis.frontier import Frontier, best_of_n
 from dpo_bench.evaluation.diagnostics import decay, distinct_by_prompt, repetitions
+from dpo_bench.evaluation.reference_precision import excess_error, opponents_needed, rounds
 from dpo_bench.evaluation.responses import draw_responses, sequence_kl
 from dpo_bench.model.sampling import Response, SamplingPlan
 from dpo_bench.progress import Progress, quiet
@@ -37,9 +38,9 @@ class ReferenceEvaluation:
     """What the trials need of the reference.
 
     Attributes:
-        rewards: of the opponents, shape [prompt, reference_samples]; None without a reward.
+        rewards: of the opponents, shape [prompt, opponent]; None without a reward.
         chosen_rewards: of the dataset's chosen responses, shape [prompt]; None without a reward.
-        responses: texts of the opponents, [prompt][reference_samples].
+        responses: texts of the opponents, [prompt][opponent].
         chosen: texts of the dataset's chosen responses, [prompt].
         own: a row per response from the policies' own stream: prompt_id, sample, response, tokens,
             finished, repetition.
@@ -105,8 +106,10 @@ class _Visit:
     def weights(self) -> Array:
         return resample_weights(len(self.prompts), self.options.resamples, self.options.seed)
 
-    def draw(self, stream: str, samples: int) -> tuple[list[Response], pd.DataFrame]:
-        """Responses with their rewards."""
+    def draw(
+        self, stream: str, samples: int, part: range | None = None
+    ) -> tuple[list[Response], pd.DataFrame]:
+        """Responses with their rewards; a part of them, or all."""
         plan = sampling_plan(
             self.options, self.end_tokens, stream, samples, self.options.temperature
         )
@@ -114,11 +117,37 @@ class _Visit:
             self.reference,
             self.tokenizer,
             self.prompts,
-            plan,
+            replace(plan, part=part),
             lambda _, done, total: self.progress("reference: sampling", done, total),
         )
+        self.progress("reference: rewards", 0, len(table))
         table["reward"] = self.score(table["prompt_id"], table["response"])
         return responses, table
+
+    def opponents(self, own: pd.DataFrame) -> pd.DataFrame:
+        """The opponents with their rewards, as many as the asked precision needs.
+
+        The first ones of a round are those of the round before, so that fewer are the first of
+        more.
+
+        Args:
+            own: the reference's responses from the policies' own stream.
+        """
+        most, precision = self.options.reference_samples, self.options.reference_precision
+        if precision is None:
+            return self.draw("opponents", most)[1]
+        needed = opponents_needed(self.options, self.scorer)
+        if needed is not None:
+            return self.draw("opponents", most, range(needed))[1]
+        tables: list[pd.DataFrame] = []
+        rewards = own["reward"].to_numpy(np.float64).reshape(len(self.prompts), -1)
+        for taken in rounds(most):
+            tables.append(self.draw("opponents", most, taken)[1])
+            found = pd.concat(tables).sort_values(["prompt_id", "sample"], ignore_index=True)
+            against = found["reward"].to_numpy(np.float64).reshape(len(self.prompts), -1)
+            if excess_error(rewards, against) <= precision:
+                break
+        return found
 
     def score(self, prompts: Iterable[int], responses: Iterable[str]) -> Array | float:
         """Rewards of responses to the prompts of these indices; NaN where nothing gives numbers."""
@@ -164,7 +193,13 @@ class _Visit:
         if np.isfinite(variety).all():
             metrics["distinct_2"] = bootstrap_mean(variety, weights).as_dict()
         if self.options.temperature == 1:
-            scores = sequence_kl(self.reference, self.reference, self.prompts, responses)
+            scores = sequence_kl(
+                self.reference,
+                self.reference,
+                self.prompts,
+                responses,
+                lambda _, done, total: self.progress("reference: entropy", done, total),
+            )
             own = own.assign(entropy=scores.entropy)
             sums = own.groupby("prompt_id")[["entropy", "tokens"]].sum().to_numpy(np.float64)
             ratio = bootstrap(lambda means: means[:, 0] / means[:, 1], sums, weights)
@@ -190,8 +225,8 @@ def evaluate_reference(
         TrialError: the judge fails on too many.
     """
     visit = _Visit(reference, tokenizer, end_tokens, prompts, scorer, options, progress)
-    _, opponents = visit.draw("opponents", options.reference_samples)
     responses, own = visit.draw("policy", options.samples_per_prompt)
+    opponents = visit.opponents(own)
     own["repetition"] = repetitions(responses)
     chosen = pd.DataFrame(
         {

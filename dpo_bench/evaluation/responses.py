@@ -10,6 +10,7 @@ import numpy as np
 from dpo_bench.model.logprob_backends import common_path
 from dpo_bench.model.logprobs import LogprobBackend, score, sum_by_row
 from dpo_bench.model.out_of_memory import in_passes
+from dpo_bench.model.rounded_copy import rounded
 from dpo_bench.model.sampling import Response, SamplingPlan, sample_responses
 from dpo_bench.progress import Progress, quiet
 
@@ -66,7 +67,8 @@ def sample(
     """
     ranks = backend.ranks
     if ranks.alone:
-        return sample_responses(backend, prompts, plan, progress)
+        with rounded(backend) as sampling:
+            return sample_responses(sampling, prompts, plan, progress)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     shares = [order[rank :: ranks.size] for rank in range(ranks.size)]
     found = ranks.spread(

@@ -268,8 +268,12 @@ class Evaluation(Section):
     """of the responses that the reward sees; the KL is always taken at temperature 1"""
     reference_samples: Annotated[int, Field(ge=4)] = 64
     """reference responses per prompt: opponents, optimal frontier and best-of-n"""
+    reference_precision: Annotated[Positive | None, OMITTED] = None
+    """take only so many of them that a win rate's standard error is at most this share above what
+    any number would give, such as 0.1: 4, 8, 16 ... of each prompt; unset: all"""
     rows_per_batch: Annotated[Count, NO_EFFECT] = 512
-    """responses sampled at once; never changes the result"""
+    """most responses sampled at once, fewer where a GPU's memory says so; never changes the
+    result"""
     seed: int = 0
     """seed of the sampling, the same for every policy"""
     resamples: Annotated[int, Field(ge=100)] = 2000

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 AnyBatch = Batch | Pack
-Sampler = Literal["batched", "equal", "uncached"]
+Sampler = Literal["continuous", "batched", "equal", "uncached"]
 CPU_TOKENS = (512, 2048)
 CPU_WORK = 1 << 30
 """Parameters times tokens of a forward pass on a CPU: enough for its calls to cost little beside
@@ -257,18 +257,20 @@ class LogprobBackend(ABC):
     def body(self) -> Any:
         """The part of the model that `last_states` calls."""
 
-    def last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+    def last_states(self, inputs: Mapping[str, Any], ends: Tensor | None = None) -> Tensor:
         """What `logits` needs to predict the token behind each row; shape [row, anything].
 
         So tokens are drawn from the logits that score them, at their precision.
 
         Args:
             inputs: of `body`.
+            ends: the tokens behind which it is predicted, counted over all rows; shape [text];
+                None: the last of each row.
         """
-        return self.run(self._last_states, inputs)
+        return self.run(self._last_states, inputs, ends)
 
     @abstractmethod
-    def _last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+    def _last_states(self, inputs: Mapping[str, Any], ends: Tensor | None) -> Tensor:
         """The same, where the weights are there."""
 
     def _kept(self, values: Tensor) -> Tensor:
@@ -325,11 +327,10 @@ class HiddenStateBackend(LogprobBackend):
         """The base transformer."""
         return self.model.base_model
 
-    def _last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+    def _last_states(self, inputs: Mapping[str, Any], ends: Tensor | None) -> Tensor:
         """Hidden states at the last position; shape [row, width]."""
         with self.autocast():
-            hidden: Tensor = self.body(**inputs).last_hidden_state[:, -1]
-        return hidden
+            return at_ends(self.body(**inputs).last_hidden_state, ends)
 
     def _logits(self, states: Tensor) -> Tensor:
         """What the output embedding makes of hidden states; shape [token, vocabulary]."""
@@ -410,10 +411,10 @@ class FullLogitsBackend(LogprobBackend):
         """The model."""
         return self.model
 
-    def _last_states(self, inputs: Mapping[str, Any]) -> Tensor:
+    def _last_states(self, inputs: Mapping[str, Any], ends: Tensor | None) -> Tensor:
         """Logits at the last position; shape [row, vocabulary]."""
         with self.autocast(), self._precise_head():
-            logits: Tensor = self.model(**inputs).logits[:, -1]
+            logits = at_ends(self.model(**inputs).logits, ends)
         return logits.to(self.dtype)
 
     def _logits(self, states: Tensor) -> Tensor:
@@ -453,6 +454,11 @@ def at_responses(values: Tensor, batch: AnyBatch) -> Tensor:
         return values[0].index_select(0, batch.state)
     index = batch.row * batch.input_ids.shape[1] + batch.position
     return values.flatten(0, 1).index_select(0, index)
+
+
+def at_ends(values: Tensor, ends: Tensor | None) -> Tensor:
+    """Entries at tokens counted over all rows, or at each row's last; see `last_states`."""
+    return values[:, -1] if ends is None else values.flatten(0, 1).index_select(0, ends)
 
 
 def attention_mask(batch: Batch) -> Tensor:

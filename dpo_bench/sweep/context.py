@@ -12,6 +12,7 @@ from dpo_bench.contract import get_loss
 from dpo_bench.data.resample import bootstrap_pairs
 from dpo_bench.evaluation.policy import Evaluator
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, evaluate_reference
+from dpo_bench.evaluation.reference_precision import opponents_needed
 from dpo_bench.experiment.fields import DIGESTED, NO_EFFECT, POLICY_ONLY, without
 from dpo_bench.experiment.identity import RECIPE
 from dpo_bench.model.activation_checkpointing import checkpoint_layers
@@ -276,8 +277,12 @@ class WorkerContext:
     def _evaluate_reference(self, progress: Progress) -> Path:
         """The folder of the reference's evaluation, made when the cache lacks it."""
         options = self.experiment.evaluation
+        asked = {}
+        if options.reference_precision is not None:
+            asked = {"opponents": opponents_needed(options, self.scorer)}
         key = digest(
             {
+                **asked,
                 "recipe": RECIPE,
                 "reference": self.sources.content.reference,
                 "tokenizer": self.sources.content.policy,

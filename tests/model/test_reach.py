@@ -101,7 +101,9 @@ def test_their_texts_are_exact(tmp_path: Path, kind: str, *, lora: bool, tied: b
     # Prompts of unlike lengths are padded on the left, where Qwen2-VL has positions of three parts.
     outcome = tried(tmp_path, kind, lora=lora, tie_word_embeddings=tied)
     assert outcome.verdict == "right", outcome
-    assert (outcome.log_probs, outcome.sampling) == ("hidden/packed", "batched")
+    # Mllama alone has so many parameters that slots are the quickest.
+    quickest = "continuous" if kind == "mllama" else "batched"
+    assert (outcome.log_probs, outcome.sampling) == ("hidden/packed", quickest)
 
 
 @pytest.mark.parametrize("kind", TOWERS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,21 @@ import pytest
 import torch
 from scipy import stats
 
+from dpo_bench.model import sampling
 from dpo_bench.model.choose_backend import choose_backend
+from dpo_bench.model.growing_rows import growing_rows
+from dpo_bench.model.logprob_backends import LogprobBackend, Sampler
 from dpo_bench.model.sampling import (
+    Response,
     SamplingPlan,
     draw,
-    growing_rows,
     sample_responses,
     uniforms,
 )
+from dpo_bench.model.slot_rows import SlotRows
+from tests.model.architectures import tiny_model
+
+choose_backend_module = sys.modules[choose_backend.__module__]
 
 PLAN = SamplingPlan(
     samples=3,
@@ -77,6 +86,89 @@ def test_the_batch_size_changes_nothing(model: Any, rows: int) -> None:
     assert run(model, dataclasses.replace(PLAN, rows_per_batch=rows)) == run(model)
 
 
+ENDING = dataclasses.replace(PLAN, samples=9, end_tokens=frozenset(range(0, 400, 9)))
+"""A plan under which responses end at all times."""
+
+
+def by(way: Sampler, backend: LogprobBackend, plan: SamplingPlan = ENDING) -> list[Response]:
+    backend = copy.copy(backend)
+    backend.sampler = way
+    return sample_responses(backend, PROMPTS, plan)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3", "opt", "cohere", "granite"])
+def test_slots_give_the_same_tokens_with_any_number_of_rows(architecture: str) -> None:
+    backend = choose_backend(tiny_model(architecture, torch.float32))
+    plan = dataclasses.replace(ENDING, end_tokens=frozenset(range(0, 61, 9)))
+    expected = by("uncached", backend, plan)
+    assert len({len(response.tokens) for response in expected}) > 3
+    for rows in (1, 3, 7, 512):
+        found = by("continuous", backend, dataclasses.replace(plan, rows_per_batch=rows))
+        assert found == expected, rows
+
+
+def test_slots_give_the_same_tokens_when_ended_rows_are_seen_late(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where rows go on for up to so many tokens behind their ends."""
+    backend = choose_backend(model)
+    expected = by("batched", backend)
+    monkeypatch.setattr(sampling, "LOOK_EVERY", {"cpu": 16})
+    for rows in (3, 512):
+        plan = dataclasses.replace(ENDING, rows_per_batch=rows)
+        assert by("continuous", backend, plan) == expected
+
+
+def test_a_prompt_is_read_once_for_all_of_its_responses(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    whole = SlotRows.read
+
+    def counted(self: SlotRows, prompts: Any) -> Any:
+        read.extend(map(len, prompts))
+        return whole(self, prompts)
+
+    monkeypatch.setattr(SlotRows, "read", counted)
+    by("continuous", choose_backend(model), dataclasses.replace(ENDING, rows_per_batch=2))
+    assert sorted(read) == sorted(map(len, PROMPTS))
+
+
+def test_only_some_prompts_get_the_responses_that_they_get_among_all(model: Any) -> None:
+    backend = choose_backend(model)
+    backend.sampler = "continuous"
+    some = sample_responses(backend, PROMPTS, ENDING, only=[2, 0])
+    assert some == [one for one in by("batched", backend) if one.prompt_id in {0, 2}]
+    assert sample_responses(backend, PROMPTS, ENDING, only=[]) == []
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sampler"), [("llama", "continuous"), ("gpt2", "continuous")]
+)
+def test_models_that_are_not_tiny_are_sampled_in_slots(
+    architecture: str, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(architecture)
+    assert choose_backend(model).sampler == "batched"
+    monkeypatch.setattr(choose_backend_module, "TINY", 0)
+    assert choose_backend(model).sampler == sampler
+
+
+@pytest.mark.parametrize("architecture", ["bloom", "gemma2", "mamba"])
+def test_attention_of_another_kind_is_seen(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose_backend_module, "TINY", 0)
+    assert choose_backend(tiny_model(architecture)).sampler in {"batched", "equal"}
+
+
+def test_a_window_shorter_than_the_texts_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose_backend_module, "TINY", 0)
+    model = tiny_model("mistral", sliding_window=32)
+    assert choose_backend(model, longest=33).sampler != "continuous"
+    assert choose_backend(model, longest=32).sampler == "continuous"
+
+
 def test_a_response_ends_with_an_end_token_or_at_the_limit(model: Any) -> None:
     likely_end = dataclasses.replace(PLAN, samples=40, end_tokens=frozenset(range(0, 400, 10)))
     responses = run(model, likely_end)
@@ -118,7 +210,7 @@ def test_in_bf16_tokens_are_drawn_from_the_logits_that_score_them(model: Any) ->
     backend = choose_backend(model, "bf16")
     prompt = [5, 6, 7, 11]
     with torch.inference_mode():
-        drawn_from = backend.logits(growing_rows(backend, [prompt], backend.sampler).states())
+        drawn_from = backend.logits(growing_rows(backend, [prompt], "batched").states())
         scored = backend.logits(backend.states(backend.response_batch([prompt], [[9]])))
         with backend.autocast():
             whole = model(input_ids=torch.tensor([prompt])).logits[:, -1].float()
