@@ -1,0 +1,1 @@
+"""How long a study may take, worked out from operations, bytes and the memory plan."""
