@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 AT_ONCE = 64
 """Requests under way: the server puts them into one batch."""
 TRIES = 4
+WAIT = 1.0
+"""Seconds before the second try; twice as many before each further one."""
 SECONDS = 600.0
 """That one request may take."""
 CHECKED = 8
@@ -243,7 +245,7 @@ class ServerSampler:
                     return json.loads(text)
                 except ValueError:
                     return text.decode(errors="replace")
-            time.sleep(2**attempt)
+            time.sleep(WAIT * 2**attempt)
         raise AssertionError("the last try returns or raises")
 
     def _refused(self, request: urllib.request.Request, reason: str) -> EnvironmentProblem:

@@ -29,7 +29,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, model: Any) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.models = {"served": model}
+        self.models: dict[str, Any] = {"served": model}
         self.lock = threading.Lock()
         self.requests: list[tuple[str, Any]] = []
         self.gives_ids = True

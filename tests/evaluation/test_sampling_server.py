@@ -46,7 +46,7 @@ PLAN = SamplingPlan(
 @pytest.fixture(autouse=True)
 def folder_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPO_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sampling_server.time, "sleep", lambda _: None)
+    monkeypatch.setattr(sampling_server, "WAIT", 0.0)
 
 
 @pytest.fixture(scope="module")
