@@ -236,10 +236,10 @@ class ServerSampler:
             except urllib.error.HTTPError as error:
                 told = " ".join(error.read().decode(errors="replace").split())[:300]
                 if error.code < 500 or attempt == TRIES - 1:
-                    raise self._refused(request, f"{error.code} {told}") from error
+                    raise self._problem(request, f"says {error.code}: {told}") from error
             except (urllib.error.URLError, OSError) as error:
                 if attempt == TRIES - 1:
-                    raise self._refused(request, str(error)) from error
+                    raise self._problem(request, f"does not answer: {error}") from error
             else:
                 try:
                     return json.loads(text)
@@ -248,16 +248,20 @@ class ServerSampler:
             time.sleep(WAIT * 2**attempt)
         raise AssertionError("the last try returns or raises")
 
-    def _refused(self, request: urllib.request.Request, reason: str) -> EnvironmentProblem:
-        hint = ""
-        if "lora_adapter" in request.full_url:
-            hint = (
+    def _problem(self, request: urllib.request.Request, reason: str) -> EnvironmentProblem:
+        path = request.full_url.removeprefix(f"{self.url}/")
+        needed = {
+            "completions": (
+                ". A server is needed that speaks vLLM's completions, with token ids in and out: "
+                "text that is tokenized again has another KL"
+            ),
+            "load_lora_adapter": (
                 ". vLLM takes adapters when it is started with --enable-lora, --max-lora-rank and "
-                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, and must see the folder of the cache"
-            )
-        return EnvironmentProblem(
-            f"evaluation.sampler: {request.full_url} does not answer: {reason}{hint}."
-        )
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, and must be able to read the cache's folder"
+            ),
+        }
+        hint = needed.get(path, "") if reason.startswith("says 4") else ""
+        return EnvironmentProblem(f"evaluation.sampler: {request.full_url} {reason}{hint}.")
 
 
 def _response(

@@ -23,6 +23,7 @@ class Server(ThreadingHTTPServer):
         requests: what it was sent, path and body.
         gives_ids: whether it answers with token ids, as vLLM does from 0.10.2 on.
         keeps_end: whether the end token stands among them.
+        takes_adapters: whether it has vLLM's calls for them.
         failures: how many of the next requests fail with status 503.
     """
 
@@ -34,6 +35,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, Any]] = []
         self.gives_ids = True
         self.keeps_end = True
+        self.takes_adapters = True
         self.failures = 0
 
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
@@ -44,10 +46,10 @@ class Server(ThreadingHTTPServer):
                 self.failures -= 1
                 return 503, "busy"
             if path == "/v1/models":
-                base = {"id": "served"}
-                return 200, {
-                    "data": [base, *({"id": n, "parent": "served"} for n in self.models)][:1]
-                }
+                adapters = [{"id": name, "parent": "served"} for name in [*self.models][1:]]
+                return 200, {"data": [{"id": "served"}, *adapters]}
+            if path.endswith("lora_adapter") and not self.takes_adapters:
+                return 404, {"detail": "Not Found"}
             if path == "/v1/load_lora_adapter":
                 from peft import PeftModel
 

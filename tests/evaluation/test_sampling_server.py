@@ -30,6 +30,8 @@ from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.sources import find_sources
 from tests.evaluation.completions_server import Server, serving
 from tests.model.architectures import tiny_model
+from tests.rewards.test_serve import save_one_word_model
+from tests.rewards.test_serve import serving as running_transformers_serve
 
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14]]
 PLAN = SamplingPlan(
@@ -165,13 +167,35 @@ def test_a_busy_server_is_asked_again(server: Server, backend: LogprobBackend) -
     server.failures = 2
     assert ServerSampler(server.url)(backend, PROMPTS, PLAN) == expected
     server.failures = 1000
-    with pytest.raises(EnvironmentProblem, match="503 busy"):
+    with pytest.raises(EnvironmentProblem, match="says 503: busy"):
         ServerSampler(server.url)(backend, PROMPTS, PLAN)
 
 
 def test_no_server_is_said_in_a_line(backend: LogprobBackend) -> None:
     with pytest.raises(EnvironmentProblem, match=r"127.0.0.1:1/v1/models does not answer"):
         ServerSampler("http://127.0.0.1:1/v1")(backend, PROMPTS, PLAN)
+
+
+@pytest.mark.slow
+def test_transformers_serve_takes_no_token_ids(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    save_one_word_model(tmp_path / "model", "A")
+    factory: Any = AutoModelForCausalLM
+    backend = choose_backend(factory.from_pretrained(tmp_path / "model").eval())
+    with (
+        running_transformers_serve(tmp_path / "model") as (url, _),
+        pytest.raises(EnvironmentProblem, match="with token ids in and out"),
+    ):
+        ServerSampler(url)(backend, PROMPTS, PLAN)
+
+
+def test_a_server_that_takes_no_adapters_is_told_how(
+    server: Server, backend: LogprobBackend
+) -> None:
+    server.takes_adapters = False
+    with pytest.raises(EnvironmentProblem, match=r"says 404: .*--enable-lora"):
+        ServerSampler(server.url)(adapted(backend), PROMPTS, PLAN)
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host/v1", "http://me:secret@host/v1"])
