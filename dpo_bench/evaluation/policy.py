@@ -16,8 +16,9 @@ from dpo_bench.analysis.estimate import Estimate
 from dpo_bench.analysis.frontier import Frontier
 from dpo_bench.evaluation.compute import PolicyMetrics
 from dpo_bench.evaluation.diagnostics import repetitions
+from dpo_bench.evaluation.engines import find_engine
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation, sampling_plan
-from dpo_bench.evaluation.responses import draw_responses, sample, sequence_kl
+from dpo_bench.evaluation.responses import draw_responses, sequence_kl
 from dpo_bench.model.logprobs import LogprobBackend, sum_by_row, token_logps
 from dpo_bench.model.out_of_memory import in_passes
 from dpo_bench.progress import Progress, quiet
@@ -78,6 +79,7 @@ class Evaluator:
         self.prompts = prompts
         self.scoring = make_scoring(scorer, prompts.prompts, evaluation, options.judge_opponents)
         self.options = options
+        self.engine = find_engine(options)
         self.weights = resample_weights(len(prompts), options.resamples, options.seed)
         self.frontier = (
             Frontier(evaluation.rewards)
@@ -129,7 +131,7 @@ class Evaluator:
         """
         tokens = self.prompts.tokens[:prompts]
         plan = sampling_plan(self.options, self.end_tokens, "policy", 1, 1.0)
-        responses = sample(policy, tokens, plan, progress)
+        responses = self.engine(policy, tokens, plan, progress)
         kl = sequence_kl(policy, self.reference, self.prompts, responses, progress).kl
         if len(kl) == 1:
             return float(kl[0]), float("nan")
@@ -169,7 +171,9 @@ class Evaluator:
         plan = sampling_plan(
             self.options, self.end_tokens, stream, self.options.samples_per_prompt, temperature
         )
-        return draw_responses(policy, self.tokenizer, self.prompts, plan, progress)
+        return draw_responses(
+            policy, self.tokenizer, self.prompts, plan, progress, engine=self.engine
+        )
 
     def _heldout(self, policy: LogprobBackend, progress: Progress) -> pd.DataFrame:
         pairs = self.prompts.pairs

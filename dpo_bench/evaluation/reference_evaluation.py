@@ -18,6 +18,7 @@ import pandas as pd
 from dpo_bench.analysis.bootstrap import Array, bootstrap, bootstrap_mean, resample_weights
 from dpo_bench.analysis.frontier import Frontier, best_of_n
 from dpo_bench.evaluation.diagnostics import decay, distinct_by_prompt, repetitions
+from dpo_bench.evaluation.engines import find_engine
 from dpo_bench.evaluation.reference_precision import excess_error, opponents_needed, rounds
 from dpo_bench.evaluation.responses import draw_responses, sequence_kl
 from dpo_bench.model.sampling import Response, SamplingPlan
@@ -119,6 +120,7 @@ class _Visit:
             self.prompts,
             replace(plan, part=part),
             lambda _, done, total: self.progress("reference: sampling", done, total),
+            engine=find_engine(self.options),
         )
         self.progress("reference: rewards", 0, len(table))
         table["reward"] = self.score(table["prompt_id"], table["response"])

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dpo_bench.evaluation.engines import Engine, builtin
 from dpo_bench.model.logprob_backends import common_path
 from dpo_bench.model.logprobs import LogprobBackend, score, sum_by_row
 from dpo_bench.model.out_of_memory import in_passes
-from dpo_bench.model.rounded_copy import rounded
-from dpo_bench.model.sampling import Response, SamplingPlan, sample_responses
+from dpo_bench.model.sampling import Response, SamplingPlan
 from dpo_bench.progress import Progress, quiet
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def draw_responses(
     prompts: EvaluationPrompts,
     plan: SamplingPlan,
     progress: Progress = quiet,
+    *,
+    engine: Engine = builtin,
 ) -> tuple[list[Response], pd.DataFrame]:
     """Sample responses; returns them with a table of their texts.
 
@@ -35,7 +37,7 @@ def draw_responses(
     """
     import pandas as pd
 
-    responses = sample(backend, prompts.tokens, plan, progress)
+    responses = engine(backend, prompts.tokens, plan, progress)
     # The end token is no part of the text; other special tokens are what the policy really wrote,
     # but no reward expects them.
     texts = tokenizer.batch_decode(
@@ -53,43 +55,6 @@ def draw_responses(
         }
     )
     return responses, table
-
-
-def sample(
-    backend: LogprobBackend,
-    prompts: Sequence[Sequence[int]],
-    plan: SamplingPlan,
-    progress: Progress = quiet,
-) -> list[Response]:
-    """Responses to each prompt, the prompts dealt to all ranks, each of which has all weights then.
-
-    See `sample_responses`.
-    """
-    ranks = backend.ranks
-    if ranks.alone:
-        with rounded(backend) as sampling:
-            return sample_responses(sampling, prompts, plan, progress)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    shares = [order[rank :: ranks.size] for rank in range(ranks.size)]
-    found = ranks.spread(
-        _sample_share,
-        shares,
-        backend,
-        list(prompts),
-        plan,
-        after=lambda _: progress("sampling", len(prompts), len(prompts)),
-    )
-    both = (response for share in found for response in share)
-    return sorted(both, key=lambda response: (response.prompt_id, response.sample))
-
-
-def _sample_share(
-    backend: LogprobBackend, prompts: Sequence[Sequence[int]], plan: SamplingPlan, only: list[int]
-) -> list[Response]:
-    from dpo_bench.model.sharded import whole
-
-    with whole(backend):
-        return sample_responses(backend, prompts, plan, only=only)
 
 
 class SequenceScores(NamedTuple):

@@ -271,6 +271,11 @@ class Evaluation(Section):
     reference_precision: Annotated[Positive | None, OMITTED] = None
     """take only so many of them that a win rate's standard error is at most this share above what
     any number would give, such as 0.1: 4, 8, 16 ... of each prompt; unset: all"""
+    sampler: Annotated[Literal["builtin", "openai"], OMITTED] = "builtin"
+    """builtin | openai:URL: a server such as vLLM samples the reference and adapters;
+    docs/sampling.md"""
+    sampler_url: Annotated[str, NO_EFFECT] = ""
+    """address of that server; openai:URL sets it"""
     rows_per_batch: Annotated[Count, NO_EFFECT] = 512
     """most responses sampled at once, fewer where a GPU's memory says so; never changes the
     result"""
@@ -321,6 +326,16 @@ class Evaluation(Section):
     """US dollars per million tokens that the judge writes; unset: no cost is worked out"""
     judge_round_robin: Annotated[bool, NO_EFFECT, Only("judge")] = False
     """also judge every trial against every other: prompts x trials x (trials - 1) requests"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _engine(cls, values: Any) -> Any:
+        name = values.get("sampler") if isinstance(values, dict) else None
+        if isinstance(name, str) and name.startswith("openai:"):
+            return {**values, "sampler": "openai", "sampler_url": name.removeprefix("openai:")}
+        if name == "openai" and not values.get("sampler_url"):
+            raise ValueError("sampler: give the server's address too, openai:URL")
+        return values
 
 
 class Comparison(Section):
@@ -481,6 +496,15 @@ class Experiment(Section):
         if not isinstance(names, list | tuple):
             return names
         return [{"name": entry} if isinstance(entry, str) else entry for entry in names]
+
+    @model_validator(mode="after")
+    def _weights_reach_the_sampler(self) -> Experiment:
+        if self.evaluation.sampler != "builtin" and self.training.lora is None:
+            raise ValueError(
+                "evaluation.sampler: a running server can be given a policy only as an adapter; "
+                "set training.lora, or evaluation.sampler = builtin"
+            )
+        return self
 
     def has(self, kind: Kind) -> bool:
         """Whether it has what the keys marked ``Only(kind)`` matter with."""

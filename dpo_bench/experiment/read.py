@@ -207,4 +207,4 @@ def documented_keys() -> Iterator[tuple[str, str, str]]:
     for key in walk(Experiment):
         if _has_value(key):
             default = "required" if key.field.is_required() else repr(key.field.default)
-            yield key.path, default, key.field.description or ""
+            yield key.path, default, " ".join((key.field.description or "").split())

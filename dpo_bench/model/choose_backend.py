@@ -37,7 +37,7 @@ SAMPLED_TOKENS = 6
 TINY = 1 << 19
 """Parameters below which slots save nothing on a CPU. Measured in CPU time against ``batched``: the
 embedded world (64 thousand parameters) 1.14 for 512 responses in one batch and .93 for 4,096 in
-eight; models of 1.3 to 6 million parameters .40 to .90; SmolLM2 .88."""
+eight; models of 1.3 to 6 million parameters .40 to .90; SmolLM2 .66 to .88."""
 PROBE_SEED = 20230529
 VARLEN_WORSE = 2.0
 """How many times the error of bf16 another attention kernel may make."""

@@ -126,10 +126,11 @@ class WorkerContext:
     @property
     def computing(self) -> dict[str, str]:
         """How log-probs are computed and responses sampled, in words."""
+        sampler = self.experiment.evaluation.sampler
         return {
             "architecture": self._architecture,
             "log_probs": self.policy.name,
-            "sampling": self.policy.sampler,
+            "sampling": self.policy.sampler if sampler == "builtin" else sampler,
         }
 
     def reset_policy(self, seed: int) -> None:

@@ -85,8 +85,11 @@ def _label(series: Sequence[LossCurve], index: int) -> str:
 
 def _measured(results: SweepResults, experiment: Experiment | None) -> dict[str, Any]:
     """What notes and appendix say of rewards, intervals and curves."""
+    met = results.reference.samples
     return {
         "judge": results.judge,
+        # As many as were asked for, or as a precision took.
+        "opponents": int(met["sample"].max()) + 1 if len(met) else 0,
         "has_reward": results.has_reward,
         "prompts_known": results.prompts_known,
         "resamples": results.resamples,

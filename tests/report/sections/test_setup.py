@@ -105,6 +105,40 @@ def test_clean_data_has_no_caveat(view_of: ViewOf) -> None:
     assert "Left out" not in text
 
 
+def test_a_server_that_sampled_is_said_wherever_seeds_are(view_of: ViewOf) -> None:
+    view = view_of("clean")
+    own = dict(method_notes(view.results, view.experiment, view.curves))["Shared conditions"]
+    assert "same sampling seeds" in own
+    assert "server" not in " ".join(setup_of(view.results, view).caveats)
+    results = with_settings(
+        view,
+        evaluation__sampler="openai",
+        evaluation__sampler_url="http://a/v1",
+        training__lora={"rank": 2},
+    )
+    assert "sampled by a server" in " ".join(setup_of(results, view).caveats)
+    experiment = read_experiment(results)
+    shared = dict(method_notes(results, experiment, view.curves))["Shared conditions"]
+    assert "sampled by a server" in shared
+    assert "sampling seeds" not in shared
+    told = appendix(results, experiment, view.series, view.comparison)[1]
+    assert "sampled by a server" in told
+    assert "sampling seeds" not in told
+
+
+def test_as_many_opponents_are_named_as_were_taken(view_of: ViewOf) -> None:
+    view = view_of("two_seeds")  # 16 of each prompt
+    results = with_settings(
+        view, evaluation__reference_samples=64, evaluation__reference_precision=0.1
+    )
+    experiment = read_experiment(results)
+    notes = " ".join(dict(method_notes(results, experiment, view.curves)).values())
+    told = appendix(results, experiment, view.series, view.comparison)[1]
+    assert "all 16 reference responses" in notes
+    assert "16 reference responses" in told
+    assert "64 reference" not in notes + told
+
+
 def test_another_temperature_is_said_in_caveat_and_methods(view_of: ViewOf) -> None:
     view = view_of("clean")
     results = with_settings(view, evaluation__temperature=0.7)
