@@ -28,8 +28,8 @@ FIRST = 3
 """Ids below are special."""
 POINTS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 QUANTILES = {
-    "UltraFeedback-like": ((8, 20, 55, 100, 180, 380, 512), (10, 60, 200, 310, 410, 500, 512)),
-    "HH-like": ((10, 25, 65, 110, 170, 290, 450), (3, 8, 25, 50, 85, 160, 300)),
+    "UltraFeedback-like": ((8, 18, 45, 80, 155, 340, 512), (10, 60, 200, 310, 410, 500, 512)),
+    "HH-like": ((10, 20, 50, 95, 155, 280, 420), (3, 8, 25, 50, 85, 160, 300)),
 }
 """Tokens of a prompt and of a response at `POINTS` of their distributions, straight lines between.
 Means are about 125 and 300, and 125 and 60. They stand for the two data sets and were not counted
@@ -64,12 +64,12 @@ class Bench:
     @property
     def warm(self) -> int:
         """Steps that are made before any is timed."""
-        return 1 if self.dry else 3
+        return 1 if self.dry else 2
 
     @property
     def timed(self) -> int:
         """Steps that are timed."""
-        return 2 if self.dry else 8
+        return 2 if self.dry else 6
 
     @property
     def steps(self) -> int:
@@ -159,7 +159,8 @@ class Work:
         each = 6 if self.trains_all else 4
         width, layers = self.shape["hidden_size"], self.shape["num_hidden_layers"]
         attention = 3 * 4 * layers * width * float(seen.sum())
-        return each * (self.layer_weights * tokens + self.head_weights * responses) + attention
+        matrices = self.layer_weights * tokens + self.head_weights * responses
+        return float(each * matrices + attention)
 
     def bytes_of_weights(self) -> int:
         """Bytes in bf16 that a token's forward pass reads."""

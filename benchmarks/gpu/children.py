@@ -23,7 +23,6 @@ LINES = "lines.jsonl"
 PRELOAD = (
     "benchmarks.gpu.jobs",
     "datasets",
-    "peft",
     "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",
     "transformers.tokenization_utils_tokenizers",
@@ -72,7 +71,8 @@ def attempt(number: int, bench: Bench, folder: Path, turn: int) -> None:
             assert job.run is not None
             job.run(bench, say, **job.options)
         except Exception as error:  # whatever a contender fails of is its result
-            traceback.print_exc()
+            traceback.print_exc(file=log)
+            log.flush()
             text = " ".join(str(error).split())[:300]
             status = f"failed: {type(error).__name__}: {text}"
     say({"status": status})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 import warnings
 from typing import Any
@@ -81,7 +82,7 @@ def peak(device: str) -> dict[str, int]:
 def seconds_of(work: Any, device: str, repeats: int = 10) -> float:
     """Median seconds of a call, after one that is not counted."""
     work()
-    found = []
+    found: list[float] = []
     for _ in range(repeats):
         if device == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -94,7 +95,7 @@ def seconds_of(work: Any, device: str, repeats: int = 10) -> float:
             started = time.perf_counter()
             work()
             found.append(time.perf_counter() - started)
-    return sorted(found)[len(found) // 2]
+    return statistics.median(found)
 
 
 def gemm_tflops(device: str, *, dry: bool) -> float:

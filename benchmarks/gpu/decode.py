@@ -12,6 +12,7 @@ import torch
 from benchmarks.gpu.bench import PAD, Bench, Work
 from benchmarks.gpu.clock import peak, reset_peak
 from benchmarks.gpu.ours import backend
+from benchmarks.gpu.peers import first_that_fits
 from dpo_bench.model.narrow_weights import narrow_weights
 from dpo_bench.model.rounded_copy import rounded
 from dpo_bench.model.sampling import SamplingPlan, sample_responses
@@ -52,36 +53,45 @@ def ours(bench: Bench, say: Say, shape: str) -> None:
 
 
 def generate(bench: Bench, say: Say, shape: str) -> None:
-    """transformers' ``generate``, weights in bf16, all rows at once."""
-    shaped = bench.shape(shape)
-    prompts = _prompts(bench, shaped["vocab_size"])
+    """transformers' ``generate``, weights in bf16, as many rows at once as fit."""
+    prompts = _prompts(bench, bench.shape(shape)["vocab_size"])
     model = bench.model(shape, torch.bfloat16)
-    longest, rows = max(map(len, prompts)), [one for one in prompts for _ in range(SAMPLES)]
+    rows = [one for one in prompts for _ in range(SAMPLES)]
+
+    def attempt(size: int) -> None:
+        def run(tokens: int) -> int:
+            parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+            return sum(_generated(bench, model, part, tokens) for part in parts)
+
+        with torch.inference_mode():
+            run(2)
+            how = {"sampler": "generate", "rows_at_once": size}
+            _timed(bench, say, shape, prompts, run, how)
+
+    sizes = [len(rows) >> halvings for halvings in range(4)]
+    if not first_that_fits(sizes, attempt):
+        raise RuntimeError(f"not even {sizes[-1]} rows at once fit")
+
+
+def _generated(bench: Bench, model: Any, rows: list[list[int]], tokens: int) -> int:
+    """Number of tokens that ``generate`` gives to some rows, padded on the left."""
+    longest = max(map(len, rows))
     padded = np.full((len(rows), longest), PAD, np.int64)
     mask = np.zeros_like(padded)
     for row, prompt in enumerate(rows):
         padded[row, longest - len(prompt) :] = prompt
         mask[row, longest - len(prompt) :] = 1
-    given = {
-        "input_ids": torch.from_numpy(padded).to(bench.device),
-        "attention_mask": torch.from_numpy(mask).to(bench.device),
-    }
-
-    def run(tokens: int) -> int:
-        found = model.generate(
-            **given,
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            use_cache=True,
-            pad_token_id=PAD,
-        )
-        return int(found[:, longest:].numel())
-
-    with torch.inference_mode():
-        run(2)
-        _timed(bench, say, shape, prompts, run, {"sampler": "generate"})
+    found = model.generate(
+        input_ids=torch.from_numpy(padded).to(bench.device),
+        attention_mask=torch.from_numpy(mask).to(bench.device),
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        use_cache=True,
+        pad_token_id=PAD,
+    )
+    return int(found[:, longest:].numel())
 
 
 def _timed(

@@ -60,7 +60,9 @@ class Job:
         absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
         if absent:
             return f"{' and '.join(absent)} not installed"
-        return "" if self.run else "no way to run it from here: it is no package with a trainer"
+        if self.run is None:
+            return "a repository of scripts, no package; the packed loop packs alike"
+        return ""
 
 
 def _training(shape: str, lengths: str, seconds: float, *, lora: bool = False) -> list[Job]:
@@ -86,7 +88,7 @@ def _training(shape: str, lengths: str, seconds: float, *, lora: bool = False) -
 
 
 def _packed(shape: str, lengths: str, seconds: float) -> Job:
-    task = {"shape": shape, "lengths": lengths}
+    task: dict[str, Any] = {"shape": shape, "lengths": lengths}
     return Job("training", PACKED, seconds, peers.packed_loop, options=task, **task)
 
 
@@ -101,13 +103,13 @@ def _decode(shape: str, seconds: float) -> list[Job]:
 JOBS: tuple[Job, ...] = (
     Job("card", "", 45, card.measure),
     Job("gates", OURS, 75, gates.measure),
-    *_training(MIDDLE, ULTRA, 90),
+    *_training(MIDDLE, ULTRA, 110),
     _packed(MIDDLE, ULTRA, 60),
     Job("training", OPEN_INSTRUCT, 60, None, MIDDLE, ULTRA),
     *_training(MIDDLE, HH, 60),
-    *_training(LARGE, ULTRA, 100, lora=True),
+    *_training(LARGE, ULTRA, 110, lora=True),
     *_decode(MIDDLE, 40),
     *_decode(LARGE, 60),
-    *_training(SMALL, ULTRA, 45),
     Job("sweep", OURS, 75, sweep.three_trials),
+    *_training(SMALL, ULTRA, 60),
 )

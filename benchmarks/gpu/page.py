@@ -147,6 +147,13 @@ def _training(run: Run) -> Iterator[str]:
         "everybody: what a trainer does twice is no work. The peak is the card's measured one. "
         "`s before`: models, reference's log-probs where they are computed before, compilation."
     )
+    beside = [line["card_tflops"] for job in JOBS for line in run.of(job, "card_tflops")]
+    if beside:
+        yield ""
+        yield (
+            "The card changed little or much meanwhile: that product ran at "
+            f"{min(beside):,.3g} to {max(beside):,.3g} TFLOP/s beside the contenders."
+        )
 
 
 def _trained(run: Run, job: Job, ours: float | None, peak: float | None) -> str:

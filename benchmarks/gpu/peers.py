@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -50,13 +51,13 @@ def trl(bench: Bench, say: Say, shape: str, lengths: str, *, tuned: bool, lora: 
         _trl(bench, say, shape, lengths, lora=lora, options=options, dtype=dtype)
 
     sizes = [size for size in TRIED if size <= bench.pairs_per_step]
-    if _first_that_fits(sizes, attempt):
+    if first_that_fits(sizes, attempt):
         return
     options = {**best, **_batch(bench, bench.pairs_per_pass)}
     _trl(bench, say, shape, lengths, lora=lora, options=options, dtype=dtype)
 
 
-def _first_that_fits(sizes: Sequence[int], attempt: Callable[[int], None]) -> bool:
+def first_that_fits(sizes: Sequence[int], attempt: Callable[[int], None]) -> bool:
     """Try sizes until the memory suffices; whether one did."""
     for size in sizes:
         try:
@@ -146,11 +147,11 @@ def _trainer(
 
     from tests.tiny import save_tokenizer
 
-    class Told(TrainerCallback):  # type: ignore[misc]
+    class Told(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.tick()
 
-    class Unshuffled(DPOTrainer):  # type: ignore[misc]
+    class Unshuffled(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
@@ -158,7 +159,7 @@ def _trainer(
             return SequentialSampler(cast("Any", self.train_dataset))
 
     order = step_order(len(pairs), bench.pairs_per_step, bench.steps, seed=0)
-    save_tokenizer(folder, ["a few words for a tokenizer that is never asked"])  # type: ignore[arg-type]
+    save_tokenizer(Path(folder), ["a few words for a tokenizer that is never asked"])
     adapter = LoraConfig(r=LORA_RANK, lora_alpha=32, target_modules="all-linear")
     return Unshuffled(
         model,
@@ -181,7 +182,7 @@ def packed_loop(bench: Bench, say: Say, shape: str, lengths: str) -> None:
     def attempt(tokens: int) -> None:
         _packed(bench, say, shape, lengths, tokens)
 
-    if not _first_that_fits(PACKED_TOKENS, attempt):
+    if not first_that_fits(PACKED_TOKENS, attempt):
         raise RuntimeError(f"not even passes of {PACKED_TOKENS[-1]} tokens fit")
 
 
@@ -246,10 +247,11 @@ def _passes(pairs: TokenizedPairs, step: Sequence[int], tokens: int) -> Iterator
 
 def _logps(bench: Bench, model: Any, pairs: TokenizedPairs, part: Sequence[int]) -> Tensor:
     """Log-probs of chosen and rejected responses; shape [2, pair]."""
-    ids, places, asked, owner = [], [], [], []
+    ids: list[Any] = []
+    places, asked, owner = [], [], []
     for number, (side, index) in enumerate(itertools.product((1, 2), part)):
         prompt, response = pairs.pair(index)[0], pairs.pair(index)[side]
-        start = sum(map(len, ids))
+        start = sum(len(one) for one in ids)
         ids.append(np.concatenate([prompt, response]))
         places.append(np.arange(len(ids[-1])))
         asked.append(start + len(prompt) - 1 + np.arange(len(response)))
@@ -264,4 +266,5 @@ def _logps(bench: Bench, model: Any, pairs: TokenizedPairs, part: Sequence[int])
             input_ids=rows[None], position_ids=positions[None], logits_to_keep=where
         ).logits[0]
     every = logits.float().log_softmax(-1).gather(-1, rows[where + 1, None]).squeeze(-1)
-    return every.new_zeros(2 * len(part)).index_add(0, owners, every).view(2, -1)
+    sums: Tensor = every.new_zeros(2 * len(part)).index_add(0, owners, every)
+    return sums.view(2, -1)
