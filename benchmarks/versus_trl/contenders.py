@@ -120,7 +120,7 @@ class Peer:
         # Its sampler is switched off: both see the pairs in the order of this project's seed 0.
         pairs, workload = prepared.load_pairs(), prepared.workload
         order = step_order(len(pairs), workload.pairs_per_step, workload.steps, seed=0)
-        self.dataset = Dataset.from_dict(_columns(pairs.take([*itertools.chain(*order)])))
+        self.dataset = Dataset.from_dict(columns(pairs.take([*itertools.chain(*order)])))
         self.out = tempfile.mkdtemp(prefix="trl-")
 
     def trial(self, loss: str, beta: float, log_every: int | None = None) -> Run:
@@ -203,7 +203,7 @@ CONTENDERS: dict[str, type[Any]] = {
 }
 
 
-def _columns(pairs: TokenizedPairs) -> dict[str, list[list[int]]]:
+def columns(pairs: TokenizedPairs) -> dict[str, list[list[int]]]:
     sides = {"prompt_ids": pairs.prompt, "chosen_ids": pairs.chosen, "rejected_ids": pairs.rejected}
     return {
         name: [np.asarray(side[index]).tolist() for index in range(len(side))]

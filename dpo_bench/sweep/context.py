@@ -27,6 +27,7 @@ from dpo_bench.model.files import PROCESSOR
 from dpo_bench.model.load import load_model, set_cache, skeleton
 from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
+from dpo_bench.model.mapped_weights import map_weights, worth_mapping
 from dpo_bench.model.narrow_weights import narrow_weights
 from dpo_bench.model.ranks import Ranks
 from dpo_bench.model.reference_cache import reference_logps
@@ -86,8 +87,7 @@ class WorkerContext:
         for line in describe(self.inputs, experiment):
             log.info("%s", line)
         self.plan = self._plan()
-        self.reference = self.load(sources.reference)
-        self.reference.model.requires_grad_(requires_grad=False)
+        self.reference = self._frozen(sources.reference)
         self._narrow(self.reference)
         self.policy = self._starting_policy()
         share_vocabulary(self.policy, self.reference)
@@ -183,10 +183,18 @@ class WorkerContext:
             policy = self.load(sources.policy)
         else:
             same = sources.policy.digest == sources.reference.digest
-            base = self.reference if same else self.load(sources.policy)
+            base = self.reference if same else self._frozen(sources.policy)
             policy = with_adapter(base, lora, sources.policy.address)
         self._narrow(policy)
         return policy
+
+    def _frozen(self, folder: ModelFolder) -> LogprobBackend:
+        """A model that no trial changes; workers of one machine share its weights on a CPU."""
+        backend = self.load(folder)
+        backend.model.requires_grad_(requires_grad=False)
+        if self.ranks.alone and worth_mapping(backend.model, self.sources.precision):
+            map_weights(backend.model, folder.digest)
+        return backend
 
     def _narrow(self, backend: LogprobBackend) -> None:
         """Put weights into bf16 where that is the precision; FSDP2 does so with divided ones."""

@@ -11,6 +11,7 @@ from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.experiment.identity import plan_trials
 from dpo_bench.model.load import skeleton
 from dpo_bench.model.lora import with_adapter
+from dpo_bench.model.mapped_weights import LEAST_BYTES
 from dpo_bench.model.pass_memory import skeleton_backend
 from dpo_bench.sweep.executors.machines import available_memory
 from dpo_bench.training.memory import MemoryPlan, Setting, plan_memory
@@ -73,6 +74,19 @@ def device_memory(device: str, ranks: int = 1) -> int:
     import torch
 
     return int(torch.cuda.mem_get_info()[1])
+
+
+def shared_bytes(plan: MemoryPlan, training: Training) -> int:
+    """Bytes that all workers of a machine have together; see `dpo_bench.model.mapped_weights`."""
+    setting = plan.setting
+    if setting.device != "cpu" or setting.narrow or setting.ranks > 1:
+        return 0
+    frozen = plan.reference
+    if training.reference_sync_steps:  # the copy that follows is each worker's own
+        frozen //= 2
+    if training.lora is not None:
+        frozen += plan.weights - plan.gradients
+    return frozen if frozen >= LEAST_BYTES else 0
 
 
 def require_fitting(plan: MemoryPlan, training: Training) -> None:

@@ -35,7 +35,14 @@ from dpo_bench.sweep.estimate import Size, estimate, evaluations, in_words, matr
 from dpo_bench.sweep.executors.machines import choose_workers, count_gpus, this_machine
 from dpo_bench.sweep.inputs import Inputs, describe, prepare_inputs
 from dpo_bench.sweep.judging import count_questions, describe_cost, describe_questions
-from dpo_bench.sweep.memory import GIB, describe_plan, memory_plan, on_gpu_of, require_fitting
+from dpo_bench.sweep.memory import (
+    GIB,
+    describe_plan,
+    memory_plan,
+    on_gpu_of,
+    require_fitting,
+    shared_bytes,
+)
 from dpo_bench.sweep.power import TrialSeconds
 from dpo_bench.sweep.sources import Sources, find_sources, preferences_source
 from dpo_bench.training.input_builders import require_margins
@@ -134,7 +141,8 @@ def print_plan(
         each = experiment.training.gpus_per_trial
         machines = [this_machine(count_gpus() if gpu_memory is None else each)]
         need = found.plan.total
-        workers = choose_workers(machines, found.sources, forecast.most, need, each)
+        common = shared_bytes(found.plan, experiment.training)
+        workers = choose_workers(machines, found.sources, forecast.most, need, each, shared=common)
     seconds = _print_cost(found, console, forecast=forecast, workers=workers)
     for line in describe_plan(found.plan):
         _say(console, line)

@@ -30,7 +30,7 @@ from dpo_bench.sweep.executors.machines import (
     is_small,
 )
 from dpo_bench.sweep.inputs import prepare_inputs
-from dpo_bench.sweep.memory import memory_plan, require_fitting
+from dpo_bench.sweep.memory import memory_plan, require_fitting, shared_bytes
 from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.results import reported_when_interrupted, write_results
 from dpo_bench.sweep.round_robin import write_opponents
@@ -239,9 +239,11 @@ def _run_missing(
             write_manifest(folder, manifest)
 
     machines = executor.machines()
-    need = _bytes_of_worker(request.experiment, sources, display)
+    need, common = _bytes_of_worker(request.experiment, sources, display)
     each = request.experiment.training.gpus_per_trial
-    workers = request.workers or choose_workers(machines, sources, schedule.expected, need, each)
+    workers = request.workers or choose_workers(
+        machines, sources, schedule.expected, need, each, shared=common
+    )
     threads = choose_threads(machines, sources, workers * each)
     job = Job(
         request.experiment,
@@ -265,18 +267,18 @@ def _run_missing(
     pool.run()
 
 
-def _bytes_of_worker(experiment: Experiment, sources: Sources, display: Display) -> int:
-    """Memory of a worker; on a GPU each worker plans for its own.
+def _bytes_of_worker(experiment: Experiment, sources: Sources, display: Display) -> tuple[int, int]:
+    """Memory of a worker, and what of it all workers share; on a GPU each plans for its own.
 
     Raises:
         EnvironmentProblem: this machine has not so much.
     """
     if sources.device != "cpu" or is_small(sources):
-        return bytes_per_worker(sources, lora=experiment.training.lora is not None)
+        return bytes_per_worker(sources, lora=experiment.training.lora is not None), 0
     inputs = prepare_inputs(experiment, sources, display.phase)
     plan = memory_plan(experiment, sources, inputs)
     require_fitting(plan, experiment.training)
-    return plan.total
+    return plan.total, shared_bytes(plan, experiment.training)
 
 
 def _record(

@@ -11,11 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dpo_bench.contract import get_loss
 from dpo_bench.experiment.read import validate
+from dpo_bench.model import mapped_weights
 from dpo_bench.model.load import load_model
 from dpo_bench.storage import cache_root
 from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.sources import find_sources
+from dpo_bench.training.trainer import Trainer
+from dpo_bench.training.weights import trained_weights
 from tests.conftest import tiny_folder
 
 
@@ -71,6 +75,41 @@ def test_the_reference_is_computed_once_whatever_is_swept(
         assert context.training_reference is not None
         assert torch.equal(context.training_reference.all_sums.chosen, sums.chosen)
     assert entries() == kept
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_a_trial_over_weights_that_workers_share_has_the_same_bits(
+    lora: dict[str, int] | None,
+    llama_folder: Path,
+    pairs_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two trials of one worker: the second begins where the first did."""
+    found = []
+    for least in (mapped_weights.LEAST_BYTES, 1):
+        monkeypatch.setattr(mapped_weights, "LEAST_BYTES", least)
+        training = {"steps": 2, "learning_rate": 1e-2, **({"lora": lora} if lora else {})}
+        context, _ = open_bench(llama_folder, pairs_file, training=training)
+        for trial in ("first", "second"):
+            context.reset_policy(0)
+            trainer = Trainer(
+                context.policy,
+                get_loss("dpo").at({"beta": 0.1}),
+                pairs=context.inputs.pairs,
+                reference=context.training_reference,
+                settings=context.experiment.training,
+                seed=0,
+                checkpoint=tmp_path / f"{least} {trial}",
+            )
+            metrics = trainer.run().metrics
+            weights = trained_weights(context.policy.model)
+            found.append((metrics, {name: one.clone() for name, one in weights.items()}))
+    assert len(list(cache_root().glob("mapped-weights/*"))) == 1
+    (expected, weights), *others = found
+    for metrics, after in others:
+        assert metrics.equals(expected)
+        assert all(torch.equal(one, after[name]) for name, one in weights.items())
 
 
 def test_policy_and_reference_go_the_same_way(llama_folder: Path, pairs_file: Path) -> None:

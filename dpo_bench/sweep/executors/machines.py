@@ -96,6 +96,8 @@ def choose_workers(
     trials: int,
     need: int | None = None,
     processes: int = 1,
+    *,
+    shared: int = 0,
 ) -> int:
     """One worker per GPU; on CPUs one single-threaded worker per core, as far as memory goes.
 
@@ -107,6 +109,7 @@ def choose_workers(
         trials: how many there are to do.
         need: bytes of memory of a worker.
         processes: of each worker, all of one machine; see ``training.gpus_per_trial``.
+        shared: bytes of that which all workers of a machine have together, on a CPU.
 
     Raises:
         EnvironmentProblem: no machine has so many GPUs.
@@ -119,11 +122,13 @@ def choose_workers(
             f"training.gpus_per_trial = {processes}, and no machine here has more than {most} GPU: "
             "lower it."
         )
+    own = max(1, need - shared)
     places = [
-        (machine.gpus if on_gpus else min(machine.cpus, machine.memory // need)) // processes
+        (machine.gpus if on_gpus else min(machine.cpus, (machine.memory - shared) // own))
+        // processes
         for machine in machines
     ]
-    return max(1, min(sum(places), trials))
+    return max(1, min(sum(max(0, place) for place in places), trials))
 
 
 def bytes_per_worker(sources: Sources, *, lora: bool) -> int:

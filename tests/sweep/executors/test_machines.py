@@ -41,6 +41,13 @@ def test_on_cpus_cores_memory_and_trials_are_limits(sources: Any) -> None:
     assert choose_workers([Machine(8, 0, GIGABYTE)], sources, trials=100) == 1
 
 
+def test_what_workers_share_counts_once(sources: Any) -> None:
+    """Of 10 bytes 4 are there for all: 22 hold them and three times the other 6."""
+    for memory, workers in ((22, 3), (21, 2), (10, 1), (3, 1)):
+        machine = Machine(8, 0, memory)
+        assert choose_workers([machine], sources, trials=9, need=10, shared=4) == workers
+
+
 def test_on_gpus_there_is_one_worker_for_each(sources: Any) -> None:
     sources.device = "cuda"
     cluster = [Machine(16, 0, GIGABYTE), Machine(64, 8, GIGABYTE), Machine(64, 4, GIGABYTE)]
