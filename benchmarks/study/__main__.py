@@ -19,15 +19,20 @@ CARD_BYTES = 80 * GIB
 OPERATIONS, BANDWIDTH = 989e12, 3.35e12
 """Of an H100 SXM as its maker gives them: bf16 operations and bytes per second."""
 SHARES = (0.45, 0.2)
-"""Of these operations that training and scoring reach: what is aimed at, and what published trainers
-of DPO reach at 7B."""
+"""Of these operations that training and scoring reach: what is aimed at, and what published
+trainers of DPO reach at 7B."""
 ABOVE_FLOOR = (2.0, 8.0)
-"""How many times what the bandwidth allows sampling takes: what is aimed at, and without any care."""
+"""How many times what the bandwidth allows sampling takes: what is aimed at, and at the worst."""
 TRIALS, PAIRS, PROMPTS, SAMPLES, NEW_TOKENS = 40, 10_000, 512, 2, 512
 REFERENCE_SAMPLES = 64
 GPUS, RANKS = (1, 8, 64), (1, 2, 4, 8)
-CASES = (("1B (Llama 3.2)", None), ("8B (Llama 3)", 16), ("8B (Llama 3)", None))
-CASES += (("70B (Llama 3)", 16), ("70B (Llama 3)", None))
+CASES: tuple[tuple[str, int | None], ...] = (
+    ("1B (Llama 3.2)", None),
+    ("8B (Llama 3)", 16),
+    ("8B (Llama 3)", None),
+    ("70B (Llama 3)", 16),
+    ("70B (Llama 3)", None),
+)
 BEGIN, END = "<!-- a study: written by python -m benchmarks.study -->", "<!-- end of the study -->"
 
 

@@ -115,6 +115,11 @@ def run(
         KeyboardInterrupt: Ctrl-C; what was running has been saved.
     """
     request = replace(request, experiment=_as_launched(request.experiment))
+    if request.executor == "ray" and request.experiment.training.gpus_per_trial > 1:
+        raise ConfigurationError(
+            "training.gpus_per_trial goes with --executor local or a launcher (torchrun), not with "
+            "ray, whose workers have one GPU each: leave out one of them."
+        )
     opening = make_executor(request.executor, request.folder.resolve(), request.workers)
     store = Store(request.folder)
     planned = _planned(request.experiment)
