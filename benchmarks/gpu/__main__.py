@@ -96,6 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry", action="store_true", help="tiny, on a CPU: does everything run?")
     parser.add_argument("--page", type=Path, help="only write the page of this folder")
     options = parser.parse_args(arguments)
+    if options.page and not (options.page / LINES).is_file():
+        print(f"{options.page} has no {LINES}: give the --out of a run", file=sys.stderr)
+        return 2
     if options.page:
         write_page(options.page, LINES)
         return 0

@@ -62,12 +62,12 @@ def set_up(bench: Bench, shape: str, pairs: TokenizedPairs, *, lora: bool) -> Pa
         lora=LoRA(rank=LORA_RANK) if lora else None,
     )
     reference = backend(bench, shape, pairs.longest)
+    reference.model.requires_grad_(requires_grad=False)
+    narrow_weights(reference)
     if lora:
         policy = with_adapter(reference, LoRA(rank=LORA_RANK), "benchmark")
     else:
         policy = backend(bench, shape, pairs.longest)
-    reference.model.requires_grad_(requires_grad=False)
-    narrow_weights(reference)
     narrow_weights(policy)
     policy.packs = reference.packs = policy.packs and reference.packs
     plan = _plan(bench, shape, settings, pairs)

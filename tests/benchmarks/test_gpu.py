@@ -89,6 +89,13 @@ def test_a_page_is_made_of_a_run_that_was_cut_short(tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text() == page
 
 
+def test_a_folder_without_a_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.main(["--page", str(tmp_path)]) == 2
+    assert "give the --out of a run" in capsys.readouterr().err
+
+
 def sleeps(bench: Bench, say: Callable[[dict[str, Any]], None]) -> None:
     say({"began": True})
     time.sleep(60)
