@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from dpo_bench.model.logprobs import score, sum_by_row
 from dpo_bench.reproduce.record import PublishedRow, Reproduced
 
+Found = TypeVar("Found")
 GAUSSIANS = {
     0.1: (("k1", 0.0, 20.0, 0.5), ("k2", 0.0025, 1.42, 0.005), ("k3", 0.0, 1.42, 0.005)),
     1.0: (("k1", 0.0, 2.0, 0.005), ("k2", 0.25, 1.73, 0.005), ("k3", 0.0, 1.70, 0.005)),
@@ -64,6 +66,16 @@ class MarkovModel:
     """
 
     table: Tensor
+    fills = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.table.device
+
+    def run(self, function: Callable[..., Found], *arguments: Any) -> Found:
+        """Call a function that uses the model: its table is simply there."""
+        return function(*arguments)
 
     @property
     def vocabulary(self) -> int:
