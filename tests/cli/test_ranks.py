@@ -48,7 +48,9 @@ def assert_close(one: pd.DataFrame, other: pd.DataFrame) -> None:
             assert one[name].equals(other[name]), name
 
 
-@pytest.mark.parametrize("adapter", [(), ("--set=training.lora.rank=2",)])
+@pytest.mark.parametrize(
+    "adapter", [(), pytest.param(("--set=training.lora.rank=2",), marks=pytest.mark.slow)]
+)
 def test_a_sweep_on_two_processes_a_trial_equals_that_on_one(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: tuple[str, ...]
 ) -> None:
@@ -83,7 +85,7 @@ def assert_same_model(one: Path, other: Path) -> None:
         torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_rank_is_a_failed_trial_that_goes_on_from_its_checkpoint(
     arguments: list[str], tmp_path: Path, rank: int
 ) -> None:

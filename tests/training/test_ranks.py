@@ -139,7 +139,7 @@ def all_cases(folders: dict[str, Path]) -> list[Case]:
     ]
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_on_several_ranks_equals_that_of_one_process(
     folders: dict[str, Path], tmp_path: Path, size: int
 ) -> None:
