@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -81,24 +81,39 @@ def packed_attention(
         pack: what it is about to be given.
         kernel: how it is computed.
     """
+    outer = _current.pack, _current.ticket
+    opened = pack if isinstance(pack, OpenPack) else OpenPack(pack, kernel)
+    _current.pack, _current.ticket = opened, opened.ticket
+    try:
+        with attending_by(model, NAME, _attend):
+            yield
+    finally:
+        _current.pack, _current.ticket = outer
+
+
+@contextlib.contextmanager
+def attending_by(model: Any, name: str, attend: Callable[..., Any]) -> Iterator[None]:
+    """While this is open a model calls another function for its attention.
+
+    Args:
+        model: of transformers; its configuration is put back afterwards.
+        name: what the function is registered by.
+        attend: as transformers calls attention.
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, _attend)
+    AttentionInterface.register(name, attend)
     # Of a model of several kinds of input the text's configuration lies inside the other.
     # (set_attn_implementation would walk over all modules.)
     configs = (model.config, model.config.get_text_config())
     before = [config._attn_implementation for config in configs]  # noqa: SLF001
-    outer = _current.pack, _current.ticket
-    opened = pack if isinstance(pack, OpenPack) else OpenPack(pack, kernel)
-    _current.pack, _current.ticket = opened, opened.ticket
     for config in configs:
-        config._attn_implementation = NAME  # noqa: SLF001
+        config._attn_implementation = name  # noqa: SLF001
     try:
         yield
     finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name  # noqa: SLF001
-        _current.pack, _current.ticket = outer
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation = own  # noqa: SLF001
 
 
 def open_pack() -> OpenPack | None:
@@ -143,7 +158,7 @@ def _attend(  # noqa: PLR0917  # transformers calls it so
     opened = _current.pack
     if opened is None:
         raise LookupError("no pack is open")
-    _require_plain(opened.longest, attention_mask, dropout, options)
+    require_plain(opened.longest, attention_mask, dropout, options)
     return _attention(query, key, value, opened, scaling), None
 
 
@@ -180,9 +195,20 @@ def _by_bucket(rows: list[Tensor], pack: Pack, scaling: float | None) -> Tensor:
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _require_plain(
+def require_plain(
     longest: int, mask: Tensor | None, dropout: float, options: dict[str, Any]
 ) -> None:
+    """Refuse what a model asks for beyond causal attention within texts of at most so many tokens.
+
+    Args:
+        longest: tokens of the longest text.
+        mask: as transformers hands it over; likewise the others.
+        dropout: a probability.
+        options: further arguments by name; a window is taken out of them.
+
+    Raises:
+        UnsupportedAttentionError: it asks for more.
+    """
     window = options.pop("sliding_window", None)
     unknown = [
         name

@@ -17,7 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from dpo_bench.model.packed_attention import HARMLESS, UnsupportedAttentionError
+from dpo_bench.model.packed_attention import (
+    UnsupportedAttentionError,
+    attending_by,
+    require_plain,
+)
 
 NAME = "dpo_bench_slots"
 FREE_SHARE = 0.7
@@ -155,20 +159,11 @@ def attending(model: Any, kind: Reading | Growing) -> Iterator[None]:
         model: of transformers; its configuration is put back afterwards.
         kind: the pass.
     """
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, _attend)
-    # As `packed_attention` does.
-    configs = (model.config, model.config.get_text_config())
-    before = [config._attn_implementation for config in configs]  # noqa: SLF001
     token = _pass.set(kind)
-    for config in configs:
-        config._attn_implementation = NAME  # noqa: SLF001
     try:
-        yield
+        with attending_by(model, NAME, _attend):
+            yield
     finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name  # noqa: SLF001
         _pass.reset(token)
 
 
@@ -185,26 +180,8 @@ def _attend(  # noqa: PLR0917  # transformers calls it so
     """Attention of a pass; [text, head, token, width] -> [text, token, head, width]."""
     kind = _pass.get()
     width = kind.width if isinstance(kind, Growing) else key.shape[2]
-    _require_plain(width, attention_mask, dropout, options)
+    require_plain(width, attention_mask, dropout, options)
     return kind.attend(query, key, value, scaling).transpose(1, 2), None
-
-
-def _require_plain(
-    width: int, mask: Tensor | None, dropout: float, options: dict[str, Any]
-) -> None:
-    window = options.pop("sliding_window", None)
-    harmless = HARMLESS | {"is_causal"} if options.get("is_causal") is not False else HARMLESS
-    unknown = [
-        name for name, value in options.items() if name not in harmless and value is not None
-    ]
-    if window is not None and window < width:
-        unknown.append(f"a sliding window of {window} tokens")
-    if mask is not None:
-        unknown.append("a mask")
-    if dropout:
-        unknown.append("dropout")
-    if unknown:
-        raise UnsupportedAttentionError(f"attention with {', '.join(unknown)}")
 
 
 def _as_computed(part: Tensor) -> Tensor:
