@@ -19,10 +19,9 @@ CARD_BYTES = 80 * GIB
 OPERATIONS, BANDWIDTH = 989e12, 3.35e12
 """Of an H100 SXM as its maker gives them: bf16 operations and bytes per second."""
 SHARES = (0.45, 0.2)
-"""Of these operations that training and scoring reach: what is aimed at, and what published
-trainers of DPO reach at 7B."""
+"""Of these operations that training and scoring are taken to reach: at the best, at the worst."""
 ABOVE_FLOOR = (2.0, 8.0)
-"""How many times what the bandwidth allows sampling takes: what is aimed at, and at the worst."""
+"""How many times what the bandwidth allows sampling is taken to need, likewise."""
 TRIALS, PAIRS, PROMPTS, SAMPLES, NEW_TOKENS = 40, 10_000, 512, 2, 512
 REFERENCE_SAMPLES = 64
 GPUS, RANKS = (1, 8, 64), (1, 2, 4, 8)

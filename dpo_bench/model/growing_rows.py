@@ -6,7 +6,7 @@ For models to which `dpo_bench.model.slot_rows` is not open.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -57,8 +57,7 @@ class CachedRows:
         self.positions = (mask.cumsum(-1) - 1).clamp_(min=0).to(device)
         self.cache = DynamicCache(config=backend.model.config)
         accepted = inspect.signature(backend.body.forward).parameters
-        # transformers 5.24 renamed the argument.
-        self.cache_name = "past_key_values" if "past_key_values" in accepted else "cache"
+        self.cache_name = cache_argument(accepted)
         passes_on = any(one.kind is one.VAR_KEYWORD for one in accepted.values())
         self.takes_positions = padded and (passes_on or "position_ids" in accepted)
         self.constant = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
@@ -86,6 +85,11 @@ class CachedRows:
         self.positions = self.positions[:, -1:] + 1
         if self.mask is not None:
             self.mask = torch.cat([self.mask, torch.ones_like(self.tokens)], dim=1)
+
+
+def cache_argument(accepted: Collection[str]) -> str:
+    """What a model that accepts these arguments calls its cache; transformers 5.24 renamed it."""
+    return "past_key_values" if "past_key_values" in accepted else "cache"
 
 
 class UncachedRows:

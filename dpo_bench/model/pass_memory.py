@@ -23,6 +23,7 @@ from torch.nn import Parameter
 
 from dpo_bench.data.batches import pad_batch
 from dpo_bench.data.packing import pack_pairs
+from dpo_bench.model.growing_rows import cache_argument
 from dpo_bench.model.linear_head import target_logps
 from dpo_bench.model.live_bytes import LiveBytes, tensor_bytes
 from dpo_bench.model.logprob_backends import (
@@ -32,6 +33,7 @@ from dpo_bench.model.logprob_backends import (
     LogprobBackend,
 )
 from dpo_bench.model.logprobs import GPU_TOKENS_AT_ONCE, token_logps, tokens_at_once
+from dpo_bench.model.module_copy import copy_over
 
 if TYPE_CHECKING:
     from dpo_bench.data.tokenized import TokenizedPairs
@@ -102,16 +104,15 @@ def fake_backend(
     Returns:
         it, and the mode in which alone it runs.
     """
-    memo: dict[int, Any] = {}
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        for one in (*backend.model.parameters(), *backend.model.buffers()):
-            kind = dtype if dtype is not None and one.is_floating_point() else one.dtype
-            empty = torch.empty(one.shape, dtype=kind, device="cpu")
-            is_weight = isinstance(one, Parameter)
-            memo[id(one)] = Parameter(empty, one.requires_grad) if is_weight else empty
+
+    def empty(one: Tensor) -> Tensor:
+        kind = dtype if dtype is not None and one.is_floating_point() else one.dtype
+        with mode:
+            return torch.empty(one.shape, dtype=kind, device="cpu")
+
     fake = copy.copy(backend)
-    fake.model = copy.deepcopy(backend.model, memo)
+    fake.model = copy_over(backend.model, empty)
     return fake, mode
 
 
@@ -169,9 +170,7 @@ def cached_bytes(backend: LogprobBackend, dtype: torch.dtype | None = None) -> L
 
     fake, mode = fake_backend(backend, dtype)
     found = []
-    # transformers 5.24 renamed the argument.
-    accepted = inspect.signature(fake.body.forward).parameters
-    name = "past_key_values" if "past_key_values" in accepted else "cache"
+    name = cache_argument(inspect.signature(fake.body.forward).parameters)
     try:
         for length in CACHED_TOKENS:
             cache = DynamicCache(config=fake.model.config)

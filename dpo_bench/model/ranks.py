@@ -209,11 +209,6 @@ class Ranks:
         dist.gather_object(value, found if self.rank == 0 else None, dst=0, group=self.control)
         return found
 
-    def barrier(self) -> None:
-        """Wait until all ranks are here, within a call."""
-        if not self.alone:
-            dist.barrier(group=self.control)
-
     def broadcast(self, value: Tensor) -> None:
         """Fill a tensor in the memory of the CPU with the leading rank's, within a call."""
         dist.broadcast(value, src=0, group=self.control)

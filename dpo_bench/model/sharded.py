@@ -22,7 +22,10 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn import Module, ModuleList, Parameter
+from torch.nn import Module, Parameter
+
+from dpo_bench.model.activation_checkpointing import decoder_layers
+from dpo_bench.model.module_copy import copy_over
 
 if TYPE_CHECKING:
     from dpo_bench.model.logprob_backends import LogprobBackend
@@ -42,7 +45,7 @@ def share_backend(ranks: Ranks, name: str, backend: LogprobBackend, device: str)
         a backend that is used in the same way, within calls that all ranks make.
     """
     empty = copy.copy(backend)
-    empty.model = _without_weights(backend.model)
+    empty.model = copy_over(backend.model, lambda one: torch.empty_like(one, device="meta"))
     ranks.shared["model"] = backend.model
     ranks.call(_divide, ranks, name, empty, device)
     del ranks.shared["model"]
@@ -70,9 +73,14 @@ def whole(backend: LogprobBackend) -> Iterator[None]:
         backend.enter = before
 
 
+def undivided(tensor: Tensor) -> Tensor:
+    """A whole tensor; of a divided one within a call."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def gathered(tensor: Tensor) -> Tensor:
-    """A whole tensor in the memory of the CPU; of a divided one within a call."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+    """The same in the memory of the CPU, without gradient."""
+    return undivided(tensor).detach().cpu()
 
 
 def copy_into(target: Tensor, values: Tensor) -> None:
@@ -82,17 +90,6 @@ def copy_into(target: Tensor, values: Tensor) -> None:
             values.to(target.device), target.device_mesh, target.placements, src_data_rank=None
         )
     target.copy_(values)
-
-
-def _without_weights(model: Any) -> Any:
-    """A copy of a model's modules whose tensors are on the meta device."""
-    tensors = (*model.parameters(), *model.buffers())
-    memo: dict[int, Any] = {}
-    for one in tensors:
-        empty = torch.empty_like(one, device="meta")
-        is_weight = isinstance(one, Parameter)
-        memo[id(one)] = Parameter(empty, one.requires_grad) if is_weight else empty
-    return copy.deepcopy(model, memo)
 
 
 def _divide(ranks: Ranks, name: str, backend: LogprobBackend, device: str) -> None:
@@ -123,10 +120,8 @@ def _run_within(_model: Any, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _layers(model: Any) -> list[Module]:
-    """The layers of a model's longest stack; none where layers share weights."""
-    stacks = [one for one in model.modules() if isinstance(one, ModuleList)]
-    longest = max(stacks, key=lambda one: sum(p.numel() for p in one.parameters()), default=())
-    layers = list(longest)
+    """A model's decoder layers; none where they share weights."""
+    layers = decoder_layers(model)
     weights = [id(one) for layer in layers for one in layer.parameters()]
     return layers if len(weights) == len(set(weights)) else []
 

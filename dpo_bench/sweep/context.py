@@ -149,29 +149,27 @@ class WorkerContext:
         Of a LoRA policy only the adapter is written, in peft's format.
         """
         with self.policy.full_precision():
-            self._save_weights(folder)
+            if self.experiment.training.lora is not None:
+                weights = self.ranks.call(_gathered, self.policy, True)
+                save_adapter(self.policy.model, folder, weights)
+            else:
+                self._save_whole(folder)
         self.inputs.tokenizer.save_pretrained(folder)
 
-    def _save_weights(self, folder: Path) -> None:
+    def _save_whole(self, folder: Path) -> None:
         model = self.policy.model
-        adapted = self.experiment.training.lora is not None
-        weights = self.ranks.call(_gathered, self.policy, adapted)
-        if adapted:
-            save_adapter(model, folder, weights)
-        else:
-            if not self.ranks.alone:  # its class is one of FSDP2's
-                model = skeleton(
-                    self.sources.policy, trust_remote_code=self.experiment.trust_remote_code
-                )
-                model.load_state_dict(weights, assign=True)
-            # Switched off for training; whoever loads the policy wants to generate with it.
-            set_cache(model.config, used=True)
-            with self.policy.full_precision():
-                model.save_pretrained(folder)
-            set_cache(model.config, used=False)
-            for pattern in PROCESSOR:
-                for file in self.sources.policy.path.glob(pattern):
-                    shutil.copyfile(file, folder / file.name)
+        if not self.ranks.alone:  # its class is one of FSDP2's
+            trust = self.experiment.trust_remote_code
+            model = skeleton(self.sources.policy, trust_remote_code=trust)
+            weights = self.ranks.call(_gathered, self.policy, False)
+            model.load_state_dict(weights, assign=True)
+        # Switched off for training; whoever loads the policy wants to generate with it.
+        set_cache(model.config, used=True)
+        model.save_pretrained(folder)
+        set_cache(model.config, used=False)
+        for pattern in PROCESSOR:
+            for file in self.sources.policy.path.glob(pattern):
+                shutil.copyfile(file, folder / file.name)
 
     def _starting_policy(self) -> LogprobBackend:
         """The policy, which needs no copy of what it shares with the reference.
@@ -359,6 +357,5 @@ def _reset(
 
 def _gathered(policy: LogprobBackend, adapter: bool) -> dict[str, Tensor]:
     """A policy's weights, or those of its adapter alone, whole; on every rank, within a call."""
-    with policy.full_precision():
-        state = trained_weights(policy.model) if adapter else policy.model.state_dict()
-        return {name: gathered(one) for name, one in state.items()}
+    state = trained_weights(policy.model) if adapter else policy.model.state_dict()
+    return {name: gathered(one) for name, one in state.items()}

@@ -114,12 +114,7 @@ def run(
         DpoBenchError: the experiment, the machine or the data does not allow it.
         KeyboardInterrupt: Ctrl-C; what was running has been saved.
     """
-    request = replace(request, experiment=_as_launched(request.experiment))
-    if request.executor == "ray" and request.experiment.training.gpus_per_trial > 1:
-        raise ConfigurationError(
-            "training.gpus_per_trial goes with --executor local or a launcher (torchrun), not with "
-            "ray, whose workers have one GPU each: leave out one of them."
-        )
+    request = replace(request, experiment=_as_launched(request.experiment, request.executor))
     opening = make_executor(request.executor, request.folder.resolve(), request.workers)
     store = Store(request.folder)
     planned = _planned(request.experiment)
@@ -160,13 +155,18 @@ def run(
     return SweepOutcome(request.experiment, request.folder, report, table, schedule.computed)
 
 
-def _as_launched(experiment: Experiment) -> Experiment:
+def _as_launched(experiment: Experiment, executor: ExecutorName) -> Experiment:
     """The experiment with as many processes to a trial as a launcher has started, if one has.
 
     Raises:
-        ConfigurationError: another number is asked for.
+        ConfigurationError: another number is asked for, or the executor gives a trial but one.
     """
     size, asked = launched_size(), experiment.training.gpus_per_trial
+    if executor == "ray" and max(size, asked) > 1:
+        raise ConfigurationError(
+            "training.gpus_per_trial goes with --executor local or a launcher (torchrun), not with "
+            "ray, whose workers have one GPU each: leave out one of them."
+        )
     if size in (1, asked):
         return experiment
     if asked != 1:

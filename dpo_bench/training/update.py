@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from dpo_bench.contract import Objective, PairLogps
 from dpo_bench.data.batches import step_order
 from dpo_bench.model.logprobs import LogprobBackend
 from dpo_bench.model.ranks import Ranks
+from dpo_bench.model.sharded import undivided
 from dpo_bench.training.checkpoint import load_tensors, save_tensors
 from dpo_bench.training.fitting_step import FittingGradient
 from dpo_bench.training.inputs import LossInputBuilder
@@ -95,7 +95,7 @@ class PolicyUpdate:
         if self.reference is not None:
             self.reference.after_step(number, self.backend)
         count = len(PAIR_METRICS)
-        return torch.cat([means[:count], _whole(norm).detach().float()[None], means[count:]])
+        return torch.cat([means[:count], undivided(norm).detach().float()[None], means[count:]])
 
     def save(self, folder: Path) -> None:
         """Write all that a step changes."""
@@ -112,8 +112,8 @@ class PolicyUpdate:
         with self._full_precision():
             state = self._state()
             load_tensors(folder, state, self.backend.ranks)
-        for name, provider in self.measurer.providers.items():
-            provider.restore(_under(f"needs.{name}.", state))
+        needs = {name: _under(f"needs.{name}.", state) for name in self.measurer.providers}
+        self.measurer.restore(needs)
 
     @contextlib.contextmanager
     def _full_precision(self) -> Iterator[None]:
@@ -164,13 +164,10 @@ def begin(
         rest: the other arguments by name.
     """
     update = PolicyUpdate(backend, objective, **rest)
-    ranks.shared[NAME] = update
+    if not ranks.alone:  # nobody else asks for it, and its moments would outlive the run
+        ranks.shared[NAME] = update
     return update
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-
-
-def _whole(norm: Tensor) -> Tensor:
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -11,7 +11,7 @@ import atexit
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dpo_bench.errors import EnvironmentProblem
@@ -114,9 +114,4 @@ def launched_executor() -> contextlib.AbstractContextManager[LaunchedExecutor]:
     """An executor on the processes of the launcher, which are met now and let go at the exit."""
     ranks = join_launched()
     atexit.register(ranks.end)
-
-    @contextlib.contextmanager
-    def opened() -> Iterator[LaunchedExecutor]:
-        yield LaunchedExecutor(ranks)
-
-    return opened()
+    return contextlib.nullcontext(LaunchedExecutor(ranks))
