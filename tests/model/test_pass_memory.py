@@ -64,7 +64,9 @@ def allocated_peak(backend: LogprobBackend, indices: list[int]) -> int:
     for one in backend.model.parameters():
         one.grad = torch.zeros_like(one) if one.requires_grad else None
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    # torch 2.11 warns of events of earlier cycles, of which there are none.
+    kinds = [ProfilerActivity.CPU]
+    with profile(activities=kinds, profile_memory=True, acc_events=True) as recorded:
         token_logps(backend, batch).sum().backward()
     now = peak = 0
     for event in _changes(recorded):
