@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_bench.sweep.executors.base import Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine, count_gpus, this_machine
+from dpo_bench.sweep.executors.orphans import die_with_parent
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.worker import Job, work
 
@@ -269,6 +270,7 @@ class Place:
 
 def _follow(place: Place) -> None:
     """Entry point of a worker's other processes."""
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     place.take()
     place.meet().follow()
@@ -276,6 +278,7 @@ def _follow(place: Place) -> None:
 
 def _lead(place: Place, job: Job, pipe: Connection) -> None:
     """Entry point of a worker process."""
+    die_with_parent()
     place.take()
     stop_asked = False
 

@@ -34,9 +34,9 @@ def sources(tmp_path: Path) -> Any:
 
 def test_on_cpus_cores_memory_and_trials_are_limits(sources: Any) -> None:
     wide, full = Machine(8, 0, 100 * GIGABYTE), Machine(64, 0, 13 * GIGABYTE)
-    assert choose_workers([wide], sources, trials=100) == 8
+    assert choose_workers([wide], sources, trials=100) == 4, "of two threads each"
     assert choose_workers([full], sources, trials=100) == 2
-    assert choose_workers([wide, full], sources, trials=100) == 10
+    assert choose_workers([wide, full], sources, trials=100) == 6
     assert choose_workers([wide, full], sources, trials=3) == 3
     assert choose_workers([Machine(8, 0, GIGABYTE)], sources, trials=100) == 1
 
@@ -63,9 +63,17 @@ def test_threads_share_the_cores_and_stay_on_one_machine(sources: Any) -> None:
     assert choose_threads([], sources, workers=1) == 1
 
 
+def test_a_large_model_takes_two_cores_or_all_that_there_are(sources: Any) -> None:
+    for cores, workers, threads in ((1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 2, 2), (64, 32, 2)):
+        machines = [Machine(cores, 0, 1000 * GIGABYTE)]
+        assert choose_workers(machines, sources, trials=100) == workers
+        assert choose_threads(machines, sources, workers) == threads
+
+
 def test_a_small_model_takes_one_thread(sources: Any, tmp_path: Path) -> None:
     with (tmp_path / "model.safetensors").open("wb") as stream:
         stream.truncate(SMALL - 1)
+    assert choose_workers([Machine(8, 0, 100 * GIGABYTE)], sources, trials=100) == 8
     assert choose_threads([Machine(8, 0, GIGABYTE)], sources, workers=1) == 1
 
 
