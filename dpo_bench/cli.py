@@ -124,12 +124,28 @@ def sweep(
     settings: Settings = None,
     out: Out = None,
     workers: Annotated[
-        str, typer.Option(help="Worker processes, or auto: one per GPU, or per core.")
+        str,
+        typer.Option(
+            help="Worker processes, or auto: one per GPU, per core, or per two cores of a "
+            "model of 50 MB or more."
+        ),
     ] = "auto",
     executor: Annotated[
         ExecutorName,
         typer.Option(help="Where workers run: this machine, or a Ray cluster (extra ray)."),
     ] = "local",
+    stall_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Give a trial up after so long without progress; default: ten minutes, or 20 "
+            "times the longest silence so far.",
+        ),
+    ] = None,
+    trial_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Give a trial up after so long; default: never."),
+    ] = None,
     plugins: Plugins = None,
     baseline: Baseline = None,
     same_within: SameWithin = None,
@@ -196,7 +212,13 @@ def sweep(
         raise ConfigurationError(
             "--detect, --pilot and --gpu-memory go with --dry-run: they plan, nothing runs."
         )
-    _run(file, asked, out, plugins, loudness, workers=_worker_count(workers), executor=executor)
+    running = {
+        "workers": _worker_count(workers),
+        "executor": executor,
+        "stall_timeout": stall_timeout,
+        "trial_timeout": trial_timeout,
+    }
+    _run(file, asked, out, plugins, loudness, **running)
 
 
 @app.command(cls=Command)
@@ -515,10 +537,7 @@ def _run(
     out: Path | None,
     plugins: list[Path] | None,
     loudness: Loudness,
-    *,
-    workers: int | None,
-    executor: ExecutorName = "local",
-    folder_name: str = "{}",
+    **running: Any,
 ) -> None:
     from dpo_bench import api
     from dpo_bench.sweep.summary import print_outcome
@@ -526,10 +545,8 @@ def _run(
     sweep = api.run_sweep(
         file,
         **asked,
+        **running,
         out=out,
-        folder_name=folder_name,
-        workers=workers,
-        executor=executor,
         plugins=tuple(plugins or ()),
         loudness=loudness,
         command=shlex.join(["dpo-bench", *sys.argv[1:]]),
