@@ -512,6 +512,6 @@ def _write_report(folder: Path) -> Path:
 
 
 def _stderr() -> Any:
-    from rich.console import Console
+    from dpo_bench.terminal import Terminal
 
-    return Console(stderr=True)
+    return Terminal(stderr=True)

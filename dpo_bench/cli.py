@@ -478,7 +478,7 @@ def losses(
         _plot(names or [], beta, out)
     elif as_json:
         found = cards.catalogue(names) if names else cards.matching(filter_text)
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(found, indent=2))
     elif names:
         for name in names:
             _console().print(cards.render_card(name))
@@ -558,9 +558,10 @@ def _run(
 
 
 def _print_metrics(policy: str, found: Any) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("metric", "value", "95% interval", "n", "unit", title=policy)
+    table = Table("metric", "value", "95% interval", "n", "unit", title=escape(policy))
     for row in found.itertuples():
         ends = "" if row.low != row.low else f"\\[{row.low:.3f}, {row.high:.3f}]"
         table.add_row(row.metric, f"{row.value:.3f}", ends, str(row.n), row.unit)
@@ -591,6 +592,6 @@ def _worker_count(text: str) -> int | None:
 
 
 def _console(*, stderr: bool = False) -> Any:
-    from rich.console import Console
+    from dpo_bench.terminal import Terminal
 
-    return Console(stderr=stderr)
+    return Terminal(stderr=stderr)

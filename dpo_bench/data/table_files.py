@@ -134,7 +134,10 @@ def _read_parquet(path: Path, label: str) -> Rows:
         raise DataError(f"{label}: not a readable Parquet file ({_first_line(problem)}).") from None
     if len(set(table.column_names)) < table.num_columns:
         raise DataError(f"{label}: two columns have the same name.")
-    return Rows.numbered(label, table.to_pylist())
+    try:
+        return Rows.numbered(label, table.to_pylist())
+    except ValueError as problem:  # text that is no UTF-8, which Parquet does not look at
+        raise DataError(f"{label}: a value cannot be read ({_first_line(problem)}).") from None
 
 
 def _read_csv(path: Path, label: str) -> Rows:

@@ -551,8 +551,10 @@ def _own_values_to_losses(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _compared_as_searched(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is searched for is what is compared: ``[search]`` states it for ``[comparison]``."""
-    if tree.get("search") is None:
-        return tree
+    if not isinstance(tree.get("search"), Mapping) or not isinstance(
+        tree.get("comparison") or {}, Mapping
+    ):
+        return tree  # nothing is searched for, or their own checks say what is wrong
     search, comparison = dict(tree["search"]), dict(tree.get("comparison") or {})
     if not search.get("kl") and not comparison.get("kl"):
         search.setdefault("kl", list(Search.model_fields["kl"].default))
