@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.experiment.overrides import Overrides, resolve, resolve_evaluation
+from dpo_bench.experiment.overrides import Overrides, folder_of, resolve, resolve_evaluation
 from dpo_bench.progress import Loudness
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def run_sweep(
     )
     request = SweepRequest(
         experiment=resolved,
-        folder=Path(out or Path("runs") / folder_name.format(resolved.name)),
+        folder=Path(out or Path("runs") / folder_name.format(folder_of(resolved.name))),
         command=command or f"dpo_bench.run_sweep, {Path(sys.argv[0]).name or 'python'}",
         workers=workers,
         executor=executor,

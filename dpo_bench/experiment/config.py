@@ -302,7 +302,9 @@ class Evaluation(Section):
     """texts over the limit: stop, or cut their beginning (counted)"""
     judge_base_url: Annotated[str, DIGESTED, Only("judge")] = "https://api.openai.com/v1"
     """OpenAI-compatible endpoint of a judge, without credentials; ``?api-version=`` may follow"""
-    judge_key_variable: Annotated[str, NO_EFFECT, Only("judge")] = "OPENAI_API_KEY"
+    judge_key_variable: Annotated[
+        str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$"), NO_EFFECT, Only("judge")
+    ] = "OPENAI_API_KEY"
     """environment variable that holds the endpoint's key; empty: it needs none"""
     judge_criterion: Annotated[str, DIGESTED, Only("judge")] = (
         "The better response is more helpful, correct and to the point."

@@ -19,6 +19,8 @@ from dpo_bench.version import __version__
 
 Tree = dict[str, Any]
 LOSSES = "losses"
+KEY_VARIABLE = "_key_variable"
+"""How names of keys end whose value may by mistake be a secret: it is not shown."""
 
 
 def shipped() -> dict[str, Path]:
@@ -182,6 +184,8 @@ def _describe(item: Mapping[str, Any]) -> str:
         return f"{where} is missing."
     message = str(item["msg"]).removeprefix("Value error, ")
     value = item.get("input")
+    if where.endswith(KEY_VARIABLE):
+        return f"{where} must be the name of an environment variable, not the key itself."
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
     return f"{where}{shown}: {message}."
 
