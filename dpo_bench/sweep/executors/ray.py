@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.resources import available_cpus
 from dpo_bench.storage import cache_root
 from dpo_bench.sweep.executors.base import WAITING, Message, WorkerDiedError
-from dpo_bench.sweep.executors.machines import Machine, available_cpus
+from dpo_bench.sweep.executors.machines import Machine
 from dpo_bench.sweep.executors.ray_actor import MARKER, Actor, NodeEnvironment
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.versions import installed_versions
