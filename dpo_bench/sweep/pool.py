@@ -62,7 +62,7 @@ class Pool:
         self.has_begun = False
 
     def run(self) -> None:
-        """Do all that the schedule gives.
+        """Do all that the schedule gives; of a schedule that is over, prepare what trials share.
 
         Raises:
             DpoBenchError: model or data cannot be used; raised by the first worker's preparation.
@@ -72,7 +72,7 @@ class Pool:
         try:
             # The first worker prepares what all share and fills the caches; the others find it.
             self._spawn(0)
-            while not self.schedule.is_over or any(worker.task for worker in self.workers):
+            while self._is_needed():
                 for channel, message in self.executor.listen(1.0):
                     self._handle(self._owner(channel), message)
         except BaseException:
@@ -81,6 +81,11 @@ class Pool:
             raise
         finally:
             self._shutdown()
+
+    def _is_needed(self) -> bool:
+        """Whether there is anything to wait for."""
+        is_working = any(worker.task for worker in self.workers)
+        return not self.has_begun or not self.schedule.is_over or is_working
 
     def _spawn(self, index: int) -> None:
         self.workers.append(_Worker(index, self.executor.spawn(self.job)))
