@@ -135,12 +135,14 @@ def run(
         remove_old_leftovers()
         sources = find_sources(request.experiment, display.phase)
         request = replace(request, experiment=settled(request.experiment, sources.parameters))
+        takeover = Takeover(store, request.experiment.training, display)
+        takeover.tell_of_own_files()
         shared = conditions(request.experiment, sources.content)
         tasks = [Task(trial, trial_id(trial, shared)) for trial in planned]
         store.open(_record(request, sources, shared, tasks))
-        takeover = Takeover(store, request.experiment.training, display)
         schedule = _schedule(request.experiment, takeover, shared, tasks)
-        if not schedule.is_over or not takeover.has_reference():
+        has_reference = takeover.has_reference()
+        if not (schedule.is_over and has_reference):
             done_so_far = reported_when_interrupted(
                 store, lambda: schedule.identities, display, write_report
             )

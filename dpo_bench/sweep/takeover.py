@@ -6,6 +6,7 @@ against its identity. What does not hold is told in a line and done again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.errors import DamagedError
-from dpo_bench.storage import MANIFEST, Sealed, canonical_json, has_digest, seal
+from dpo_bench.ledger import copy_of
+from dpo_bench.storage import MANIFEST, Sealed, canonical_json, has_digest, read_record, seal
 from dpo_bench.sweep.store import REFERENCE, Manifest, Store, write_manifest
 from dpo_bench.sweep.trials import manifest_of
 
@@ -41,6 +43,25 @@ class Takeover:
         self.store = store
         self.training = training
         self.display = display
+
+    def tell_of_own_files(self) -> None:
+        """Tell of the folder's own files that are damaged; they are all written anew."""
+        copy = copy_of(self.store.experiment_file)
+        for file in (copy, self.store.search_file):
+            with contextlib.suppress(FileNotFoundError):
+                self._tell_unless_whole(file)
+        try:
+            wrong = self.store.ledger.damaged()
+        except DamagedError:
+            wrong = [MANIFEST]
+        for name in wrong:
+            self.display.note(f"{name} is damaged; written again", warning=True)
+
+    def _tell_unless_whole(self, file: Path) -> None:
+        try:
+            read_record(file)
+        except DamagedError:
+            self.display.note(f"{file.name} is damaged; written again", warning=True)
 
     def look(self, tasks: Sequence[Task]) -> None:
         """Read all that is there of these trials, many at once; later looks find it known."""
