@@ -1,7 +1,7 @@
 """One bit flipped, a file cut short, a page of zeros, in every kind of file that is read again.
 
-Of each damage it is asked whether it is noticed (`status --verify`, `cache check`), whether the next
-sweep says what it does again, does that and nothing else, and ends with the same results.
+Of each damage it is asked whether it is noticed (`status --verify`, `cache check`), whether the
+next sweep says what it does again, does that and nothing else, and ends with the same results.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.compare import differences
-from benchmarks.reliability.lab import Lab, Outcome
+from benchmarks.reliability.lab import Lab, Outcome, leftovers
 
 WAYS = ("flip", "cut", "zeros")
 PAGE = 4096
@@ -26,6 +26,7 @@ AT_ONCE = 6
 """Damages that one sweep mends; each is in another trial or entry, or is another file."""
 TURNS = ("sweep", "sweep", "sweep", "cache", "under way")
 """What is damaged, round by round."""
+NEEDS_FAULTS = False
 WHOLE, UNDER_WAY = "whole", "under-way"
 
 
@@ -115,7 +116,7 @@ def run(root: Path, seconds: float, count: int = 1000, seed: int = 0) -> dict[st
 def prepare(lab: Lab) -> None:
     """Make a whole sweep, and one that was killed in its first trial."""
     for _ in range(100):
-        running = lab.start(*sweep_arguments(lab))
+        running = lab.begin()
         while running.is_alive() and not _is_half_way(lab):
             time.sleep(0.002)
         running.kill()
@@ -128,13 +129,6 @@ def prepare(lab: Lab) -> None:
     shutil.rmtree(lab.root)
     _require_good(lab.sweep())
     lab.save(WHOLE)
-
-
-def sweep_arguments(lab: Lab) -> list[str]:
-    """The small sweep's command line."""
-    from benchmarks.reliability.lab import SWEEP
-
-    return [*SWEEP, "--out", str(lab.out)]
 
 
 def _is_half_way(lab: Lab) -> bool:
@@ -262,14 +256,8 @@ def _wrong(
     again = {path for path, inode in before.items() if after.get(path) != inode}
     wrong += [f"{path} was done again" for path in sorted(again) if _group(path) not in damaged]
     if turn != "under way":
-        wrong += _leftovers(lab)
+        wrong += leftovers(lab.root)
     return wrong
-
-
-def _leftovers(lab: Lab) -> Iterator[str]:
-    for path in lab.root.rglob(".*"):
-        if path.name != ".lock":
-            yield f"{path.relative_to(lab.root)} was left"
 
 
 def _is_named(one: Damage, said: str) -> bool:

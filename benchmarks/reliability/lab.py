@@ -32,6 +32,13 @@ SWEEP = (
     *(f"--set={one}" for one in SETTINGS),
 )
 """Four trials, each with its policy and a checkpoint's evaluation."""
+QUICK = (
+    *("sweep", "--losses", "dpo,ipo", "--beta", "0.5", "--workers", "1", "--quiet"),
+    *(f"--set={one}" for one in SETTINGS),
+    *("--set=training.steps=4", "--set=evaluation.prompts=4", "--set=keep_policies=false"),
+    *("--set=evaluation.every=2", "--set=evaluation.reference_samples=4"),
+)
+"""Two trials, as small as they can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +66,21 @@ class Lab:
 
     Args:
         root: is made; holds ``cache/`` and ``runs/``.
+        plan: the command line of its sweep, without ``--out``.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, plan: Sequence[str] = SWEEP) -> None:
+        self.root, self.plan = root, plan
         self.cache, self.out = root / "cache", root / "runs" / "small"
         root.mkdir(parents=True, exist_ok=True)
 
-    def sweep(self, *more: str, **options: object) -> Outcome:
-        """Run the small sweep; see `Running`."""
-        return self.start(*SWEEP, "--out", str(self.out), *more, **options).wait()
+    def sweep(self, before: Callable[[], object] | None = None) -> Outcome:
+        """Run the sweep."""
+        return self.begin(before).wait()
+
+    def begin(self, before: Callable[[], object] | None = None) -> Running:
+        """Begin the sweep; see `start`."""
+        return self.start(*self.plan, "--out", str(self.out), before=before)
 
     def command(self, *arguments: str) -> Outcome:
         """Run any other command."""
@@ -197,6 +209,12 @@ def preload() -> None:
     import dpo_bench.sweep.run  # noqa: F401
 
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def leftovers(root: Path) -> list[str]:
+    """Temporary names that are still there below a folder."""
+    found = (path for path in sorted(root.rglob(".*")) if path.name != ".lock")
+    return [f"{path.relative_to(root)} was left" for path in found]
 
 
 def _copy(source: Path, target: Path) -> None:

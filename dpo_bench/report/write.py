@@ -34,7 +34,14 @@ from dpo_bench.report.latex import render_latex
 from dpo_bench.report.markdown import render_markdown
 from dpo_bench.report.page import render_page
 from dpo_bench.report.view import ReportView, build_view
-from dpo_bench.storage import digest, file_digest, write_atomic, write_csv, write_parquet
+from dpo_bench.storage import (
+    digest,
+    file_digest,
+    read_bytes,
+    write_atomic,
+    write_csv,
+    write_parquet,
+)
 
 PAGE, TEXT, FIGURES, PAPER = "report.html", "report.md", "figures", "paper"
 MATCHED = "matched.csv"
@@ -261,10 +268,10 @@ def _source_files(folder: Traversable) -> Iterator[Traversable]:
 
 def _is_current(page: Path, inputs: str) -> bool:
     """Whether the page was made from these inputs, and it and the files that it names are whole."""
-    if not page.is_file():
+    try:
+        head = read_bytes(page)[:_HEAD].decode("utf-8", "replace")
+    except (FileNotFoundError, DamagedError):
         return False
-    with page.open("rb") as stream:
-        head = stream.read(_HEAD).decode("utf-8", "replace")
     made_from = re.search(r'<meta name="dpo-bench-inputs" content="([0-9a-f]*)">', head)
     written = re.search(r'<meta name="dpo-bench-files" content="([^"]*)">', head)
     if not made_from or not written or made_from[1] != inputs:
