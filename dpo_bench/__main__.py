@@ -13,8 +13,11 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 
-from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
+from dpo_bench.disk import storage_error
+from dpo_bench.errors import ConfigurationError, DpoBenchError
+from dpo_bench.storage import cache_root
 
 INTERRUPTED = 130
 
@@ -66,9 +69,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         # No permission and a full disk are the machine's; nothing that was finished is lost.
-        where = f" ({error.filename})" if error.filename else ""
-        complain(f"{error.strerror or error}{where}; what is finished stays, run it again.")
-        sys.exit(EnvironmentProblem.exit_code)
+        problem = storage_error(Path.cwd(), error, cache_root())
+        complain(str(problem))
+        sys.exit(problem.exit_code)
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:  # the parser turns most of them into this code

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from dpo_bench.cache_commands import app as cache_app
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.progress import Loudness
 from dpo_bench.sweep.executors.base import ExecutorName
@@ -30,6 +31,9 @@ app = typer.Typer(
 
 UsageError: Any = typer.BadParameter.__base__
 """What the parser raises; typer exports only this subclass of it."""
+
+
+app.add_typer(cache_app)
 
 
 class Command(TyperCommand):
@@ -439,7 +443,8 @@ def _report_elsewhere(
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder.")],
     verify: Annotated[
-        bool, typer.Option("--verify", help="Also check the checksum of every artefact.")
+        bool,
+        typer.Option("--verify", help="Also check every file of the sweep; 1 if one is damaged."),
     ] = False,
 ) -> None:
     """Show the states of a sweep's trials."""

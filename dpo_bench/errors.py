@@ -4,6 +4,8 @@
 DpoBenchError            exit code
 ├── ConfigurationError   2   a wrong option, key, name or value
 ├── EnvironmentProblem   3   the machine: no permission, no disk space, a missing package or model
+│   ├── DamagedError     3   a file is missing, or not as it was written
+│   └── StorageError     3   a disk that is full, fails or cannot be written
 ├── DataError            4   preference data that cannot be used as it is
 ├── LockedError          5   another process works on the same folder
 └── TrialError           1   one trial failed; the sweep goes on
@@ -31,6 +33,14 @@ class EnvironmentProblem(DpoBenchError):  # noqa: N818 - EnvironmentError is a b
     """The machine cannot do it: permission, disk space, a missing package or model."""
 
     exit_code = 3
+
+
+class DamagedError(EnvironmentProblem):
+    """A file that is read again is missing, or not as it was written."""
+
+
+class StorageError(EnvironmentProblem):
+    """A disk is full, fails or may not be written."""
 
 
 class DataError(DpoBenchError, ValueError):

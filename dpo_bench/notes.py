@@ -21,10 +21,17 @@ class Note(NamedTuple):
     Attributes:
         level: of `logging`, e.g. ``INFO``.
         text: one line.
+        is_passing: whether it is of this run alone, such as damage that was mended, and says
+            nothing of the results; logged with ``extra={"passing": True}``.
     """
 
     level: str
     text: str
+    is_passing: bool = False
+
+    def record(self) -> dict[str, str]:
+        """As it is kept in a sweep's record."""
+        return {"level": self.level, "text": self.text}
 
     @property
     def is_warning(self) -> bool:
@@ -42,7 +49,7 @@ class _Handler(logging.Handler):
         text = record.getMessage()
         if record.levelno > logging.DEBUG:
             text = " ".join(text.split())
-        self.say(Note(record.levelname, text))
+        self.say(Note(record.levelname, text, getattr(record, "passing", False)))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 LAYERS = (
     ("errors", "launcher", "version", "progress", "processor", "threads", "wording", "plugins",
-     "storage", "notes", "vader", "search_path"),
+     "storage", "disk", "ledger", "cache", "notes", "vader", "search_path"),
     ("contract",),
     ("testing",),
     ("experiment",),
@@ -25,11 +25,12 @@ LAYERS = (
     ("sweep", "report", "catalogue"),
     ("reproduce",),
     ("api",),
+    ("cache_commands",),
     ("cli", ""),
     ("__main__",),
 )  # fmt: skip
 """Rooms from the bottom to the top: a module imports from its own layer's room and from below."""
-ANALYSIS_MAY_IMPORT = {"analysis", "errors", "storage", "notes", "wording"}
+ANALYSIS_MAY_IMPORT = {"analysis", "errors", "storage", "ledger", "notes", "wording"}
 """The analysis stands beside the program and knows none of it."""
 
 Imports = Mapping[str, set[str]]

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from dpo_bench.analysis.bootstrap import Array, win_fraction
 from dpo_bench.errors import EnvironmentProblem
-from dpo_bench.storage import read_parquet
+from dpo_bench.ledger import Ledger
 
 OPPONENTS = "opponents.parquet"
 COST = "opponents.json"
@@ -54,7 +54,7 @@ def read_opponents(file: Path) -> tuple[list[str], Array]:
     Raises:
         EnvironmentProblem: the file is missing or damaged.
     """
-    table = read_parquet(file)
+    table = Ledger(file.parent).read_parquet(file.name)
     names = list(dict.fromkeys([*table["trial"], *table["opponent"]]))
     prompts = int(table["prompt_id"].max()) + 1 if len(table) else 0
     if len(table) != len(names) * (len(names) - 1) // 2 * prompts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,8 +16,9 @@ from dpo_bench.analysis.estimate import Estimate, finite
 from dpo_bench.analysis.frontier import Frontier
 from dpo_bench.analysis.frontier_samples import pooled_frontier
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
+from dpo_bench.ledger import Ledger, read_twice
 from dpo_bench.notes import Note
-from dpo_bench.storage import read_parquet
+from dpo_bench.storage import MANIFEST, Sealed, damaged, open_folder, open_sealed, read_record
 
 RESULTS = "results.parquet"
 EXPERIMENT = "experiment.json"
@@ -409,7 +409,7 @@ def read_sweep(folder: Path) -> SweepResults:
             raise ConfigurationError(
                 f"{folder} holds no {name}: give the folder of a sweep that has finished."
             )
-    table = read_parquet(folder / RESULTS)
+    table = Ledger(folder).read_parquet(RESULTS)
     if missing := [name for name in REQUIRED if name not in table]:
         raise EnvironmentProblem(
             f"{folder / RESULTS} lacks the columns {', '.join(missing)}: run the sweep again."
@@ -427,19 +427,18 @@ def read_trials(folder: Path, identities: Collection[str]) -> SweepResults:
     """
     rows = []
     for identity in dict.fromkeys(identities):
-        file = folder / "trials" / identity / "manifest.json"
-        if file.is_file():
-            manifest = read_json(file)
+        if (folder / "trials" / identity / MANIFEST).is_file():
+            manifest = open_sealed(folder / "trials" / identity).fields
             known = {name: manifest.get(name) for name in REQUIRED if name != "kl"}
             rows.append({**known, "kl": None})
     return _sweep(folder, pd.DataFrame(rows, columns=list(REQUIRED)))
 
 
 def _sweep(folder: Path, table: pd.DataFrame) -> SweepResults:
-    record = read_json(folder / EXPERIMENT)
+    record = read_twice(folder / EXPERIMENT)
     experiment = dict(record.get("experiment") or {})
     evaluation = dict(experiment.get("evaluation") or {})
-    search = read_json(folder / SEARCH) if (folder / SEARCH).is_file() else {}
+    search = read_record(folder / SEARCH) if (folder / SEARCH).is_file() else {}
     training = own_values(experiment.get("training") or {})
     return SweepResults(
         folder=folder,
@@ -473,10 +472,10 @@ def read_reference(folder: Path) -> Reference:
     """Read ``reference/``; its tables are read when first asked for.
 
     Raises:
-        EnvironmentProblem: its ``evaluation.json`` is damaged.
+        DamagedError: its ``evaluation.json`` or its manifest is damaged.
     """
-    path = folder / "evaluation.json"
-    record = read_json(path) if path.exists() else {}
+    files = open_folder(folder)
+    record = files.read_json("evaluation.json") if files.has("evaluation.json") else {}
     metrics, controls, cost = (
         dict(record.get(name) or {}) for name in ("metrics", "controls", "controls_cost")
     )
@@ -484,7 +483,7 @@ def read_reference(folder: Path) -> Reference:
     text = record.get("text_read_by_the_reward")
     required = ("samples", "prompts") if folder.is_dir() else ()
     return Reference(
-        functools.partial(read_table, folder, required=required),
+        functools.partial(read_table, files, required=required),
         Estimate.read(reward),
         Estimate.read(tokens),
         controls,
@@ -505,11 +504,11 @@ def _curve_point(row: Mapping[Any, Any]) -> CurvePoint:
 
 
 def _trial(folder: Path, row: Mapping[Any, Any], training: Mapping[str, Any]) -> Trial:
-    path = folder / "trials" / str(row["trial"])
-    manifest = read_json(path / "manifest.json")
+    files = _opened(folder / "trials" / str(row["trial"]))
+    manifest = files.fields
     status = str(row["status"])
     done = status == DONE
-    evaluation = read_json(path / "evaluation.json") if done else {}
+    evaluation = files.read_json("evaluation.json") if done else {}
     decay = (evaluation.get("notes") or {}).get("decay") or {}
     return Trial(
         id=str(row["trial"]),
@@ -523,40 +522,25 @@ def _trial(folder: Path, row: Mapping[Any, Any], training: Mapping[str, Any]) ->
         traceback="" if done else str(manifest.get("traceback") or ""),
         row={str(key): value for key, value in row.items()},
         metrics=dict(evaluation.get("metrics") or {}),
-        read=functools.partial(read_table, path, required=("training", "samples") if done else ()),
+        read=functools.partial(read_table, files, required=("training", "samples") if done else ()),
         cut=finite(decay.get("unfinished")),
         training=dict(manifest.get("training") or training),
         stopped=dict(manifest.get("stopped") or {}),
     )
 
 
-def read_table(folder: Path, name: str, *, required: Collection[str] = ()) -> pd.DataFrame | None:
-    """A table of a folder; None where there is none, unless it is required.
-
-    Raises:
-        EnvironmentProblem: it is damaged, or required and missing.
-    """
-    path = folder / f"{name}.parquet"
-    return read_parquet(path) if name in required or path.exists() else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        EnvironmentProblem: it is missing, damaged or holds something else.
-    """
+def _opened(trial: Path) -> Sealed:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-    if not isinstance(value, dict):
-        raise _damaged(path, TypeError("not an object"))
-    return value
+        return open_sealed(trial)
+    except FileNotFoundError as error:
+        raise damaged(trial / MANIFEST) from error
 
 
-def _damaged(path: Path, error: Exception) -> EnvironmentProblem:
-    return EnvironmentProblem(
-        f"{path} cannot be read ({type(error).__name__}): check the sweep's files with"
-        " `dpo-bench status FOLDER --verify`, then run the sweep again."
-    )
+def read_table(files: Sealed, name: str, *, required: Collection[str] = ()) -> pd.DataFrame | None:
+    """A table of a published folder; None where there is none, unless it is required.
+
+    Raises:
+        DamagedError: it is damaged, or required and missing.
+    """
+    file = f"{name}.parquet"
+    return files.read_parquet(file) if name in required or files.has(file) else None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpo_bench.errors import DataError
-from dpo_bench.storage import write_atomic
+from dpo_bench.storage import canonical_json, write_atomic
 
 Tokens = NDArray[np.int32]
 SIDES = ("prompt", "chosen", "rejected")
@@ -170,7 +170,7 @@ class TokenizedPairs:
             "truncated_responses": self.tally.truncated_responses,
             "dropped": dict(self.tally.dropped),
         }
-        header = {"digest": self.digest, "checksum": _checksum(tensors), "tally": tally}
+        header = {"digest": self.digest, "checksum": _checksum(tensors, tally), "tally": tally}
         write_atomic(path, save(tensors, {"dpo_bench": json.dumps(header, sort_keys=True)}))
 
     @classmethod
@@ -188,8 +188,8 @@ class TokenizedPairs:
                 header = json.loads((file.metadata() or {})["dpo_bench"])
         except (SafetensorError, KeyError, ValueError) as problem:
             raise DataError(f"{path} holds no tokenized pairs ({problem}).") from None
-        if header["checksum"] != _checksum(tensors):
-            raise DataError(f"{path} is damaged: its checksum is wrong. Delete it.")
+        if header["checksum"] != _checksum(tensors, header["tally"]):
+            raise DataError(f"{path} is damaged: its checksum is wrong.")
         prompt, chosen, rejected = (
             Ragged(tensors[f"{name}.flat"], tensors[f"{name}.offsets"]) for name in SIDES
         )
@@ -216,9 +216,10 @@ def _to_texts(data: NDArray[np.uint8]) -> tuple[Any, ...]:
     return tuple(json.loads(data.tobytes()))
 
 
-def _checksum(tensors: Mapping[str, NDArray[Any]]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        total.update(name.encode() + b"\0" + str(tensors[name].shape).encode() + b"\0")
-        total.update(tensors[name].tobytes())
+def _checksum(tensors: Mapping[str, NDArray[Any]], tally: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of all in the file: names, types with their byte order, shapes, bytes."""
+    total = hashlib.sha256(canonical_json(tally).encode())
+    for name, values in sorted(tensors.items()):
+        total.update(f"{name}\0{values.dtype.str}\0{values.shape}\0".encode())
+        total.update(values.tobytes())
     return total.hexdigest()

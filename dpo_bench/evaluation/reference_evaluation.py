@@ -25,7 +25,7 @@ from dpo_bench.model.sampling import Response, SamplingPlan
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge import Judge
 from dpo_bench.rewards.sanity_checks import Resampling, SanityCheck, control_judge, control_reward
-from dpo_bench.storage import published_folder, read_parquet, write_json, write_parquet
+from dpo_bench.storage import open_folder, write_json, write_parquet
 
 if TYPE_CHECKING:
     from dpo_bench.evaluation.prompts import EvaluationPrompts
@@ -55,9 +55,14 @@ class ReferenceEvaluation:
 
     @classmethod
     def load(cls, folder: Path) -> ReferenceEvaluation:
-        """Read a folder that `evaluate_reference` wrote."""
-        samples = read_parquet(folder / "samples.parquet")
-        prompts = read_parquet(folder / "prompts.parquet")
+        """Read a folder that `evaluate_reference` filled.
+
+        Raises:
+            DamagedError: a file is not as it was written.
+        """
+        tables = open_folder(folder)
+        samples = tables.read_parquet("samples.parquet")
+        prompts = tables.read_parquet("prompts.parquet")
         scored = not samples["reward"].isna().all()
         shape = (len(prompts), -1)
         return cls(
@@ -67,7 +72,7 @@ class ReferenceEvaluation:
                 map(tuple, samples["response"].to_numpy(dtype=object).reshape(shape).tolist())
             ),
             chosen=tuple(prompts["chosen"]),
-            own=read_parquet(folder / "own.parquet"),
+            own=tables.read_parquet("own.parquet"),
         )
 
     @property
@@ -223,7 +228,7 @@ def evaluate_reference(
     options: Evaluation,
     progress: Progress = quiet,
 ) -> None:
-    """Sample and score the reference, run the controls; publishes ``folder`` with its tables.
+    """Sample and score the reference, run the controls; writes the tables into an empty folder.
 
     Raises:
         DataError: the reward fails on a response.
@@ -244,21 +249,20 @@ def evaluate_reference(
     )
     chosen["chosen_reward"] = visit.score(chosen["prompt_id"], chosen["chosen"])
     controls, cost = visit.controls(opponents, chosen)
-    with published_folder(folder) as new:
-        write_parquet(new / "samples.parquet", opponents.drop(columns="finished"))
-        write_parquet(new / "own.parquet", own.drop(columns="prompt"))
-        write_parquet(new / "prompts.parquet", chosen)
-        # At another temperature the samples are not the reference's own, and the tilt of their
-        # rewards says nothing about its frontier.
-        if not opponents["reward"].isna().any() and options.temperature == 1:
-            rewards = opponents["reward"].to_numpy(np.float64).reshape(len(prompts), -1)
-            write_parquet(new / "frontier.parquet", Frontier(rewards).table(visit.weights))
-            write_parquet(new / "best_of_n.parquet", best_of_n(rewards, visit.weights))
-        record: Mapping[str, Any] = {
-            "metrics": visit.metrics(responses, own),
-            "controls": {control.name: control.as_dict() for control in controls},
-            "controls_cost": cost,
-            "decay": decay(own),
-            "text_read_by_the_reward": visit.text_read,
-        }
-        write_json(new / "evaluation.json", record)
+    write_parquet(folder / "samples.parquet", opponents.drop(columns="finished"))
+    write_parquet(folder / "own.parquet", own.drop(columns="prompt"))
+    write_parquet(folder / "prompts.parquet", chosen)
+    # At another temperature the samples are not the reference's own, and the tilt of their
+    # rewards says nothing about its frontier.
+    if not opponents["reward"].isna().any() and options.temperature == 1:
+        rewards = opponents["reward"].to_numpy(np.float64).reshape(len(prompts), -1)
+        write_parquet(folder / "frontier.parquet", Frontier(rewards).table(visit.weights))
+        write_parquet(folder / "best_of_n.parquet", best_of_n(rewards, visit.weights))
+    record: Mapping[str, Any] = {
+        "metrics": visit.metrics(responses, own),
+        "controls": {control.name: control.as_dict() for control in controls},
+        "controls_cost": cost,
+        "decay": decay(own),
+        "text_read_by_the_reward": visit.text_read,
+    }
+    write_json(folder / "evaluation.json", record)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.errors import DamagedError, EnvironmentProblem, StorageError
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.storage import cache_root, digest, file_digest, write_json
+from dpo_bench.storage import cache_root, digest, file_digest, read_record, write_record
 
 CONFIGURATION = ("config.json", "generation_config.json")
 VOCABULARIES = (
@@ -265,8 +265,8 @@ def remembered_digest(file: Path) -> str:
     settled = time.time() - SETTLED_SECONDS > max(identity["changed"], identity["moved"]) / 1e9
     if settled and _identity(file) == identity:
         # A cache that cannot be written costs time at the next start, no more.
-        with contextlib.suppress(OSError):
-            write_json(note, {"sha256": value})
+        with contextlib.suppress(StorageError):
+            write_record(note, {"sha256": value})
     return value
 
 
@@ -282,7 +282,6 @@ def _identity(file: Path) -> dict[str, Any]:
 
 def _read_note(note: Path) -> str | None:
     try:
-        value = json.loads(note.read_text("utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_record(note)["sha256"])
+    except (FileNotFoundError, DamagedError, StorageError, KeyError):
         return None
-    return value if isinstance(value, str) and len(value) == 64 else None

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dpo_bench.cache import kept
+from dpo_bench.disk import disk_problem
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.files import remembered_digest
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.storage import cache_root, digest, published_folder
+from dpo_bench.storage import cache_root, digest
 
 CONVERTER = 1
 """Raised when the same file would be converted to something else."""
@@ -49,24 +51,25 @@ def converted_folder(file: Path, progress: Progress = quiet) -> Path:
         if stream.read(len(MAGIC)) != MAGIC:
             raise EnvironmentProblem(f"{file} is no GGUF file: it does not begin with GGUF.")
     key = digest({"gguf": remembered_digest(file), "converter": CONVERTER})
-    final = cache_root() / "converted" / key
-    if final.is_dir():
-        return final
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EnvironmentProblem(
-            f"{file.name} needs {' and '.join(missing)} to be converted: "
-            "pip install 'dpo_bench[smollm2]'"
-        )
-    with published_folder(final) as folder:
+
+    def fill(folder: Path) -> None:
+        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise EnvironmentProblem(
+                f"{file.name} needs {' and '.join(missing)} to be converted: "
+                "pip install 'dpo_bench[smollm2]'"
+            )
         try:
             _convert(file.resolve(), folder, progress)
         except Exception as error:  # a damaged or unsupported file fails in any part of the reader
+            if problem := disk_problem(folder, error, cache_root()):
+                raise problem from error
             reason = (str(error).strip().splitlines() or [""])[0]
             raise EnvironmentProblem(
                 f"{file} cannot be converted: {type(error).__name__}: {reason}"
             ) from error
-    return final
+
+    return kept("converted", key, fill).folder
 
 
 def _convert(file: Path, folder: Path, progress: Progress) -> None:

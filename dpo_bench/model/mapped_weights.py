@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
-from dpo_bench.storage import cache_root, digest, published_folder
+from dpo_bench.cache import kept
+from dpo_bench.errors import StorageError
+from dpo_bench.storage import digest
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +53,12 @@ def map_weights(model: Any, weights_digest: str) -> bool:
     """
     places = list(_places(model))
     layout = [[name, start, *one.shape] for name, one, start in places]
-    folder = cache_root() / "mapped-weights" / digest({"of": weights_digest, "layout": layout})
+    key = digest({"of": weights_digest, "layout": layout})
     size = max((start + one.numel() for _, one, start in places), default=0)
     try:
-        if not folder.is_dir():
-            with published_folder(folder) as new:
-                _write(new / FILE, places, size)
+        folder = kept("mapped-weights", key, lambda new: _write(new / FILE, places, size)).folder
         mapped = torch.from_file(str(folder / FILE), shared=False, size=size, dtype=torch.float32)
-    except (OSError, RuntimeError) as error:
+    except (StorageError, OSError, RuntimeError) as error:
         log.info("each worker holds the frozen weights by itself: %s", error)
         return False
     for _, one, start in places:

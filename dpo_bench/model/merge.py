@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpo_bench.cache import kept
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.files import (
     ADAPTER_CONFIGURATION,
@@ -19,7 +20,7 @@ from dpo_bench.model.files import (
     tokenizer_files,
 )
 from dpo_bench.model.lora import require_peft
-from dpo_bench.storage import cache_root, digest, published_folder
+from dpo_bench.storage import digest
 
 if TYPE_CHECKING:
     from dpo_bench.model.files import ModelFolder
@@ -49,12 +50,12 @@ def merged_folder(adapter: Path, base: ModelFolder, *, trust_remote_code: bool =
             "merger": MERGER,
         }
     )
-    final = cache_root() / "merged" / key
-    if not final.is_dir():
+
+    def fill(folder: Path) -> None:
         require_peft()
-        with published_folder(final) as folder:
-            _merge(adapter, base.path, folder, trust_remote_code)
-    return final
+        _merge(adapter, base.path, folder, trust_remote_code)
+
+    return kept("merged", key, fill).folder
 
 
 def _merge(adapter: Path, base: Path, folder: Path, trust_remote_code: bool) -> None:

@@ -1,14 +1,13 @@
 """The reference's log-probs of every response: computed once, kept by content, shared by all.
 
 Loss, strength, seed and output folder are no part of the key, so every trial of every sweep with
-the same model and data finds them. They are kept per token in fp32, in an archive whose checksums
-are verified on reading; a value that is missing or not finite is an error and is never filled in.
+the same model and data finds them. They are kept per token in fp32; a value that is missing or not
+finite is an error and is never filled in.
 """
 
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpo_bench.cache import kept
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.logprobs import LogprobBackend, response_logps, sum_by_row, token_logps
 from dpo_bench.model.out_of_memory import in_passes
 from dpo_bench.model.token_statistics import sum_shared
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.storage import cache_root, digest, write_atomic
+from dpo_bench.storage import digest, write_atomic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 Result = TypeVar("Result")
+FILE = "logps.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,29 +154,23 @@ def _kept(
     Raises:
         EnvironmentProblem: a computed value is not finite.
     """
-    file = cache_root() / "reference-logps" / f"{digest(key)}.npz"
-    found = _read(file, sizes)
-    if found is None:
+
+    def fill(folder: Path) -> None:
         found = compute()
         if not all(np.isfinite(values).all() for values in found.values()):
             raise EnvironmentProblem(
                 "the reference gives log-probs that are not finite: its weights are damaged, or "
                 "its precision is too low for it; try --set training.precision=fp32."
             )
+        if wrong := [name for name, size in sizes.items() if len(found[name]) != size]:
+            raise RuntimeError(f"{wrong[0]}: not as many log-probs as tokens")
         buffer = io.BytesIO()
         np.savez(buffer, **found)  # type: ignore[arg-type]  # its own option is a bool by name
-        write_atomic(file, buffer.getvalue())
-    return found
+        write_atomic(folder / FILE, buffer.getvalue())
 
-
-def _read(file: Path, sizes: Mapping[str, int]) -> Arrays | None:
-    """The cached values, or None when there are none that are whole: then they are made anew."""
-    try:
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
-            found = {name: archive[name] for name in sizes}
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError):
-        return None
-    return found if all(len(found[name]) == size for name, size in sizes.items()) else None
+    content = kept("reference-logps", digest(key), fill).read(FILE)
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return {name: archive[name] for name in sizes}
 
 
 def _compute(backend: LogprobBackend, pairs: TokenizedPairs, progress: Progress) -> Arrays:

@@ -17,10 +17,10 @@ from dpo_bench.analysis.results import (
     RESULTS,
     SUMMARY,
     SweepResults,
-    read_json,
     read_sweep,
 )
-from dpo_bench.errors import ConfigurationError
+from dpo_bench.errors import ConfigurationError, DamagedError
+from dpo_bench.ledger import Ledger, read_twice
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.report.figures.draw import (
     FORMATS,
@@ -34,7 +34,14 @@ from dpo_bench.report.latex import render_latex
 from dpo_bench.report.markdown import render_markdown
 from dpo_bench.report.page import render_page
 from dpo_bench.report.view import ReportView, build_view
-from dpo_bench.storage import digest, file_digest, write_atomic, write_csv, write_parquet
+from dpo_bench.storage import (
+    digest,
+    file_digest,
+    read_bytes,
+    write_atomic,
+    write_csv,
+    write_parquet,
+)
 
 PAGE, TEXT, FIGURES, PAPER = "report.html", "report.md", "figures", "paper"
 MATCHED = "matched.csv"
@@ -185,7 +192,7 @@ def _merged(folders: Sequence[Path], out: Path) -> SweepResults:
     results = read_sweeps(folders)
     write_parquet(out / RESULTS, results.table)
     write_csv(out / "results.csv", results.table)
-    records = {folder.name: read_json(folder / EXPERIMENT) for folder in folders}
+    records = {folder.name: read_twice(folder / EXPERIMENT) for folder in folders}
     write_atomic(out / "sources.json", _encoded(json.dumps(records, indent=2, sort_keys=True)))
     return results
 
@@ -197,20 +204,21 @@ def _write_pages(
     view = look()
     names = figure_names(view)
     progress("report", 1, 3)
-    for name, files in draw_figures(view):
-        for kind, content in files.items():
-            write_atomic(folder / FIGURES / f"{name}.{kind}", content)
-        write_csv(folder / FIGURES / f"{name}.csv", figure_table(view, name))
-    for path in _figure_paths(set(NAMES) - set(names)):
-        (folder / path).unlink(missing_ok=True)  # of an earlier state of this sweep
-    write_atomic(folder / TEXT, _encoded(render_markdown(view, names)))
-    write_atomic(folder / SUMMARY, _encoded("\n".join(view.findings.sentences) + "\n"))
-    progress("report", 2, 3)
-    matched = _write_matched(folder, view)
-    written = [TEXT, SUMMARY, *([MATCHED] if matched else []), *_figure_paths(names)]
-    page = render_page(view, inputs, names, written)
-    # Last: it names the inputs and files that a later call need not write again.
-    write_atomic(folder / PAGE, _encoded(page))
+    with Ledger(folder).writing([PAGE, TEXT, SUMMARY, MATCHED, *_figure_paths(NAMES)]):
+        for name, files in draw_figures(view):
+            for kind, content in files.items():
+                write_atomic(folder / FIGURES / f"{name}.{kind}", content)
+            write_csv(folder / FIGURES / f"{name}.csv", figure_table(view, name))
+        for path in _figure_paths(set(NAMES) - set(names)):
+            (folder / path).unlink(missing_ok=True)  # of an earlier state of this sweep
+        write_atomic(folder / TEXT, _encoded(render_markdown(view, names)))
+        write_atomic(folder / SUMMARY, _encoded("\n".join(view.findings.sentences) + "\n"))
+        progress("report", 2, 3)
+        matched = _write_matched(folder, view)
+        written = [TEXT, SUMMARY, *([MATCHED] if matched else []), *_figure_paths(names)]
+        page = render_page(view, inputs, names, written)
+        # Last: it names the inputs and files that a later call need not write again.
+        write_atomic(folder / PAGE, _encoded(page))
     progress("report", 3, 3)
 
 
@@ -236,7 +244,7 @@ def inputs_digest(folder: Path) -> str:
 def _input_files(folder: Path) -> Iterator[Path]:
     candidates = [folder / EXPERIMENT, folder / RESULTS, folder / "opponents.json"]
     candidates += [folder / "reference" / name for name in _REFERENCE_FILES]
-    for trial in sorted((folder / "trials").glob("*/")):
+    for trial in sorted((folder / "trials").glob("[!.]*/")):
         candidates += [trial / name for name in _TRIAL_FILES]
     return (path for path in candidates if path.is_file())
 
@@ -259,16 +267,20 @@ def _source_files(folder: Traversable) -> Iterator[Traversable]:
 
 
 def _is_current(page: Path, inputs: str) -> bool:
-    """Whether the page was made from these inputs and the files that it names are there."""
-    if not page.is_file():
+    """Whether the page was made from these inputs, and it and the files that it names are whole."""
+    try:
+        head = read_bytes(page)[:_HEAD].decode("utf-8", "replace")
+    except (FileNotFoundError, DamagedError):
         return False
-    with page.open("rb") as stream:
-        head = stream.read(_HEAD).decode("utf-8", "replace")
     made_from = re.search(r'<meta name="dpo-bench-inputs" content="([0-9a-f]*)">', head)
     written = re.search(r'<meta name="dpo-bench-files" content="([^"]*)">', head)
     if not made_from or not written or made_from[1] != inputs:
         return False
-    return all((page.parent / name).is_file() for name in written[1].split())
+    wanted, ledger = {page.name, *written[1].split()}, Ledger(page.parent)
+    try:
+        return wanted <= set(ledger.digests()) and not ledger.damaged(wanted)
+    except DamagedError:
+        return False
 
 
 def _figure_paths(names: Iterable[str]) -> list[str]:

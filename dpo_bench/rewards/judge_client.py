@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import threading
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from dpo_bench.errors import EnvironmentProblem, TrialError
+from dpo_bench.errors import DamagedError, EnvironmentProblem, StorageError, TrialError
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.judge_endpoint import Endpoint
 from dpo_bench.rewards.judge_refusal import (
@@ -28,7 +27,7 @@ from dpo_bench.rewards.judge_refusal import (
 )
 from dpo_bench.rewards.judge_reply import KEPT, Answer, ReportedError, read_completion
 from dpo_bench.rewards.judge_text import read_verdict
-from dpo_bench.storage import cache_root, digest, write_json
+from dpo_bench.storage import cache_root, digest, read_record, write_record
 
 if TYPE_CHECKING:
     from dpo_bench.experiment.config import Evaluation
@@ -133,7 +132,7 @@ class JudgeClient:
                 return kept
             answer = self._patiently(question, over)
             if not answer.problem:
-                write_json(file, {name: getattr(answer, name) for name in KEPT})
+                write_record(file, {name: getattr(answer, name) for name in KEPT})
             Path(lock.lock_file).unlink(missing_ok=True)
         return answer
 
@@ -229,12 +228,15 @@ class JudgeClient:
 
 
 def _read(file: Path) -> Answer | None:
+    """An answer that is kept; None where there is none that is whole: then it is asked again."""
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        answer = Answer(**values)
+        answer = Answer(**read_record(file, older=KEPT))
         return answer if read_verdict(str(answer.reply or "")) is not None else None
-    except (ValueError, TypeError, OSError):
-        return None  # not there, or damaged on disk: asked again
+    except DamagedError:
+        _LOGGER.warning("a judge's answer in the cache is damaged (%s): asked again", file.name)
+    except (FileNotFoundError, StorageError, TypeError):
+        pass
+    return None
 
 
 def _in_words(error: Exception) -> str:

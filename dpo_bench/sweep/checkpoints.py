@@ -7,15 +7,14 @@ they are the same ones, because training and sampling repeat bit by bit.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dpo_bench.analysis.judge_costs import JUDGE_COSTS
 from dpo_bench.progress import Progress
-from dpo_bench.storage import published_folder, read_parquet, write_json, write_parquet
+from dpo_bench.storage import Sealed, open_sealed, published_folder, write_json, write_parquet
 
 if TYPE_CHECKING:
     from dpo_bench.sweep.context import WorkerContext
@@ -74,7 +73,7 @@ class CheckpointEvaluation:
     @property
     def seconds(self) -> float:
         """Time that all evaluations took, interruptions left out."""
-        return float(sum(record["seconds"] for record in self._records()))
+        return float(sum(one.read_json(EVALUATION)["seconds"] for one in self._kept()))
 
     def publish(self, target: Path) -> None:
         """Write ``checkpoints.parquet`` and ``checkpoint_prompts.parquet``, if there is any.
@@ -85,7 +84,8 @@ class CheckpointEvaluation:
         """
         import pandas as pd
 
-        records = self._records()
+        kept = self._kept()
+        records = [one.read_json(EVALUATION) for one in kept]
         if not records:
             return
         rows = []
@@ -105,8 +105,8 @@ class CheckpointEvaluation:
             target / "checkpoints.parquet", table.astype(dict.fromkeys(floats, "float64"))
         )
         prompts = []
-        for record in records:
-            one = read_parquet(self.folder / f"{record['step']:08d}" / PROMPTS)
+        for record, files in zip(records, kept, strict=True):
+            one = files.read_parquet(PROMPTS)
             one.insert(0, "step", record["step"])
             prompts.append(one)
         write_parquet(target / "checkpoint_prompts.parquet", pd.concat(prompts, ignore_index=True))
@@ -115,6 +115,5 @@ class CheckpointEvaluation:
         """Forget them: the trial is published."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _records(self) -> list[dict[str, Any]]:
-        files = sorted(self.folder.glob(f"[0-9]*/{EVALUATION}"))
-        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    def _kept(self) -> list[Sealed]:
+        return [open_sealed(one) for one in sorted(self.folder.glob("[0-9]*"))]

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpo_bench.cache import kept
 from dpo_bench.contract import get_loss
 from dpo_bench.data.resample import bootstrap_pairs
 from dpo_bench.evaluation.policy import Evaluator
@@ -34,7 +35,7 @@ from dpo_bench.model.reference_cache import reference_logps
 from dpo_bench.model.sharded import gathered, share_backend
 from dpo_bench.progress import Progress, quiet
 from dpo_bench.rewards.find import find_reward
-from dpo_bench.storage import cache_root, digest
+from dpo_bench.storage import digest
 from dpo_bench.sweep.inputs import describe, prepare_inputs
 from dpo_bench.sweep.memory import describe_plan, memory_plan, require_fitting
 from dpo_bench.training.input_builders import require_margins
@@ -304,8 +305,8 @@ class WorkerContext:
                 "end_tokens": sorted(self.inputs.end_tokens),
             }
         )
-        folder = cache_root() / "reference-evaluations" / key
-        if not folder.is_dir():
+
+        def fill(folder: Path) -> None:
             evaluate_reference(
                 folder,
                 self.reference,
@@ -316,7 +317,8 @@ class WorkerContext:
                 options=options,
                 progress=progress,
             )
-        return folder
+
+        return kept("reference-evaluations", key, fill).folder
 
 
 def _checkpoint_layers(policy: LogprobBackend) -> int:

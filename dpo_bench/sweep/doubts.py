@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dpo_bench.analysis.judge_costs import LEAST_AGREEMENT
+from dpo_bench.storage import open_folder
 
 REWARD = {
     "self": "the same response does not always get the same reward",
@@ -31,8 +31,9 @@ def doubts(reference: Path, *, judged: bool) -> Iterator[str]:
         reference: folder of the reference's evaluation, whether or not it is there.
         judged: whether a judge was controlled, and not a reward.
     """
-    file = reference / "evaluation.json"
-    record: Mapping[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    files = open_folder(reference)
+    known = files.has("evaluation.json")
+    record: Mapping[str, Any] = files.read_json("evaluation.json") if known else {}
     controls: Mapping[str, Mapping[str, Any]] = record.get("controls") or {}
     missed = {name: found for name, found in controls.items() if found.get("passed") is False}
     if judged and "order" in missed:

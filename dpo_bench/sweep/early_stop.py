@@ -7,7 +7,6 @@ it is beyond a limit for sure.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.progress import Progress
-from dpo_bench.storage import write_json
+from dpo_bench.storage import read_record, write_record
 
 if TYPE_CHECKING:
     from dpo_bench.evaluation.policy import Evaluator
     from dpo_bench.model.logprobs import LogprobBackend
 
+CHECKS = "kl_checks.json"
 SHARES = (0.25, 0.5)
 """Of the steps, after which the KL is looked at: earlier the learning rate still rises, later too
 little is left to be saved."""
@@ -121,7 +121,7 @@ class EarlyStop:
     ) -> None:
         self.evaluator = evaluator
         self.policy = policy
-        self.file = folder / "kl_checks.json"
+        self.file = folder / CHECKS
         self.limit = limit
         self.progress = progress
         self.checks = self._read() if limit is not None else {}
@@ -141,7 +141,7 @@ class EarlyStop:
             return
         if done in {math.ceil(share * total) for share in SHARES} and done not in self.checks:
             self.checks[done] = self._look(done, total)
-            write_json(self.file, [asdict(check) for check in self.checks.values()])
+            write_record(self.file, {"checks": [asdict(one) for one in self.checks.values()]})
         for check in self.checks.values():
             if is_beyond(check.kl, check.se, self.limit):
                 raise StoppedEarlyError(check, total, self.limit)
@@ -156,11 +156,10 @@ class EarlyStop:
         return KLCheck(done, _finite(kl), _finite(se), time.monotonic() - started)
 
     def _read(self) -> dict[int, KLCheck]:
-        try:
-            found = json.loads(self.file.read_text(encoding="utf-8"))
-            return {check["step"]: KLCheck(**check) for check in found}
-        except (OSError, ValueError, TypeError, KeyError):
-            return {}  # none yet, or damaged
+        if not self.file.is_file():
+            return {}
+        found = read_record(self.file)["checks"]
+        return {check["step"]: KLCheck(**check) for check in found}
 
 
 def _finite(value: float) -> float | None:

@@ -5,14 +5,15 @@ It needs the policy's tokenizer but no model, so that a plan can show it before 
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dpo_bench.cache import kept
 from dpo_bench.data.chat import ChatTemplate
 from dpo_bench.data.ends import Ends
 from dpo_bench.data.prepare import prepare_pairs
@@ -23,7 +24,7 @@ from dpo_bench.model.compatibility import require_same_tokens
 from dpo_bench.model.files import listed_ends
 from dpo_bench.model.load import load_tokenizer
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.storage import cache_root, digest, published_folder, write_json
+from dpo_bench.storage import digest, write_json
 
 log = logging.getLogger(__name__)
 
@@ -96,22 +97,23 @@ def prepare_inputs(experiment: Experiment, sources: Sources, progress: Progress 
     ends = Ends.of(template, listed).tokens
     content = sources.content
     key = digest({"recipe": RECIPE, "data": content.data, "tokenizer": content.policy})
-    folder = cache_root() / "pairs" / key
-    if not folder.is_dir():
+
+    def fill(folder: Path) -> None:
         training, heldout, counts = prepare_pairs(
             sources.preferences, tokenizer, experiment.data, progress, listed_ends=listed
         )
-        with published_folder(folder) as new:
-            training.save(new / "training.safetensors")
-            heldout.save(new / "heldout.safetensors")
-            write_json(new / "counts.json", counts.as_dict())
-    heldout = TokenizedPairs.load(folder / "heldout.safetensors")
+        training.save(folder / "training.safetensors")
+        heldout.save(folder / "heldout.safetensors")
+        write_json(folder / "counts.json", counts.as_dict())
+
+    found = kept("pairs", key, fill)
+    heldout = TokenizedPairs.load(found.folder / "heldout.safetensors")
     inputs = Inputs(
         tokenizer=tokenizer,
         end_tokens=ends,
-        pairs=TokenizedPairs.load(folder / "training.safetensors"),
+        pairs=TokenizedPairs.load(found.folder / "training.safetensors"),
         prompts=choose_prompts(heldout, experiment.evaluation.prompts),
-        counts=json.loads((folder / "counts.json").read_text(encoding="utf-8")),
+        counts=found.read_json("counts.json"),
         new_tokens=experiment.evaluation.max_new_tokens,
         reading=sources.reading,
     )

@@ -109,7 +109,7 @@ class Pool:
         self.watched = 0.0
 
     def run(self) -> None:
-        """Do all that the schedule gives.
+        """Do all that the schedule gives; of a schedule that is over, prepare what trials share.
 
         Raises:
             DpoBenchError: model or data cannot be used; raised by the first worker's preparation.
@@ -119,7 +119,7 @@ class Pool:
         try:
             # The first worker prepares what all share and fills the caches; the others find it.
             self._spawn(0)
-            while not self.schedule.is_over or self.busy:
+            while not self.has_begun or not self.schedule.is_over or self.busy:
                 heard = self.executor.listen(SECONDS_TO_LISTEN)
                 self.silence.tick()
                 for channel, message in heard:

@@ -7,7 +7,6 @@ it was interrupted, after it was killed.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from dpo_bench.analysis.judge_costs import JUDGE_COSTS
 from dpo_bench.analysis.lost_verdicts import LOST_COLUMNS, lost_columns
 from dpo_bench.analysis.metrics import METRICS
-from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
+from dpo_bench.errors import ConfigurationError, DamagedError, DpoBenchError, StorageError
 from dpo_bench.experiment.config import OWN_KEYS
-from dpo_bench.storage import canonical_json, read_parquet, write_csv, write_parquet
+from dpo_bench.storage import Sealed, canonical_json, damaged, write_csv, write_parquet
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.store import Manifest, Store
 from dpo_bench.wording import counted
@@ -66,7 +65,7 @@ def planned_trials(store: Store) -> list[str]:
     record = store.read_experiment() or {}
     if dict(record.get("experiment") or {}).get("search"):
         with contextlib.suppress(FileNotFoundError):
-            return [str(one) for one in json.loads(store.search_file.read_text("utf-8"))["trials"]]
+            return [str(one) for one in store.read_search()["trials"]]
     return [str(one) for one in record.get("trials") or ()]
 
 
@@ -78,7 +77,8 @@ def refresh_results(folder: Path) -> None:
 
     Raises:
         ConfigurationError: no trial of the sweep has ended.
-        EnvironmentProblem: there is no table, and it cannot be written.
+        DamagedError: a trial is damaged, or the table is and cannot be made again.
+        StorageError: there is no table, and it cannot be written.
     """
     store = Store(folder)
     identities = planned_trials(store)
@@ -87,6 +87,8 @@ def refresh_results(folder: Path) -> None:
         return
     try:
         table = _table(store, identities)
+        if earlier is None and table.empty and store.results_file.is_file():
+            raise damaged(store.results_file)
         if earlier is None and table.empty:
             raise ConfigurationError(
                 f"{folder}: none of {counted(len(identities), 'trial')} has ended yet; there is"
@@ -94,11 +96,9 @@ def refresh_results(folder: Path) -> None:
             )
         if earlier is None or not table.equals(earlier):
             _write(store, table)
-    except OSError as error:
+    except StorageError:
         if earlier is None:
-            raise EnvironmentProblem(
-                f"{store.results_file} cannot be written: {error.strerror}."
-            ) from error
+            raise
 
 
 @contextlib.contextmanager
@@ -143,12 +143,16 @@ def _report_what_is_done(
 
 
 def _earlier_table(store: Store) -> pd.DataFrame | None:
-    return read_parquet(store.results_file) if store.results_file.is_file() else None
+    """The table as it was written; None where there is none that is whole."""
+    with contextlib.suppress(DamagedError):
+        return store.ledger.read_parquet(store.results_file.name)
+    return None
 
 
 def _write(store: Store, table: pd.DataFrame) -> None:
-    write_parquet(store.results_file, table)
-    write_csv(store.folder / "results.csv", table)
+    with store.ledger.writing(["results.parquet", "results.csv"]):
+        write_parquet(store.results_file, table)
+        write_csv(store.folder / "results.csv", table)
 
 
 def _table(store: Store, identities: Sequence[str]) -> pd.DataFrame:
@@ -192,8 +196,8 @@ def _row(store: Store, manifest: Manifest) -> dict[str, Any]:
     }
     if manifest.status != "done":
         return row
-    file = store.trial_folder(manifest.trial) / "evaluation.json"
-    evaluation: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    files = store.sealed_trial(manifest.trial)
+    evaluation = files.read_json("evaluation.json")
     for name in ("initial_loss", "initial_loss_expected", "steps"):
         row[name] = evaluation[name]
     for name, estimate in evaluation["metrics"].items():
@@ -203,7 +207,7 @@ def _row(store: Store, manifest: Manifest) -> dict[str, Any]:
             f"{name}_high": estimate["high"],
         }
     row["prompts"] = evaluation["metrics"]["kl"]["n"]
-    return row | _notes(evaluation.get("notes") or {}) | _controls(store) | _along(store, manifest)
+    return row | _notes(evaluation.get("notes") or {}) | _controls(store) | _along(files, manifest)
 
 
 def _notes(notes: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,18 +222,17 @@ def _notes(notes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _controls(store: Store) -> dict[str, Any]:
-    file = store.reference_folder / "evaluation.json"
-    if not file.is_file():
+    files = store.reference()
+    if not files.has("evaluation.json"):
         return {}
-    controls = json.loads(file.read_text(encoding="utf-8")).get("controls") or {}
+    controls = files.read_json("evaluation.json").get("controls") or {}
     return {f"control_{name}": found["value"] for name, found in controls.items()}
 
 
-def _along(store: Store, manifest: Manifest) -> dict[str, Any]:
-    file = store.trial_folder(manifest.trial) / "checkpoints.parquet"
-    if not file.is_file():
+def _along(files: Sealed, manifest: Manifest) -> dict[str, Any]:
+    if not files.has("checkpoints.parquet"):
         return {}
     return {
-        "checkpoints": len(read_parquet(file)),
+        "checkpoints": len(files.read_parquet("checkpoints.parquet")),
         "checkpoint_seconds": manifest.seconds.get("checkpoints"),
     }

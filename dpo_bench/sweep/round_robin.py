@@ -17,7 +17,7 @@ import numpy as np
 
 from dpo_bench.analysis.opponents import CHOSEN, COST, OPPONENTS, REFERENCE, round_robin
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.storage import read_parquet, write_json, write_parquet
+from dpo_bench.storage import write_json, write_parquet
 from dpo_bench.sweep.store import Store
 
 if TYPE_CHECKING:
@@ -51,25 +51,28 @@ def write_opponents(
     done = [one for one in identities if (found := store.manifest(one)) and found.status == "done"]
     if not done or not store.reference_folder.is_dir():
         return None
-    samples = {one: read_parquet(store.trial_folder(one) / "samples.parquet") for one in done}
+    samples = {one: store.sealed_trial(one).read_parquet("samples.parquet") for one in done}
     names = [*done, REFERENCE, CHOSEN]
+    cost = None
     if judge is not None:
         wins, cost = _judged(judge, store, samples, names, progress)
-        write_json(store.folder / COST, {"judge": asdict(cost)})
     else:
         rewards = _rewards(store, samples)
         if rewards is None:
             return None
         wins = round_robin(rewards)
     file = store.folder / OPPONENTS
-    write_parquet(file, _table(names, wins))
+    with store.ledger.writing([OPPONENTS, *([COST] if cost else [])]):
+        if cost is not None:
+            write_json(store.folder / COST, {"judge": asdict(cost)})
+        write_parquet(file, _table(names, wins))
     return file
 
 
 def _rewards(store: Store, samples: dict[str, pd.DataFrame]) -> list[Array] | None:
     """Rewards [prompt, sample] of every player; None without a reward."""
-    reference = read_parquet(store.reference_folder / "samples.parquet")
-    chosen = read_parquet(store.reference_folder / "prompts.parquet")
+    reference = store.reference().read_parquet("samples.parquet")
+    chosen = store.reference().read_parquet("prompts.parquet")
     if reference["reward"].isna().any():
         return None
     prompts = len(chosen)
@@ -91,8 +94,8 @@ def _judged(
     progress: Progress,
 ) -> tuple[Array, Cost]:
     """Wins by a judge, of every player's first response to each prompt, and what they took."""
-    prompts = read_parquet(store.reference_folder / "prompts.parquet")
-    reference = read_parquet(store.reference_folder / "samples.parquet")
+    prompts = store.reference().read_parquet("prompts.parquet")
+    reference = store.reference().read_parquet("samples.parquet")
     texts = [
         list(table[table["sample"] == 0]["response"]) for table in (*samples.values(), reference)
     ]

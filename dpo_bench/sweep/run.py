@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_bench.analysis.results import SweepResults, read_sweep
+from dpo_bench.cache import remove_old_leftovers
 from dpo_bench.contract import get_loss
 from dpo_bench.contract.registry import losses_of_script
 from dpo_bench.errors import ConfigurationError
@@ -19,7 +20,7 @@ from dpo_bench.launcher import launched_size
 from dpo_bench.notes import Note, heard
 from dpo_bench.processor import processor
 from dpo_bench.search.plan import SearchPlan
-from dpo_bench.storage import published_folder
+from dpo_bench.storage import is_published, published_folder
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executors import make_executor
 from dpo_bench.sweep.executors.base import Executor, ExecutorName, WorkerDiedError
@@ -39,6 +40,7 @@ from dpo_bench.sweep.searching import SearchSchedule
 from dpo_bench.sweep.silence import Silence, TimeLimits
 from dpo_bench.sweep.sources import Sources, find_sources
 from dpo_bench.sweep.store import Store, link_files, write_manifest
+from dpo_bench.sweep.takeover import Takeover
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import manifest_of
 from dpo_bench.sweep.versions import installed_versions
@@ -118,8 +120,9 @@ def run(
         KeyboardInterrupt: Ctrl-C; what was running has been saved.
     """
     request = replace(request, experiment=_as_launched(request.experiment, request.executor))
-    opening = make_executor(request.executor, request.folder.resolve(), request.workers)
     store = Store(request.folder)
+    store.require_own()
+    opening = make_executor(request.executor, request.folder.resolve(), request.workers)
     planned = _planned(request.experiment)
     notes: list[Note] = []
 
@@ -128,14 +131,21 @@ def run(
             notes.append(note)
             display.note(note.text, warning=note.is_warning)
 
+    def lasting() -> dict[str, Any]:
+        return {"notes": [note.record() for note in notes if not note.is_passing]}
+
     with store.locked(), display, heard(on_note, request.note_level):
+        remove_old_leftovers()
         sources = find_sources(request.experiment, display.phase)
         request = replace(request, experiment=settled(request.experiment, sources.parameters))
+        takeover = Takeover(store, request.experiment.training, display)
+        takeover.tell_of_own_files()
         shared = conditions(request.experiment, sources.content)
         tasks = [Task(trial, trial_id(trial, shared)) for trial in planned]
         store.open(_record(request, sources, shared, tasks))
-        schedule = _schedule(request.experiment, store, shared, tasks, display)
-        if not schedule.is_over:
+        schedule = _schedule(request.experiment, takeover, shared, tasks)
+        has_reference = takeover.has_reference()
+        if not (schedule.is_over and has_reference):
             done_so_far = reported_when_interrupted(
                 store, lambda: schedule.identities, display, write_report
             )
@@ -149,7 +159,7 @@ def run(
                     display=display,
                     on_note=on_note,
                 )
-            store.add_to_record({"notes": [note._asdict() for note in notes]})
+            store.add_to_record(lasting())
         identities = schedule.identities
         table = write_results(store, identities)
         _write_opponents(request.experiment, store, identities, display)
@@ -202,20 +212,17 @@ def _planned(experiment: Experiment) -> list[PlannedTrial]:
 
 
 def _schedule(
-    experiment: Experiment,
-    store: Store,
-    shared: dict[str, Any],
-    tasks: Sequence[Task],
-    display: Display,
+    experiment: Experiment, takeover: Takeover, shared: dict[str, Any], tasks: Sequence[Task]
 ) -> Schedule:
-    if experiment.search is None:
-        return ListSchedule(tasks, lambda task: _is_there(store, task.identity))
-    return SearchSchedule(experiment, store, lambda trial: trial_id(trial, shared), display)
+    if experiment.search is not None:
+        return SearchSchedule(experiment, takeover, lambda trial: trial_id(trial, shared))
+    takeover.look(tasks)
 
+    def is_there(task: Task) -> bool:
+        manifest = takeover.manifest(*task[:2])
+        return (manifest is not None and manifest.is_final) or takeover.reuse(*task[:2])
 
-def _is_there(store: Store, identity: str) -> bool:
-    manifest = store.manifest(identity)
-    return (manifest is not None and manifest.is_final) or store.reuse(identity)
+    return ListSchedule(tasks, is_there)
 
 
 def _run_missing(
@@ -230,7 +237,7 @@ def _run_missing(
 ) -> None:
     def keep_shared(ready: Ready) -> None:
         store.add_to_record({"data": ready.counts, "computing": ready.computing})
-        if not store.reference_folder.is_dir():
+        if not is_published(store.reference_folder):
             with published_folder(store.reference_folder) as folder:
                 link_files(ready.reference, folder)
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dpo_bench.errors import DamagedError
 from dpo_bench.experiment import PlannedTrial
 from dpo_bench.search.exploration import Outcome, Stage
 from dpo_bench.search.plan import Look, SearchPlan, Series, Step
 from dpo_bench.search.record import record_of
-from dpo_bench.storage import write_json
+from dpo_bench.storage import write_record
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.store import SOUGHT, Manifest, Store
+from dpo_bench.sweep.takeover import Takeover
 from dpo_bench.sweep.task import Task
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment
-    from dpo_bench.sweep.display import Display
 
 
 class SearchSchedule:
@@ -27,21 +27,21 @@ class SearchSchedule:
 
     Args:
         experiment: with a ``[search]``.
-        store: of the sweep.
+        takeover: looks at what is in the sweep's folder; its display is told of KLs that are met
+            and of verdicts.
         identify: gives a trial's identity.
-        display: is told of KLs that are met and of verdicts.
     """
 
     def __init__(
         self,
         experiment: Experiment,
-        store: Store,
+        takeover: Takeover,
         identify: Callable[[PlannedTrial], str],
-        display: Display,
     ) -> None:
         self.experiment = experiment
-        self.store = store
-        self.display = display
+        self.takeover = takeover
+        self.store = store = takeover.store
+        self.display = display = takeover.display
         self._identify = identify
         self._identities: dict[PlannedTrial, str] = {}
         self.plan = SearchPlan(experiment, _sought_before(experiment, store), self.identify)
@@ -104,7 +104,7 @@ class SearchSchedule:
         record = record_of(self.plan, step or self.step, self.identify)
         if self._is_late() and not record["end"]:
             record["end"] = "hours"
-        write_json(self.store.search_file, record)
+        write_record(self.store.search_file, record)
 
     def _is_late(self) -> bool:
         hours = self.plan.search.hours
@@ -140,10 +140,10 @@ class SearchSchedule:
         if identity not in self._looked_for:
             # Looked for once: what is not there now, a trial of this run will tell of.
             self._looked_for.add(identity)
-            manifest = self.store.manifest(identity)
+            manifest = self.takeover.manifest(trial, identity)
             limit = self.plan.kl_limit
             is_final = manifest is not None and manifest.is_final_for(limit)
-            if not is_final and self.store.reuse(identity):
+            if not is_final and self.takeover.reuse(trial, identity):
                 manifest = self.store.manifest(identity)
             if manifest is not None and manifest.is_final_for(limit):
                 self._outcomes[identity] = self._outcome(identity, manifest)
@@ -151,8 +151,7 @@ class SearchSchedule:
 
     def _outcome(self, identity: str, manifest: Manifest) -> Outcome:
         if manifest.status == "done":
-            file = self.store.trial_folder(identity) / "evaluation.json"
-            metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]
+            metrics = self.store.sealed_trial(identity).read_json("evaluation.json")["metrics"]
             return Outcome("done", float(metrics["kl"]["value"]))
         if manifest.status == "stopped":
             return Outcome("stopped", float((manifest.stopped or {}).get("kl", math.nan)))
@@ -187,9 +186,12 @@ def _plain(stage: Stage) -> list[Any]:
 
 def _known_so_far(store: Store) -> frozenset[str] | None:
     """The trials of the folder's search that have a result; None where it has no record."""
-    if not store.search_file.exists():
+    try:
+        trials = store.read_search()["trials"]
+    except FileNotFoundError:
         return None
-    trials = json.loads(store.search_file.read_text(encoding="utf-8"))["trials"]
+    except DamagedError:  # all that there are: the search has asked for them
+        trials = [path.name for path in store.folder.glob("trials/[!.]*")]
     return frozenset(one for one in trials if store.manifest(one) is not None)
 
 

@@ -1,7 +1,8 @@
 """A sweep's folder: the only truth about what was planned, what is done and what failed.
 
 ```
-experiment.json          what was asked for, versions, hashes, the planned trials
+experiment.json          what was asked for, versions, hashes, the planned trials; and its copy
+manifest.json            SHA-256 of the folder's own tables, report and figures
 reference/               the reference evaluated once for all trials
 trials/<id>/             one trial; manifest.json is written last and lists every file's SHA-256
 checkpoints/<id>.state   of trials that are under way; <id>/ holds their evaluations so far
@@ -15,22 +16,40 @@ opponents.json           what a judge of these took
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dpo_bench.errors import ConfigurationError, EnvironmentProblem, LockedError
+from dpo_bench.errors import ConfigurationError, DamagedError, LockedError, StorageError
 from dpo_bench.experiment.config import OWN_KEYS
-from dpo_bench.storage import file_digest, published_folder, write_json
+from dpo_bench.ledger import Ledger, copy_of, read_twice, write_twice
+from dpo_bench.storage import (
+    MANIFEST,
+    Sealed,
+    open_folder,
+    open_sealed,
+    published_folder,
+    read_record,
+    remove,
+    remove_leftovers,
+    seal,
+)
 from dpo_bench.sweep.early_stop import is_beyond
 
-MANIFEST = "manifest.json"
+LOCK = ".lock"
+EXPERIMENT = "experiment.json"
+TRIALS, REFERENCE, CHECKPOINTS, FIGURES = "trials", "reference", "checkpoints", "figures"
+OWN_NAMES = (
+    *(EXPERIMENT, copy_of(Path(EXPERIMENT)).name, "search.json", MANIFEST, REFERENCE),
+    *("results.parquet", "results.csv", "opponents.parquet", "opponents.json"),
+    *("report.html", "report.md", "summary.txt", "matched.csv"),
+)
+"""What is written directly into the folder."""
 FOUND = ("data", "computing", "notes")
 """Parts of the record that are found while it is worked on, and stay true under its conditions."""
 SOUGHT = "sought"
@@ -96,11 +115,12 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._is_open = False
 
     @property
     def experiment_file(self) -> Path:
         """The resolved configuration."""
-        return self.folder / "experiment.json"
+        return self.folder / EXPERIMENT
 
     @property
     def search_file(self) -> Path:
@@ -115,44 +135,92 @@ class Store:
     @property
     def reference_folder(self) -> Path:
         """The reference's own evaluation."""
-        return self.folder / "reference"
+        return self.folder / REFERENCE
+
+    @property
+    def ledger(self) -> Ledger:
+        """Digests of the folder's own files: tables, report, figures."""
+        return Ledger(self.folder)
 
     def trial_folder(self, trial: str) -> Path:
         """Where a trial's artefacts lie once it is finished."""
-        return self.folder / "trials" / trial
+        return self.folder / TRIALS / trial
 
     def checkpoint(self, trial: str) -> Path:
         """Where a trial under way keeps its state."""
-        return self.folder / "checkpoints" / f"{trial}.state"
+        return self.folder / CHECKPOINTS / f"{trial}.state"
 
     def evaluations(self, trial: str) -> Path:
         """Where a trial under way keeps its evaluations along training."""
-        return self.folder / "checkpoints" / trial
+        return self.folder / CHECKPOINTS / trial
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; freed by the system however the process ends.
 
+        What a killed run has left under temporary names is removed. A folder that comes to hold no
+        record, because it is refused or nothing could be begun, is left as it was found.
+
         Raises:
             LockedError: another process holds it.
-            EnvironmentProblem: the folder cannot be written.
+            ConfigurationError: it is another program's, or has a link where it should have folders.
+            StorageError: the folder cannot be written.
         """
+        self.require_own()
+        before = (self.folder.exists(), (self.folder / LOCK).exists())
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / ".lock", timeout=0)
+            lock = FileLock(self.folder / LOCK, timeout=0)
             lock.acquire()
         except Timeout:
             raise LockedError(
                 f"{self.folder} is in use by another process; wait for it, or give another --out."
             ) from None
         except OSError as error:
-            raise EnvironmentProblem(
-                f"cannot write {self.folder}: {error.strerror}; give another --out."
-            ) from error
+            raise _cannot_write(self.folder, error) from error
         try:
+            self._remove_leftovers()
             yield
         finally:
+            if not self._is_open:
+                self._leave_as_found(*before)
             lock.release()
+
+    def _leave_as_found(self, was_there: bool, was_locked: bool) -> None:
+        if not was_locked:
+            (self.folder / LOCK).unlink(missing_ok=True)
+        if not was_there:
+            with contextlib.suppress(OSError):  # something has come into it
+                self.folder.rmdir()
+
+    def require_own(self) -> None:
+        """Refuse a folder that is no sweep's, before anything in it is touched; see `locked`."""
+        try:
+            names = sorted(path.name for path in self.folder.iterdir())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+        ours = {EXPERIMENT, copy_of(self.experiment_file).name, TRIALS}
+        if not ours & set(names) and (strangers := [one for one in names if one != LOCK]):
+            raise ConfigurationError(
+                f"{self.folder} is not a sweep's folder (it holds {strangers[0]}); "
+                "give another --out."
+            )
+        for name in (TRIALS, REFERENCE, CHECKPOINTS, FIGURES):
+            if (self.folder / name).is_symlink():
+                raise ConfigurationError(
+                    f"{self.folder / name} is a link, which a sweep does not follow out of its "
+                    "folder: put the folder itself there, or give another --out."
+                )
+
+    def _remove_leftovers(self) -> None:
+        """Of runs that were killed: whatever they were writing."""
+        remove_leftovers(self.folder, OWN_NAMES)
+        for name in (TRIALS, FIGURES, CHECKPOINTS):
+            remove_leftovers(self.folder / name)
+        for folder in (self.folder / CHECKPOINTS).glob("*/"):
+            remove_leftovers(folder)
 
     def open(self, record: Mapping[str, Any]) -> None:
         """Write the experiment's record, after checking that the folder is free or its own.
@@ -165,14 +233,7 @@ class Store:
             ConfigurationError: the folder holds another experiment, or something else entirely.
         """
         earlier = self.read_experiment()
-        if earlier is None:
-            strangers = [path.name for path in self.folder.iterdir() if path.name != ".lock"]
-            if strangers and not (self.folder / "trials").is_dir():
-                raise ConfigurationError(
-                    f"{self.folder} is not a sweep's folder (it holds {strangers[0]}); "
-                    "give another --out."
-                )
-        elif _common(earlier["conditions"]) != _common(record["conditions"]):
+        if earlier is not None and _common(earlier["conditions"]) != _common(record["conditions"]):
             ours, theirs = _common(earlier["conditions"]), _common(record["conditions"])
             where, old, new = _first_difference(ours, theirs)
             raise ConfigurationError(
@@ -182,30 +243,61 @@ class Store:
         kept = {key: earlier[key] for key in (*FOUND, SOUGHT) if key in earlier} if earlier else {}
         if plan := earlier_plan(earlier or record):
             kept["plan"] = plan
-        write_json(self.experiment_file, {**record, **kept})
+        self._is_open = True
+        write_twice(self.experiment_file, {**record, **kept})
 
     def add_to_record(self, more: Mapping[str, Any]) -> None:
         """Add to the experiment's record."""
-        write_json(self.experiment_file, {**(self.read_experiment() or {}), **more})
+        write_twice(self.experiment_file, {**(self.read_experiment() or {}), **more})
 
     def read_experiment(self) -> dict[str, Any] | None:
-        """The record of the folder's experiment, or None."""
+        """The record of the folder's experiment, or None.
+
+        Raises:
+            DamagedError: neither it nor its copy is as it was written.
+        """
         try:
-            return json.loads(self.experiment_file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+            return read_twice(self.experiment_file)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise EnvironmentProblem(f"{self.experiment_file} cannot be read: {error}") from error
+
+    def read_search(self) -> dict[str, Any]:
+        """What a search has asked for and found.
+
+        Raises:
+            FileNotFoundError: there is no such record.
+            DamagedError: it is not as it was written.
+        """
+        return read_record(self.search_file)
 
     def manifest(self, trial: str) -> Manifest | None:
-        """A finished trial's manifest, or None: then the trial is still to be done."""
-        file = self.trial_folder(trial) / MANIFEST
+        """A finished trial's manifest; None where there is none that is whole."""
         try:
-            return Manifest(**json.loads(file.read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError):
+            sealed = self.sealed_trial(trial)
+            manifest = Manifest(**sealed.fields, artefacts=sealed.artefacts or {})
+        except (FileNotFoundError, DamagedError, TypeError):
             return None
-        except (OSError, ValueError, TypeError):
-            return None  # damaged: done again
+        return manifest if manifest.trial == trial else None
+
+    def sealed_trial(self, trial: str) -> Sealed:
+        """A finished trial's folder.
+
+        Raises:
+            FileNotFoundError: there is none; a link is none.
+            DamagedError: its manifest is not as it was written.
+        """
+        folder = self.trial_folder(trial)
+        if folder.is_symlink():
+            raise FileNotFoundError(folder)
+        return open_sealed(folder)
+
+    def reference(self) -> Sealed:
+        """The reference's own evaluation, whether or not it is there.
+
+        Raises:
+            DamagedError: its manifest is not as it was written.
+        """
+        return open_folder(self.reference_folder)
 
     @contextlib.contextmanager
     def new_trial(self, trial: str) -> Iterator[Path]:
@@ -215,33 +307,59 @@ class Store:
         """
         final = self.trial_folder(trial)
         earlier = self.manifest(trial)
-        if final.exists() and not (earlier and earlier.is_final):
-            shutil.rmtree(final)
+        if os.path.lexists(final) and not (earlier and earlier.is_final):
+            remove(final)
         with published_folder(final) as folder:
             yield folder
 
-    def reuse(self, trial: str) -> bool:
-        """Take a finished trial over from a neighboring sweep that has done the same one."""
+    def reuse(self, trial: str, is_meant: Callable[[Manifest], bool] = lambda _: True) -> bool:
+        """Take a finished trial over from a neighboring sweep that has done the same one.
+
+        Args:
+            trial: its identity.
+            is_meant: whether a manifest is that of the trial with this identity.
+        """
         earlier = self.manifest(trial)
-        if earlier is not None and earlier.stopped is None:
+        if earlier is not None and earlier.stopped is None and not self.damage(trial):
             return False
-        for neighbor in sorted(self.folder.parent.glob(f"*/trials/{trial}")):
-            found = Store(neighbor.parent.parent).manifest(trial)
-            if found and found.status == "done" and not damaged_files(neighbor):
+        for neighbor in sorted(self.folder.parent.glob(f"*/{TRIALS}/{trial}")):
+            other = Store(neighbor.parent.parent)
+            found = other.manifest(trial)
+            if found is None or found.status != "done" or not is_meant(found):
+                continue
+            if not other.damage(trial):
                 with self.new_trial(trial) as folder:
                     link_files(neighbor, folder)
-                self._reuse_shared(Store(neighbor.parent.parent))
+                self._reuse_shared(other)
                 return True
         return False
 
     def _reuse_shared(self, neighbor: Store) -> None:
         """Take over the reference: sweeps that share a trial share their conditions."""
-        if self.reference_folder.is_dir() or not neighbor.reference_folder.is_dir():
+        if self.has_reference() or not neighbor.has_reference():
             return
         with published_folder(self.reference_folder) as folder:
             link_files(neighbor.reference_folder, folder)
         record = neighbor.read_experiment() or {}
         self.add_to_record({key: record[key] for key in FOUND if key in record})
+
+    def damage(self, trial: str) -> list[str]:
+        """Files of a finished trial that are missing or not as they were written.
+
+        Raises:
+            StorageError: one may not be read.
+        """
+        if self.manifest(trial) is None:
+            return [MANIFEST]
+        return self.sealed_trial(trial).damaged()
+
+    def has_reference(self) -> bool:
+        """Whether the reference's evaluation is there, and whole as far as that is known."""
+        folder = self.reference_folder
+        try:
+            return folder.is_dir() and not folder.is_symlink() and not self.reference().damaged()
+        except DamagedError:
+            return False
 
 
 def earlier_plan(record: Mapping[str, Any]) -> Any:
@@ -251,20 +369,12 @@ def earlier_plan(record: Mapping[str, Any]) -> Any:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, last, with the checksum of every other file of the folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    artefacts = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
-    values = {name: getattr(manifest, name) for name in manifest.__slots__}
-    write_json(folder / MANIFEST, {**values, "artefacts": artefacts})
+    seal(folder, {name: getattr(manifest, name) for name in manifest.__slots__})
 
 
 def damaged_files(folder: Path) -> list[str]:
     """Files of a finished trial that are missing or differ from their checksum."""
-    artefacts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["artefacts"]
-    return [
-        name
-        for name, checksum in artefacts.items()
-        if not (folder / name).is_file() or file_digest(folder / name) != checksum
-    ]
+    return Store(folder.parent.parent).damage(folder.name)
 
 
 def link_files(source: Path, target: Path) -> None:
@@ -278,6 +388,10 @@ def link_files(source: Path, target: Path) -> None:
             os.link(file, new)
         except OSError:
             shutil.copy2(file, new)
+
+
+def _cannot_write(folder: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write {folder}: {error.strerror}; give another --out.")
 
 
 def _common(conditions: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import traceback
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 
 from dpo_bench.contract import get_loss
-from dpo_bench.errors import DivergedError, DpoBenchError, EnvironmentProblem
+from dpo_bench.errors import DamagedError, DivergedError, DpoBenchError, EnvironmentProblem
 from dpo_bench.evaluation.calibration import implicit_scale
 from dpo_bench.experiment.config import OWN_KEYS
 from dpo_bench.progress import Control
-from dpo_bench.storage import write_json, write_parquet
+from dpo_bench.storage import is_published, read_record, remove, write_json, write_parquet
 from dpo_bench.sweep.checkpoints import CheckpointEvaluation
-from dpo_bench.sweep.early_stop import EarlyStop, StoppedEarlyError
+from dpo_bench.sweep.early_stop import CHECKS, EarlyStop, StoppedEarlyError
 from dpo_bench.sweep.store import Manifest, Store, write_manifest
 from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from dpo_bench.experiment.config import Training
     from dpo_bench.sweep.context import WorkerContext
     from dpo_bench.sweep.task import Task
+
+
+log = logging.getLogger(__name__)
 
 
 class Ended(NamedTuple):
@@ -77,6 +81,14 @@ class _Run:
         self.control = control
         self.trainer: Trainer | None = None
         folder = store.evaluations(task.identity)
+        if not _is_whole(folder):
+            log.warning(
+                "what trial %s had kept along its training is damaged: it starts again",
+                task.identity,
+                extra={"passing": True},
+            )
+            remove(store.checkpoint(task.identity))
+            remove(folder)
         self.scale = implicit_scale(get_loss(task.trial.loss), task.trial)
         self.along = CheckpointEvaluation(context, folder, self.scale, control.progress)
         self.early = EarlyStop(
@@ -171,6 +183,19 @@ class _Run:
     def _after_step(self, done: int, total: int) -> None:
         self.along.after_step(done, total)
         self.early.after_step(done, total)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all that a trial under way has kept along its training is as it was written.
+
+    What is lost of it cannot be had again but by training again.
+    """
+    try:
+        if (folder / CHECKS).exists():
+            read_record(folder / CHECKS)
+    except DamagedError:
+        return False
+    return all(is_published(one) for one in folder.glob("[0-9]*"))
 
 
 def describe(error: BaseException) -> str:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dpo_bench.disk import storage_error
 from dpo_bench.errors import DpoBenchError, EnvironmentProblem, TrialError
 from dpo_bench.notes import heard
 from dpo_bench.progress import Control
-from dpo_bench.storage import CACHE_VARIABLE, cache_root
+from dpo_bench.storage import cache_root
 
 if TYPE_CHECKING:
     from dpo_bench.experiment import Experiment
@@ -196,11 +197,7 @@ def _prepare(job: Job, voice: _Voice, meet: Callable[[], Ranks] | None) -> Worke
 def _why(error: Exception) -> str:
     """Why a worker could not start, in a line."""
     if isinstance(error, OSError) and error.strerror:
-        where = f" ({error.filename})" if error.filename else ""
-        return (
-            f"a worker could not start: {error.strerror}{where}. The cache is at {cache_root()}; "
-            f"{CACHE_VARIABLE} puts it elsewhere."
-        )
+        return f"a worker could not start: {storage_error(cache_root(), error, cache_root())}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())[:300]
     return (

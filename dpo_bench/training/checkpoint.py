@@ -8,10 +8,7 @@ ranks.
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,14 +25,15 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from dpo_bench.storage import digest, file_digest, sync, write_json
+from dpo_bench.errors import DamagedError
+from dpo_bench.storage import damaged, open_sealed, published_folder, remove, seal
 
 if TYPE_CHECKING:
     from dpo_bench.model.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
-RECORD, METRICS, STATE = "record.json", "metrics.safetensors", "state"
+METRICS, STATE = "metrics.safetensors", "state"
 NAME = "step-"
 """How the names of checkpoints begin in a run's folder."""
 
@@ -65,30 +63,15 @@ class Checkpoint:
             folder: of the run's checkpoints.
             save_state: writes everything that a step changes into a folder.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{NAME}", dir=folder))
-        try:
+        final = folder / f"{NAME}{self.step:09d}"
+        with published_folder(final) as new:
             save_state(new / STATE)
             save_file({"metrics": self.metrics}, new / METRICS)
-            files = [file for file in sorted(new.rglob("*")) if file.is_file()]
-            record: dict[str, Any] = {
-                "step": self.step,
-                "seconds": self.seconds,
-                "expected": self.expected,
-                "digests": {str(file.relative_to(new)): file_digest(file) for file in files},
-            }
-            write_json(new / RECORD, {**record, "digest": digest(record)})
-            for file in (*files, new / STATE, new):
-                sync(file)
-            final = folder / f"{NAME}{self.step:09d}"
-            shutil.rmtree(final, ignore_errors=True)
-            new.rename(final)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-        sync(folder)
+            fields = {"step": self.step, "seconds": self.seconds, "expected": self.expected}
+            seal(new, fields)
         for other in folder.iterdir():
             if other != final:
-                shutil.rmtree(other, ignore_errors=True)
+                remove(other)
 
     @classmethod
     def load(cls, folder: Path) -> Checkpoint | None:
@@ -96,21 +79,20 @@ class Checkpoint:
         for one in sorted(folder.glob(f"{NAME}*"), reverse=True):
             try:
                 return cls._read(one)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (DamagedError, FileNotFoundError, ValueError, KeyError) as error:
                 # The run starts again from its first step.
-                log.warning("the checkpoint %s is damaged (%s): it is left aside", one, error)
+                text = "the checkpoint %s is damaged (%s): it is left aside"
+                log.warning(text, one, error, extra={"passing": True})
         return None
 
     @classmethod
     def _read(cls, folder: Path) -> Checkpoint:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if record.pop("digest") != digest(record):
-            raise ValueError(f"{RECORD} was changed")
-        for name, expected in record["digests"].items():
-            if file_digest(folder / name) != expected:
-                raise ValueError(f"{name} was changed")
+        found = open_sealed(folder)
+        if wrong := found.damaged():
+            raise damaged(folder / wrong[0])
         metrics = load_file(folder / METRICS)["metrics"]
-        return cls(record["step"], record["seconds"], record["expected"], metrics, folder / STATE)
+        step, seconds, expected = (found.fields[name] for name in ("step", "seconds", "expected"))
+        return cls(step, seconds, expected, metrics, folder / STATE)
 
 
 def save_tensors(folder: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dpo_bench.processor import processor
 from dpo_bench.progress import Progress, quiet
-from dpo_bench.storage import CACHE_VARIABLE, cache_root, write_json
+from dpo_bench.storage import CACHE_VARIABLE, cache_root, seal, write_json
 from dpo_bench.worlds import WORLDS
 from dpo_bench.worlds.cache import RECORD, SHIPPED, built_afresh, read_record
 from dpo_bench.worlds.reference_policy import reference_folder
@@ -43,6 +43,7 @@ def build(folder: Path, progress: Progress = quiet) -> None:
             shutil.copytree(part, shipped)
             record = {key: read_record(part)[key] for key in ("settings", "facts", "files")}
             write_json(shipped / RECORD, record | {"machine": machine()})
+            seal(shipped)
 
 
 def machine() -> dict[str, str]:

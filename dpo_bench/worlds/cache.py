@@ -19,18 +19,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.cache import kept
+from dpo_bench.errors import DamagedError
 from dpo_bench.storage import (
-    CACHE_VARIABLE,
-    cache_root,
+    MANIFEST,
+    damaged,
     digest,
     file_digest,
-    published_folder,
+    open_sealed,
     write_json,
 )
 
 RECORD = "world.json"
-"""In every folder: its settings, versions, measured facts, and the SHA-256 of its files."""
+"""In every folder: its settings, versions, measured facts, and the SHA-256 of its files, by which
+the content is known wherever it is."""
 
 SHIPPED = Path(__file__).parent / "shipped"
 """The parts that come with the package: folders as in the cache, their names without a digest."""
@@ -59,28 +61,20 @@ def kept_folder(
         A complete folder, checked against its checksums.
 
     Raises:
-        EnvironmentProblem: The cache cannot be written, or a file in the folder was damaged.
+        DamagedError: What ships with the package was changed.
+        StorageError: The cache cannot be read or written.
     """
     if not _afresh.get() and _is_made_from(SHIPPED / name, settings):
-        _check(SHIPPED / name, "install dpo_bench again")
+        _check_shipped(SHIPPED / name)
         return SHIPPED / name
     made_from = {"settings": dict(settings), "source": source_digest(), "versions": versions()}
-    final = cache_root() / "worlds" / f"{name}-{digest(made_from)[:_DIGITS]}"
-    if not final.is_dir():
-        try:
-            with published_folder(final) as folder:
-                facts = dict(fill(folder))
-                for file in folder.iterdir():
-                    file.chmod(0o644)  # safetensors writes files that only their owner can read
-                files = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
-                write_json(folder / RECORD, made_from | {"facts": facts, "files": files})
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"cannot keep the embedded world in {final.parent}: {error.strerror or error}; "
-                f"set {CACHE_VARIABLE} to a folder that can be written"
-            ) from error
-    _check(final, "delete this folder and run again")
-    return final
+
+    def fill_and_record(folder: Path) -> None:
+        facts = dict(fill(folder))
+        files = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
+        write_json(folder / RECORD, made_from | {"facts": facts, "files": files})
+
+    return kept("worlds", f"{name}-{digest(made_from)[:_DIGITS]}", fill_and_record).folder
 
 
 @contextlib.contextmanager
@@ -132,13 +126,10 @@ def _is_made_from(folder: Path, settings: Mapping[str, Any]) -> bool:
         return True  # damaged, which the check will say
 
 
-def _check(folder: Path, remedy: str) -> None:
+def _check_shipped(folder: Path) -> None:
     try:
-        files = read_record(folder)["files"]
-        damaged = [name for name, sha in files.items() if file_digest(folder / name) != sha]
-    except (OSError, ValueError, KeyError) as error:
-        raise EnvironmentProblem(
-            f"{folder}: {RECORD} or a file it lists cannot be read ({error}); {remedy}"
-        ) from error
-    if damaged:
-        raise EnvironmentProblem(f"{folder}: {damaged[0]} was changed or damaged; {remedy}")
+        wrong = open_sealed(folder).damaged()
+    except (FileNotFoundError, DamagedError):
+        wrong = [MANIFEST]
+    if wrong:
+        raise damaged(folder / wrong[0], remedy="install dpo_bench again")

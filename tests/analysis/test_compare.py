@@ -32,6 +32,7 @@ from dpo_bench.report.matched_table import DifferenceCell, difference_cell, matc
 from tests.report.conftest import ByName, ViewOf
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import Sweep
+from tests.sealing import as_written
 
 
 def compared(folder: Path, plan: Plan | None = None) -> MatchedComparison:
@@ -177,6 +178,7 @@ def test_a_prompt_without_reward_in_one_trial_is_left_out_of_all(
     table = pd.read_parquet(file)
     table.loc[table["prompt_id"] == "p0003", "reward"] = np.nan
     table.to_parquet(file)
+    as_written(folder)
     assert compared(folder_of("hostile")).prompts == 64
     assert compared(folder).prompts == 63
 

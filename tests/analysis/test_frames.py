@@ -14,6 +14,7 @@ from dpo_bench.analysis.external import from_frame
 from dpo_bench.analysis.metrics import BY_NAME
 from dpo_bench.analysis.results import read_sweep
 from tests.report.conftest import ByName
+from tests.sealing import as_written
 
 
 def test_every_trial_is_a_row_with_its_hyperparameters_as_columns(folder_of: ByName) -> None:
@@ -66,6 +67,7 @@ def test_cut_and_degenerate_trials_are_marked(folder_of: ByName, tmp_path: Path)
     record["notes"] = {"decay": {"unfinished": 0.35}}
     record["metrics"]["degenerate"] = {"value": 1.0, "low": None, "high": None, "n": 64}
     file.write_text(json.dumps(record))
+    as_written(folder)
     table = frames.trials(read_sweep(folder)).set_index("trial")
     assert table.loc[marked, "cut"] == 0.35
     assert table.loc[marked, "degenerate"] == 1

@@ -21,6 +21,7 @@ from dpo_bench.sweep.store import Store
 from tests.report.sweep_folder import build
 from tests.report.sweep_search import rewrite, searched
 from tests.report.sweep_world import Sweep
+from tests.sealing import as_written
 
 CONDITIONS: dict[str, Any] = {
     "content": {"data": "c4", "policy": "a1", "reference": "a1", "reward": "v", "device": "cpu"},
@@ -107,7 +108,7 @@ def changed(folder: Path, table: dict[str, float], **record: Any) -> Path:
     for column, shift in table.items():
         results[column] += shift
     results.to_parquet(folder / "results.parquet")
-    return folder
+    return as_written(folder)
 
 
 def test_processors_and_versions_may_differ_and_by_how_much_is_said(
@@ -142,6 +143,7 @@ def test_another_source_of_a_loss_is_refused(pair: tuple[Path, Path], tmp_path: 
     (other / "trials" / old).rename(other / "trials" / "new")
     table["trial"] = table["trial"].replace(old, "new")
     table.to_parquet(other / "results.parquet")
+    as_written(other)
     with pytest.raises(ConfigurationError, match="source of the loss dpo differs"):
         merge_sweeps([read_sweep(pair[0]), read_sweep(other)])
 
@@ -175,7 +177,7 @@ def at_rate(folder: Path, rate: float, losses: tuple[str, ...] = ("dpo", "ipo"))
         own.rename(own.parent / renamed)
     table["trial"] = [f"{rate:g}-{identity}" for identity in table["trial"]]
     table.to_parquet(folder / "results.parquet")
-    return folder
+    return as_written(folder)
 
 
 def test_sweeps_that_differ_in_what_is_tuned_merge_and_keep_their_values(tmp_path: Path) -> None:
@@ -222,6 +224,7 @@ def at_another_rate(folder: Path, rate: float) -> Path:
         manifest |= {"trial": f"{path.name}-other", "training": {"learning_rate": rate}}
         (path / "manifest.json").write_text(json.dumps(manifest))
         path.rename(path.with_name(f"{path.name}-other"))
+    as_written(found)
     training = {**CONDITIONS["training"], "learning_rate": rate}
     Store(found).add_to_record({"conditions": {**CONDITIONS, "training": training}})
     return found

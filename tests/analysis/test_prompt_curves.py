@@ -23,6 +23,7 @@ from dpo_bench.report.markdown import render_markdown
 from dpo_bench.report.sections.gaps import gaps_section
 from dpo_bench.report.view import build_view
 from tests.report.conftest import ByName, ViewOf
+from tests.sealing import as_written
 
 
 def test_every_step_is_a_point_and_the_last_one_counts_once(view_of: ViewOf) -> None:
@@ -133,6 +134,7 @@ def test_one_loss_alone_has_gaps_at_kls_of_its_own(folder_of: ByName, tmp_path: 
     folder = Path(shutil.copytree(folder_of("clean"), tmp_path / "copy"))
     table = pd.read_parquet(folder / "results.parquet")
     table[table["loss"] == "dpo"].to_parquet(folder / "results.parquet")
+    as_written(folder)
     results = read_sweep(folder)
     curves = read_curves(results, group_series(results))
     series = group_series(results)

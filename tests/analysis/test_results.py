@@ -13,6 +13,7 @@ from dpo_bench.analysis.estimate import Estimate, finite
 from dpo_bench.analysis.results import read_sweep
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from tests.report.conftest import ByName
+from tests.sealing import as_written
 
 
 @pytest.fixture
@@ -79,6 +80,7 @@ def test_a_folder_without_a_sweep_is_refused(copy: Path, name: str) -> None:
 
 def test_a_table_of_something_else_is_refused(copy: Path) -> None:
     pd.DataFrame({"loss": ["dpo"]}).to_parquet(copy / "results.parquet")
+    as_written(copy)
     with pytest.raises(EnvironmentProblem, match="lacks the columns trial, beta, seed, status, kl"):
         read_sweep(copy)
 
@@ -111,6 +113,7 @@ def test_a_failed_trial_need_not_have_tables(copy: Path) -> None:
     (failed,) = read_sweep(copy).failed
     for file in (copy / "trials" / failed.id).glob("*.parquet"):
         file.unlink()
+    as_written(copy)
     (failed,) = read_sweep(copy).failed
     assert failed.samples.empty
     assert failed.training_log.empty

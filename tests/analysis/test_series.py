@@ -23,6 +23,7 @@ from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.analysis.series import group_series
 from dpo_bench.errors import ConfigurationError
 from tests.report.sweep_search import STOPPED, searched, tuned
+from tests.sealing import as_written
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +161,7 @@ def test_a_sweep_can_be_read_before_anything_was_found(tmp_path: Path) -> None:
     (folder / "search.json").write_text(json.dumps(found))
     table = pd.read_parquet(folder / "results.parquet")
     table.iloc[:1].to_parquet(folder / "results.parquet")
+    as_written(folder)
     results = read_sweep(folder)
     (dpo,) = group_series(results)
     assert (dpo.settings, len(dpo.explored)) == ((), 1)

@@ -64,14 +64,14 @@ def test_sums_equal_the_plain_double_forward(backend: LogprobBackend) -> None:
 
 def test_a_second_call_reads_the_cache(backend: LogprobBackend) -> None:
     first = compute(backend, pairs())
-    (file,) = files()
-    before = file.stat().st_mtime_ns
+    (entry,) = files()
+    before = (entry / "logps.npz").stat().st_mtime_ns
     phases: list[str] = []
     second = reference_logps(
         backend, pairs(), "m", "cpu/fp32", lambda phase, *_: phases.append(phase)
     )
     assert phases == []
-    assert file.stat().st_mtime_ns == before
+    assert (entry / "logps.npz").stat().st_mtime_ns == before
     assert torch.equal(first.chosen, second.chosen)
     assert torch.equal(first.rejected, second.rejected)
 
@@ -87,7 +87,8 @@ def test_other_weights_data_or_precision_are_other_entries(backend: LogprobBacke
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
 def test_a_damaged_entry_is_made_anew(backend: LogprobBackend, damage: str) -> None:
     first = compute(backend, pairs())
-    (file,) = files()
+    (entry,) = files()
+    file = entry / "logps.npz"
     content = bytearray(file.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 1

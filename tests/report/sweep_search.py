@@ -11,6 +11,7 @@ import pandas as pd
 
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import CURVES, Sweep
+from tests.sealing import as_written
 
 OWN_RATE = 2e-3
 """learning rate of the policy that the strength alone does not reach"""
@@ -32,6 +33,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], Mapping[str, Any]])
             figures = [name for name in ("kl", "reward", "win_rate") if name in table]
             table.loc[manifest["trial"], figures] = float("nan")
     table.reset_index(drop=True).to_parquet(folder / "results.parquet")
+    as_written(folder)
 
 
 def own(folder: Path) -> dict[tuple[str, float, int], str]:
@@ -80,7 +82,7 @@ def searched(folder: Path, *, end: str = "decided") -> Path:
     record = json.loads((folder / "experiment.json").read_text())
     record["experiment"]["comparison"]["kl"] = list(KLS)
     (folder / "experiment.json").write_text(json.dumps(record))
-    return folder
+    return as_written(folder)
 
 
 def _series(

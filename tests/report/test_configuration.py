@@ -22,6 +22,7 @@ from dpo_bench.report.view import build_view
 from dpo_bench.report.write import write_report
 from tests.report.conftest import ByName, ViewOf
 from tests.report.sections.test_setup import with_settings
+from tests.sealing import as_written
 
 
 def runs(scored: str) -> SweepResults:
@@ -60,6 +61,7 @@ def test_an_experiment_of_another_version_is_refused_in_one_line(
     record["experiment"]["training"] |= {"clipping": 3, "steps": "many"}
     record["versions"]["dpo_bench"] = made_by
     file.write_text(json.dumps(record), encoding="utf-8")
+    as_written(folder)
     with pytest.raises(ConfigurationError) as error:
         write_report(folder)
     (line,) = str(error.value).splitlines()

@@ -20,6 +20,7 @@ from dpo_bench.report.view import build_view
 from dpo_bench.wording import one_line
 from tests.report.conftest import ByName, ViewOf
 from tests.report.sweep_world import HOSTILE_LOSS
+from tests.sealing import as_written
 
 
 def test_every_trial_is_there_once_with_its_figures_intervals_and_n(view_of: ViewOf) -> None:
@@ -134,6 +135,7 @@ def test_points_along_training_end_at_the_trials_own(folder_of: ByName, tmp_path
     (trial,) = results.done
     rows = {"step": [80, 40], "kl": [0.5, 0.2], "reward": [np.nan, 0.1]}
     pd.DataFrame(rows).to_parquet(folder / "trials" / trial.id / "checkpoints.parquet")
+    as_written(folder)
     data = page_data(build_view(read_sweep(folder)))
     assert data["along"] is True
     along = data["trials"][0]["along"]

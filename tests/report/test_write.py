@@ -19,6 +19,7 @@ from dpo_bench.report.write import inputs_digest, write_report
 from tests.report.conftest import ByName
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import Sweep
+from tests.sealing import as_written
 
 TINY = Sweep(
     losses=("dpo",),
@@ -89,6 +90,7 @@ def test_a_changed_input_is_noticed_and_its_report_replaced(tiny: Path) -> None:
     table = pd.read_parquet(tiny / "results.parquet")
     table["margin"] = 0.12345
     table.to_parquet(tiny / "results.parquet")
+    as_written(tiny)
     page = write_report(tiny, lambda phase, done, total: calls.append((phase, done, total)))
     assert b"0.12345" in page.read_bytes()
     assert outputs(tiny)["report.html"] != before["report.html"]

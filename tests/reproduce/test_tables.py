@@ -20,6 +20,7 @@ from dpo_bench.reproduce.show import cells
 from dpo_bench.sweep.store import Store
 from tests.report.sweep_folder import build
 from tests.report.sweep_world import Sweep
+from tests.sealing import as_written
 
 TABLES = {table.name: table for table in published_tables()}
 
@@ -155,5 +156,6 @@ def test_an_adapter_is_another_setting(tmp_path: Path) -> None:
     record = json.loads(file.read_text(encoding="utf-8"))
     record["experiment"]["training"]["lora"] = {"rank": 8}
     file.write_text(json.dumps(record), encoding="utf-8")
+    as_written(folder)
     text = find_experiment("discopop-imdb").run([folder]).text
     assert "training.lora.rank = 8 instead of None" in text

@@ -13,7 +13,7 @@ from dpo_bench.analysis.opponents import read_opponents
 from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.experiment import plan_trials
 from dpo_bench.progress import Control
-from dpo_bench.storage import read_parquet, write_parquet
+from dpo_bench.storage import published_folder, read_parquet, write_parquet
 from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.round_robin import write_opponents
@@ -125,7 +125,8 @@ def test_the_round_robin_of_rewards_agrees_with_the_win_rates(
     run(context, tmp_path)
     store = Store(tmp_path)
     assert write_opponents(store, ["trial"]) is None  # there is no reference yet
-    link_files(context.reference_folder, store.reference_folder)
+    with published_folder(store.reference_folder) as new:
+        link_files(context.reference_folder, new)
     file = write_opponents(store, ["trial", "not done"])
     assert file is not None
     players, wins = read_opponents(file)
@@ -138,7 +139,8 @@ def test_the_round_robin_of_rewards_agrees_with_the_win_rates(
     assert pd.notna(row["control_null"])
     assert pd.isna(row["control_injection"])
     table = read_parquet(file).iloc[1:]
-    write_parquet(file, table)
+    with store.ledger.writing([file.name]):
+        write_parquet(file, table)
     with pytest.raises(EnvironmentProblem, match="lacks some pairs"):
         read_opponents(file)
 

@@ -49,7 +49,7 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def entries() -> list[Path]:
-    return sorted((cache_root() / "reference-logps").glob("*.npz"))
+    return sorted((cache_root() / "reference-logps").glob("*/logps.npz"))
 
 
 def test_the_reference_is_computed_once_whatever_is_swept(

@@ -71,7 +71,7 @@ def test_a_trial_that_stays_below_its_limit_is_the_same_bit_by_bit(
     with pytest.raises(StoppedError):
         run(context, tmp_path / "resumed", 1e9, Until(3).control)
     checks = tmp_path / "resumed" / "checkpoints" / "t" / "kl_checks.json"
-    assert [check["step"] for check in json.loads(checks.read_text())] == [2]
+    assert [check["step"] for check in json.loads(checks.read_text())["checks"]] == [2]
     assert run(context, tmp_path / "resumed", 1e9) == ("done", "")
     assert not checks.exists()
     for name in ("limited", "resumed"):

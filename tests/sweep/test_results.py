@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from dpo_bench.errors import ConfigurationError, DataError, EnvironmentProblem
+from dpo_bench.errors import ConfigurationError, DataError, StorageError
 from dpo_bench.experiment import Experiment
 from dpo_bench.storage import read_parquet, write_json
 from dpo_bench.sweep.display import PlainDisplay
@@ -317,14 +317,14 @@ def test_a_table_is_left_alone_where_it_cannot_be_made_again(
     stop(store)
 
     def refused(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
+        raise StorageError("results.parquet: Permission denied")
 
     with monkeypatch.context() as patch:
         patch.setattr("dpo_bench.sweep.results.write_parquet", refused)
         refresh_results(tmp_path)
         assert len(read_parquet(store.results_file)) == 2, "the folder is read-only"
         store.results_file.rename(tmp_path / "aside")
-        with pytest.raises(EnvironmentProblem, match="cannot be written: Permission denied"):
+        with pytest.raises(StorageError, match="Permission denied"):
             refresh_results(tmp_path)
     (tmp_path / "aside").rename(store.results_file)
     (tmp_path / "trials").rename(tmp_path / "elsewhere")
@@ -373,7 +373,7 @@ def test_a_report_that_fails_does_not_hide_the_interruption(tmp_path: Path) -> N
     fill(store)
 
     def report(folder: Path) -> Path:
-        raise EnvironmentProblem("the disk is full")
+        raise StorageError("the disk is full")
 
     lines = interrupted(store, KeyboardInterrupt(), report)
     assert lines[-1] == "warning: no report of what is done: the disk is full"

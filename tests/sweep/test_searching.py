@@ -25,6 +25,9 @@ class Folder:
     def add_to_record(self, more: dict[str, Any]) -> None:
         self.record |= more
 
+    def read_search(self) -> dict[str, Any]:
+        return json.loads(self.search_file.read_text())  # type: ignore[no-any-return]
+
     def manifest(self, trial: str) -> object | None:
         return object() if trial in self.trials else None
 

@@ -78,9 +78,11 @@ def test_damage_is_looked_for_when_asked(tmp_path: Path) -> None:
     (store.trial_folder("well") / "samples.parquet").write_text("other")
     sound, lines = shown(store, verify=True)
     assert not sound
-    assert "done; DAMAGED: samples.parquet" in line(lines, "well")
+    (row,) = (one for one in lines if one.startswith("│ well"))
+    assert "done; DAMAGED: samples.parquet" in row
     assert "DAMAGED" not in line(lines, "badly")
-    assert lines[-1] == "1 trials are damaged."
+    assert f"DAMAGED: {store.trial_folder('well') / 'samples.parquet'}" in lines
+    assert lines[-1].startswith("1 file damaged: run the sweep again")
     assert shown(store)[0], "nothing is said of what was not looked at"
 
 

@@ -13,7 +13,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from dpo_bench.errors import ConfigurationError, EnvironmentProblem, LockedError
+from dpo_bench.errors import ConfigurationError, DamagedError, EnvironmentProblem, LockedError
 from dpo_bench.sweep.store import Manifest, Store, damaged_files, link_files, write_manifest
 
 RECORD: dict[str, Any] = {
@@ -104,7 +104,7 @@ def test_a_manifest_from_before_trials_had_values_of_their_own_is_read(tmp_path:
     finish(store)
     file = store.trial_folder("t") / "manifest.json"
     older = json.loads(file.read_text())
-    del older["training"], older["stopped"]
+    del older["training"], older["stopped"], older["digest"]
     file.write_text(json.dumps(older))
     found = store.manifest("t")
     assert found is not None
@@ -198,8 +198,25 @@ def test_files_are_shared_and_copied_where_they_cannot_be(
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "experiment.json").write_text("{")
-    with pytest.raises(EnvironmentProblem, match=r"experiment\.json cannot be read"):
+    with pytest.raises(DamagedError, match=r"experiment\.json is missing or damaged"):
         Store(tmp_path).read_experiment()
+
+
+def test_a_damaged_record_is_restored_from_its_copy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    store.open(RECORD)
+    store.add_to_record({"data": {"training_pairs": 3}})
+    file = tmp_path / "experiment.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'"steps": 5', b'"steps": 7'))
+    assert store.read_experiment() == {**RECORD, "data": {"training_pairs": 3}}
+    assert "experiment.json is damaged: its copy is taken" in caplog.text
+    store.open(RECORD)
+    assert file.read_bytes() == whole
+    (tmp_path / "experiment.copy.json").write_bytes(b"")
+    assert store.read_experiment() == {**RECORD, "data": {"training_pairs": 3}}
 
 
 @pytest.mark.parametrize(
@@ -270,8 +287,87 @@ def test_what_a_trial_may_have_of_its_own_may_change(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigurationError, match=r"not a sweep's folder \(it holds thesis\.tex\)"):
-        Store(tmp_path).open(RECORD)
+    said = r"not a sweep's folder \(it holds thesis\.tex\)"
+    with pytest.raises(ConfigurationError, match=said), Store(tmp_path).locked():
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_is_refused_is_left_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    with pytest.raises(ZeroDivisionError), Store(folder).locked():
+        _ = 1 / 0
+    assert not folder.exists()
+    store = Store(folder)
+    store.open(RECORD)
+    before = {path: path.read_bytes() for path in folder.rglob("*")}
+    other = {"conditions": {"training": {}, "content": {"policy": "q"}}}
+    with pytest.raises(ConfigurationError), Store(folder).locked():
+        Store(folder).open(other)
+    assert {path: path.read_bytes() for path in folder.rglob("*")} == before
+    with store.locked():
+        store.open(RECORD)
+    assert (folder / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", ["trials", "reference", "checkpoints", "figures"])
+def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, name: str) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "sweep"
+    elsewhere.mkdir()
+    Store(folder).open(RECORD)
+    (folder / name).symlink_to(elsewhere)
+    with pytest.raises(ConfigurationError, match=f"{name} is a link"), Store(folder).locked():
+        pass
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_trial_that_is_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    finish(Store(tmp_path / "first"))
+    store = Store(tmp_path / "second")
+    store.trial_folder("t").parent.mkdir(parents=True)
+    store.trial_folder("t").symlink_to(tmp_path / "first" / "trials" / "t")
+    assert store.manifest("t") is None
+    finish(store)
+    assert not store.trial_folder("t").is_symlink()
+    assert Store(tmp_path / "first").manifest("t") is not None
+
+
+def test_a_link_to_itself_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(EnvironmentProblem, match="cannot write"), Store(tmp_path / "loop").locked():
+        pass
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "sweep")
+    store.open(RECORD)
+    finish(store)
+    left = [
+        *("trials/.t.k3_xd81a/policy/model.safetensors", ".results.parquet.0a1b2c3d"),
+        *("checkpoints/t.state/.step-000000003.abcdefgh/state/x", ".reference.12345678/a"),
+        *("figures/.frontier.svg.a_b_c_d_", ".experiment.json.q1w2e3r4"),
+    ]
+    stays = [".settings.personal", "figures/mine.svg", "checkpoints/t.state/step-000000002/state/x"]
+    for name in (*left, *stays):
+        (store.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (store.folder / name).write_text("half")
+    with store.locked():
+        found = {path.relative_to(store.folder).as_posix() for path in store.folder.rglob("*")}
+    assert found >= {*stays, "trials/t/manifest.json"}
+    assert not [name for name in left if name.split("/")[0] in found and name in found]
+    assert not [name for name in found if ".abcdefgh" in name or ".k3_xd81a" in name]
+
+
+def test_what_somebody_is_writing_stays(tmp_path: Path) -> None:
+    """A report is written while a sweep begins; an orphaned worker finishes its trial."""
+    store = Store(tmp_path / "sweep")
+    store.open(RECORD)
+    with store.new_trial("t") as folder:
+        (folder / "data.txt").write_text("result")
+        with store.locked():
+            assert folder.is_dir()
+        write_manifest(folder, manifest())
+    assert store.manifest("t") is not None
 
 
 def test_a_second_process_is_locked_out_until_the_first_dies(tmp_path: Path) -> None:

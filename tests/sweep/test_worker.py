@@ -83,10 +83,10 @@ def test_why_a_worker_could_not_start_is_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DPO_BENCH_CACHE", "/full/disk")
     text = _why(caught(OSError(28, "No space left on device", "/full/disk/x")))
     assert text == (
-        "a worker could not start: No space left on device (/full/disk/x). The cache is at "
+        "a worker could not start: /full/disk/x: No space left on device; this is in the cache, "
         "/full/disk; DPO_BENCH_CACHE puts it elsewhere."
     )
-    assert "No space left on device. The cache" in _why(
+    assert "/full/disk: No space left on device; this is in the cache" in _why(
         caught(OSError(28, "No space left on device"))
     )
     text = _why(caught(RuntimeError("shapes\n  differ " + "x" * 500)))

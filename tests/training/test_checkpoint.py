@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dpo_bench.errors import StorageError
 from dpo_bench.model.ranks import ALONE
 from dpo_bench.training.checkpoint import Checkpoint, load_tensors, save_tensors
 
@@ -65,7 +66,7 @@ def test_what_fails_while_it_is_written_leaves_the_one_before(tmp_path: Path) ->
     def fail(_folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         Checkpoint(4, 1.0, None, torch.zeros(0, 7)).save(tmp_path, fail)
     loaded = Checkpoint.load(tmp_path)
     assert loaded is not None

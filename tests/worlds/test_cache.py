@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.errors import StorageError
 from dpo_bench.worlds.cache import RECORD, kept_folder, read_facts, stream_seed
 
 Fill = Callable[[Path], dict[str, Any]]
@@ -75,7 +75,7 @@ def test_files_can_be_read_by_others() -> None:
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "record"])
-def test_a_damaged_part_is_refused(damage: str) -> None:
+def test_a_damaged_part_is_made_anew(damage: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = kept_folder("part", {}, writes("one", []))
     if damage == "changed":
         (folder / "text").write_text("onf")
@@ -83,16 +83,16 @@ def test_a_damaged_part_is_refused(damage: str) -> None:
         (folder / "text").unlink()
     else:
         (folder / RECORD).write_text("{")
-    with pytest.raises(EnvironmentProblem, match="delete this folder and run again") as caught:
-        kept_folder("part", {}, writes("one", []))
-    assert str(folder) in str(caught.value)
+    assert kept_folder("part", {}, writes("one", [])) == folder
+    assert (folder / "text").read_text() == "one"
+    assert read_facts(folder) == {"length": 3}
+    (said,) = caplog.messages
+    assert said.startswith(f"worlds/{folder.name} in the cache is damaged (")
 
 
 def test_a_cache_that_cannot_be_written_is_named(cache: Path) -> None:
     cache.write_text("a file where the folder should be")
-    with pytest.raises(
-        EnvironmentProblem, match=r"cannot keep the embedded world.*DPO_BENCH_CACHE"
-    ):
+    with pytest.raises(StorageError, match=r"cache/worlds.*DPO_BENCH_CACHE"):
         kept_folder("part", {}, writes("one", []))
 
 

@@ -18,7 +18,7 @@ from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.experiment.config import Data, World
 from dpo_bench.experiment.read import read_file, shipped, validate
 from dpo_bench.model.source import resolve_model
-from dpo_bench.storage import file_digest
+from dpo_bench.storage import MANIFEST, file_digest
 from dpo_bench.worlds import WORLDS, cache, world_model, world_preferences
 from dpo_bench.worlds.__main__ import PAIRS, SEED, build, machine
 from dpo_bench.worlds.cache import RECORD, SHIPPED, read_record, stream_seed
@@ -81,6 +81,8 @@ def test_the_data_is_the_committed_one(
 @pytest.mark.parametrize("part", PARTS)
 def test_every_file_is_recorded_and_as_recorded(part: str) -> None:
     files = {path.name: file_digest(path) for path in (SHIPPED / part).iterdir()}
+    del files[MANIFEST]
+    assert json.loads((SHIPPED / part / MANIFEST).read_text())["artefacts"] == files
     del files[RECORD]
     assert read_record(SHIPPED / part)["files"] == files
 

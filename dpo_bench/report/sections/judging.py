@@ -10,9 +10,10 @@ from dpo_bench.analysis.estimate import finite
 from dpo_bench.analysis.judge_costs import JUDGE_COSTS, dollars
 from dpo_bench.analysis.metrics import CONSISTENCY
 from dpo_bench.analysis.opponents import COST
-from dpo_bench.analysis.results import SweepResults, read_json
+from dpo_bench.analysis.results import SweepResults
 from dpo_bench.experiment import Experiment
 from dpo_bench.experiment.config import Evaluation
+from dpo_bench.ledger import Ledger
 from dpo_bench.report.sections.section import ReportSection, written
 from dpo_bench.report.table_values import Cell, Row
 from dpo_bench.wording import MISSING, number
@@ -82,7 +83,8 @@ def _parts(results: SweepResults) -> Iterator[Taken]:
     yield from _taken("Controls", [results.reference.controls_cost])
     file = results.folder / COST
     if file.is_file():
-        yield from _taken("Round robin", [dict(read_json(file).get("judge") or {})])
+        found = Ledger(results.folder).read_json(COST)
+        yield from _taken("Round robin", [dict(found.get("judge") or {})])
 
 
 def _judge_columns(row: Mapping[Any, Any]) -> dict[str, Any]:
