@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.reliability.mutations import as_json, changed_bytes, changed_value, odd
 from dpo_bench.deadline import DeadlineError, deadline
 from dpo_bench.errors import DpoBenchError
+from dpo_bench.storage import DIGEST
 from dpo_bench.terminal import complaint
 
 SECONDS = 10.0
@@ -316,7 +317,10 @@ def sweeps(good: Path, folder: Path, generator: random.Random) -> Iterator[Case]
         file = place / generator.choice(names)
         content = file.read_bytes()
         if file.suffix == ".json" and generator.random() < 0.7:
-            file.write_bytes(as_json(changed_value(json.loads(content), generator)))
+            value = changed_value(json.loads(content), generator)
+            if isinstance(value, dict) and generator.random() < 0.7:
+                value.pop(DIGEST, None)  # as older versions wrote it: nothing tells that it changed
+            file.write_bytes(as_json(value))
         elif generator.random() < 0.1:
             file.unlink()
         else:
