@@ -8,8 +8,10 @@ takes over `SECONDS` hangs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
+import logging
 import random
 import shutil
 import time
@@ -20,12 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reliability.lab import QUICK, Lab
 from benchmarks.reliability.mutations import as_json, changed_bytes, changed_value, odd
 from dpo_bench.deadline import DeadlineError, deadline
 from dpo_bench.errors import DpoBenchError
 from dpo_bench.storage import DIGEST
 from dpo_bench.terminal import complaint
 
+NEEDS_FAULTS = False
 SECONDS = 10.0
 MOST_LINES = 6
 MOST_CHARACTERS = 2000
@@ -84,6 +88,47 @@ def fuzz(cases: Iterator[Case], seconds: float, most: int | None = None) -> Find
         if found.seconds > seconds or found.tried == most:
             break
     return found
+
+
+def run(root: Path, seconds: float, count: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Try all kinds, each for its share of the time.
+
+    Args:
+        root: an empty folder to work in.
+        seconds: of all kinds.
+        count: cases of each kind at most; None: as many as there is time for.
+        seed: of what is drawn.
+    """
+    started = time.monotonic()
+    lab = Lab(root / "lab", QUICK)
+    whole = lab.sweep()
+    if whole.code != 0:
+        raise RuntimeError(whole.said)
+    kinds: dict[str, tuple[float, Callable[[Path, random.Random], Iterator[Case]]]] = {
+        "experiment files and flags": (0.35, experiments),
+        "preference data": (0.35, pairs),
+        "models and tokenizers": (0.15, models),
+        "a sweep's own files": (0.15, functools.partial(sweeps, lab.out)),
+    }
+    found = {}
+    for name, (share, kind) in kinds.items():
+        folder = root / name.replace(" ", "-")
+        folder.mkdir()
+        with silent():
+            one = fuzz(kind(folder, random.Random(seed)), share * seconds, count)
+        found[name] = {"tried": one.tried, "refused": one.refused, "wrong": dict(one.wrong)}
+    return {"kinds": found, "limit": SECONDS, "seconds": time.monotonic() - started}
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Libraries' own words about odd input are not what is looked for."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def experiments(folder: Path, generator: random.Random) -> Iterator[Case]:

@@ -102,6 +102,54 @@ def together(found: Found) -> Iterator[str]:
     yield from _wrong([text for one in found["settings"].values() for text in one["wrong"]])
 
 
+def planted(found: Found) -> Iterator[str]:
+    """Code that misbehaves."""
+    losses, outside = found["losses"], found["outside"]
+    yield "## Losses, rewards and templates that hang, crash or lie"
+    yield ""
+    yield (
+        f"{losses['planted']} losses that misbehave at their third step, among {losses['good']} "
+        f"sound ones in one sweep with `--stall-timeout {found['stall']}`: the sound ones were done"
+        f", {losses['named']} causes named, in {losses['sweep_seconds']:.0f} s."
+    )
+    yield ""
+    yield "| loss | what its trial's row says |"
+    yield "|---|---|"
+    for name, error in losses["errors"].items():
+        yield f"| {name} | {' '.join(error.replace('|', '/').split())[:160]} |"
+    yield ""
+    yield "| outside a trial | seconds | as wished |"
+    yield "|---|---|---|"
+    for name, one in outside.items():
+        yield f"| {name} | {one['seconds']:.0f} | {'no' if one['wrong'] else 'yes'} |"
+    yield from _wrong(losses["wrong"] + [text for one in outside.values() for text in one["wrong"]])
+
+
+def fuzz(found: Found) -> Iterator[str]:
+    """Input of any shape."""
+    kinds = found["kinds"]
+    yield "## Input of any shape"
+    yield ""
+    tried = sum(one["tried"] for one in kinds.values())
+    wrong = sum(sum(one["wrong"].values()) for one in kinds.values())
+    yield (
+        f"{tried:,} cases through the program's own entrances: {wrong} tracebacks, hangs of over "
+        f"{found['limit']:.0f} s, or messages that cannot be read."
+    )
+    yield ""
+    yield "| input | tried | refused in a line or two | otherwise than wished |"
+    yield "|---|---|---|---|"
+    for name, one in kinds.items():
+        yield f"| {name} | {one['tried']:,} | {one['refused']:,} | {sum(one['wrong'].values())} |"
+    yield from _wrong(
+        [
+            f"{name}: {what} ({many})"
+            for name, one in kinds.items()
+            for what, many in one["wrong"].items()
+        ]
+    )
+
+
 def _wrong(wrong: list[str]) -> Iterator[str]:
     yield ""
     if not wrong:
@@ -118,5 +166,7 @@ PARTS: dict[str, Callable[[Found], Iterator[str]]] = {
     "kill": kill,
     "disk": disk,
     "together": together,
+    "planted": planted,
+    "fuzz": fuzz,
 }
 """What there is, in the order of the page."""

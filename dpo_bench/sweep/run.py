@@ -13,7 +13,7 @@ from dpo_bench.analysis.results import SweepResults, read_sweep
 from dpo_bench.cache import remove_old_leftovers
 from dpo_bench.contract import get_loss
 from dpo_bench.contract.registry import losses_of_script
-from dpo_bench.errors import ConfigurationError
+from dpo_bench.errors import ConfigurationError, EnvironmentProblem
 from dpo_bench.experiment import Experiment, PlannedTrial, conditions, plan_trials, trial_id
 from dpo_bench.experiment.defaults import settled, with_some_rate
 from dpo_bench.launcher import launched_size
@@ -45,6 +45,7 @@ from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import manifest_of
 from dpo_bench.sweep.versions import installed_versions
 from dpo_bench.sweep.worker import Job, Ready
+from dpo_bench.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,10 +163,24 @@ def run(
             store.add_to_record(lasting())
         identities = schedule.identities
         table = write_results(store, identities)
+        _require_all(store, identities, table)
         _write_opponents(request.experiment, store, identities, display)
         display.phase("writing the report", 0, 1)
         report = write_report(request.folder)
     return SweepOutcome(request.experiment, request.folder, report, table, schedule.computed)
+
+
+def _require_all(store: Store, identities: Sequence[str], table: pd.DataFrame) -> None:
+    """Whatever was done can be read again.
+
+    Raises:
+        EnvironmentProblem: it cannot: the disk has lost it meanwhile.
+    """
+    if lost := sorted(set(identities) - set(table["trial"])):
+        raise EnvironmentProblem(
+            f"{store.folder}: {counted(len(lost), 'trial')} cannot be read that this run has done "
+            f"or found, such as {lost[0]}: run the same command again, it does them again."
+        )
 
 
 def _as_launched(experiment: Experiment, executor: ExecutorName) -> Experiment:

@@ -276,7 +276,7 @@ class Store:
         try:
             sealed = self.sealed_trial(trial)
             values = {**sealed.fields, "artefacts": sealed.artefacts or {}}
-            manifest = TypeAdapter(Manifest).validate_python(values, strict=True)
+            manifest = TypeAdapter(Manifest).validate_python(values)
         except (FileNotFoundError, DamagedError, ValidationError):
             return None
         return manifest if manifest.trial == trial else None

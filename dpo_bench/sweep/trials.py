@@ -65,8 +65,9 @@ def run_trial(context: WorkerContext, sweep: Path, task: Task, control: Control)
         run.clear()
         return Ended("stopped", str(stop))
     except Exception as error:
-        run.publish_failure(error)
-        return Ended("failed", describe(error))
+        found = run.divergence() or error
+        run.publish_failure(found)
+        return Ended("failed", describe(found))
     run.clear()
     return Ended("done")
 
@@ -140,6 +141,15 @@ class _Run:
                 "failed", error=describe(error), cause=type(error).__name__, traceback=trace
             )
         )
+
+    def divergence(self) -> DivergedError | None:
+        """Whether the training had diverged, whatever an evaluation then stumbled over."""
+        try:
+            if self.trainer is not None:
+                self.trainer.require_finite()
+        except DivergedError as error:
+            return error
+        return None
 
     def clear(self) -> None:
         """Forget what a trial under way keeps: it is published."""

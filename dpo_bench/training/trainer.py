@@ -157,7 +157,7 @@ class Trainer:
             self.log.add(self._step(step))
             self.control.progress("training", step + 1, self.steps)
             if (step + 1) % self.settings.log_every == 0:
-                self._require_finite()
+                self.require_finite()
             now = time.monotonic()
             self.seconds = before + now - started
             if self.after_step is not None:
@@ -171,7 +171,7 @@ class Trainer:
                 saved = now
             if stop:
                 raise StoppedError
-        self._require_finite()
+        self.require_finite()
         if self.seconds >= self.settings.checkpoint_seconds and self.first_step < self.steps:
             self._save(self.steps)  # so that an interrupted evaluation does not cost the training
         metrics = self.metrics()
@@ -199,7 +199,12 @@ class Trainer:
     def _rate(self, step: int) -> float:
         return learning_rate(step, self.steps, self.settings)
 
-    def _require_finite(self) -> None:
+    def require_finite(self) -> None:
+        """Look at all steps so far.
+
+        Raises:
+            DivergedError: a loss, a gradient norm or what else is measured was not finite.
+        """
         metrics = self.log.read()
         bad = (~metrics.isfinite() & self._measured()).nonzero()
         if len(bad):
@@ -229,7 +234,7 @@ class Trainer:
         self.first_step, self.seconds, self.expected = found.step, found.seconds, found.expected
 
     def _save(self, step: int) -> None:
-        self._require_finite()
+        self.require_finite()
         found = Checkpoint(step, self.seconds, self.expected, self.log.read())
         found.save(
             self.checkpoint,

@@ -157,6 +157,25 @@ def test_a_divergence_is_a_result_without_a_trace(context: WorkerContext, tmp_pa
     assert found.traceback is None
 
 
+def test_a_divergence_is_named_whatever_stumbles_over_it_first(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    """An evaluation along the way comes before the trainer looks at its log."""
+
+    def break_it(phase: str, done: int, _total: int) -> None:
+        if phase == "training" and done == 2:
+            for weight in context.policy.model.parameters():
+                weight.data.fill_(float("nan"))
+        if phase == "training" and done == 3:
+            raise ValueError("a reward is missing")
+
+    store, error = run(context, tmp_path, Control(break_it))
+    found = manifest(store)
+    assert error == found.error
+    assert "stopped being finite at step 2" in str(error)
+    assert (found.cause, found.is_final) == ("DivergedError", True)
+
+
 def test_a_trial_that_is_stopped_is_not_there_and_goes_on_later(
     context: WorkerContext, tmp_path: Path
 ) -> None:
