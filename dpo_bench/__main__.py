@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -47,6 +48,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from dpo_bench.cli import UsageError, app
     from dpo_bench.launcher import follows
+    from dpo_bench.terminal import complain
+    from dpo_bench.wording import visible
 
     if follows():
         if {"sweep", "train"} & set(sys.argv[1:2]):
@@ -57,25 +60,23 @@ def main() -> None:
     try:
         code = app(prog_name="dpo-bench", standalone_mode=False) or 0
     except UsageError as error:
-        error.show()
+        said = io.StringIO()
+        error.show(file=said)
+        print(visible(said.getvalue()), end="", file=sys.stderr)
         sys.exit(ConfigurationError.exit_code)
     except DpoBenchError as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
         # No permission and a full disk are the machine's; nothing that was finished is lost.
         problem = storage_error(Path.cwd(), error, cache_root())
-        _complain(str(problem))
+        complain(str(problem))
         sys.exit(problem.exit_code)
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:  # the parser turns most of them into this code
-        _complain("interrupted; the same command goes on from here.")
+        complain("interrupted; the same command goes on from here.")
     sys.exit(code)
-
-
-def _complain(text: str) -> None:
-    print(f"dpo-bench: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ measured.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.experiment.overrides import Overrides, resolve, resolve_evaluation
+from dpo_bench.experiment.overrides import Overrides, folder_of, resolve, resolve_evaluation
 from dpo_bench.progress import Loudness
 
 if TYPE_CHECKING:
@@ -213,6 +214,8 @@ def run_sweep(
     workers: int | None = None,
     executor: ExecutorName = "local",
     plugins: Sequence[PathLike] = (),
+    stall_timeout: float | None = None,
+    trial_timeout: float | None = None,
     loudness: Loudness = "normal",
     command: str | None = None,
     folder_name: str = "{}",
@@ -239,9 +242,13 @@ def run_sweep(
         comparison: keys of ``[comparison]``.
         settings: further keys, as ``section.key=value``.
         out: folder of the results; None: ``runs/NAME``.
-        workers: worker processes; None: one per GPU, or per core.
+        workers: worker processes; None: one per GPU, per core, or per two
+            cores of a model of 50 MB or more.
         executor: ``local``, or ``ray``.
         plugins: folders with further losses.
+        stall_timeout: seconds without progress after which a trial is given up as failed and its
+            worker replaced; None: ten minutes, or 20 times the longest silence so far.
+        trial_timeout: seconds after which it is in any case; None: never.
         loudness: what is said while it runs: quiet, normal, verbose or json.
         command: what the report says was typed; None: this call.
         folder_name: of the results below ``runs/`` where ``out`` is None; ``{}`` is the
@@ -256,6 +263,7 @@ def run_sweep(
     from dpo_bench.contract import load_plugins
     from dpo_bench.sweep.display import make_display
     from dpo_bench.sweep.run import SweepRequest, run
+    from dpo_bench.sweep.silence import TimeLimits
 
     for folder in plugins:
         load_plugins(folder)
@@ -283,12 +291,13 @@ def run_sweep(
     )
     request = SweepRequest(
         experiment=resolved,
-        folder=Path(out or Path("runs") / folder_name.format(resolved.name)),
+        folder=Path(out or Path("runs") / folder_name.format(folder_of(resolved.name))),
         command=command or f"dpo_bench.run_sweep, {Path(sys.argv[0]).name or 'python'}",
         workers=workers,
         executor=executor,
         plugins=tuple(Path(folder).resolve() for folder in plugins),
         note_level=logging.DEBUG if loudness == "verbose" else logging.INFO,
+        limits=TimeLimits(stall_timeout, math.inf if trial_timeout is None else trial_timeout),
     )
     outcome = run(request, make_display(_stderr(), loudness), _write_report)
     return Sweep(outcome=outcome)
@@ -503,6 +512,6 @@ def _write_report(folder: Path) -> Path:
 
 
 def _stderr() -> Any:
-    from rich.console import Console
+    from dpo_bench.terminal import Terminal
 
-    return Console(stderr=True)
+    return Terminal(stderr=True)

@@ -128,12 +128,28 @@ def sweep(
     settings: Settings = None,
     out: Out = None,
     workers: Annotated[
-        str, typer.Option(help="Worker processes, or auto: one per GPU, or per core.")
+        str,
+        typer.Option(
+            help="Worker processes, or auto: one per GPU, per core, or per two cores of a "
+            "model of 50 MB or more."
+        ),
     ] = "auto",
     executor: Annotated[
         ExecutorName,
         typer.Option(help="Where workers run: this machine, or a Ray cluster (extra ray)."),
     ] = "local",
+    stall_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Give a trial up after so long without progress; default: ten minutes, or 20 "
+            "times the longest silence so far.",
+        ),
+    ] = None,
+    trial_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Give a trial up after so long; default: never."),
+    ] = None,
     plugins: Plugins = None,
     baseline: Baseline = None,
     same_within: SameWithin = None,
@@ -200,7 +216,13 @@ def sweep(
         raise ConfigurationError(
             "--detect, --pilot and --gpu-memory go with --dry-run: they plan, nothing runs."
         )
-    _run(file, asked, out, plugins, loudness, workers=_worker_count(workers), executor=executor)
+    running = {
+        "workers": _worker_count(workers),
+        "executor": executor,
+        "stall_timeout": stall_timeout,
+        "trial_timeout": trial_timeout,
+    }
+    _run(file, asked, out, plugins, loudness, **running)
 
 
 @app.command(cls=Command)
@@ -461,7 +483,7 @@ def losses(
         _plot(names or [], beta, out)
     elif as_json:
         found = cards.catalogue(names) if names else cards.matching(filter_text)
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(found, indent=2))
     elif names:
         for name in names:
             _console().print(cards.render_card(name))
@@ -520,10 +542,7 @@ def _run(
     out: Path | None,
     plugins: list[Path] | None,
     loudness: Loudness,
-    *,
-    workers: int | None,
-    executor: ExecutorName = "local",
-    folder_name: str = "{}",
+    **running: Any,
 ) -> None:
     from dpo_bench import api
     from dpo_bench.sweep.summary import print_outcome
@@ -531,10 +550,8 @@ def _run(
     sweep = api.run_sweep(
         file,
         **asked,
+        **running,
         out=out,
-        folder_name=folder_name,
-        workers=workers,
-        executor=executor,
         plugins=tuple(plugins or ()),
         loudness=loudness,
         command=shlex.join(["dpo-bench", *sys.argv[1:]]),
@@ -546,9 +563,10 @@ def _run(
 
 
 def _print_metrics(policy: str, found: Any) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("metric", "value", "95% interval", "n", "unit", title=policy)
+    table = Table("metric", "value", "95% interval", "n", "unit", title=escape(policy))
     for row in found.itertuples():
         ends = "" if row.low != row.low else f"\\[{row.low:.3f}, {row.high:.3f}]"
         table.add_row(row.metric, f"{row.value:.3f}", ends, str(row.n), row.unit)
@@ -579,6 +597,6 @@ def _worker_count(text: str) -> int | None:
 
 
 def _console(*, stderr: bool = False) -> Any:
-    from rich.console import Console
+    from dpo_bench.terminal import Terminal
 
-    return Console(stderr=stderr)
+    return Terminal(stderr=stderr)

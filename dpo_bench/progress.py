@@ -12,6 +12,14 @@ Progress = Callable[[str, int, int], None]
 """Called as ``progress(phase, done, total)``; cheap enough to call at every step."""
 
 
+Tell = Callable[[int, int], None]
+"""Called as ``tell(done, total)`` of one phase."""
+
+
+def tell_nobody(done: int, total: int) -> None:
+    """Report nothing."""
+
+
 def quiet(phase: str, done: int, total: int) -> None:
     """Report nothing."""
 

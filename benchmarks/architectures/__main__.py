@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.architectures.attempts import MATRIX, attempt, every_kind, matrix, prepare, zoo
 from benchmarks.architectures.checks import Outcome
-from dpo_bench.sweep.executors.machines import available_cpus
+from dpo_bench.resources import available_cpus
 
 RIGHT = (
     "Right: reference log-probs within 1e-4 nats a text of plain code (one text a forward pass, "

@@ -17,7 +17,7 @@ from benchmarks.rewards.attempts import KINDS, attempt, prepare
 from benchmarks.rewards.case import Outcome
 from benchmarks.rewards.classifiers import save_all
 from benchmarks.rewards.endpoint import running
-from dpo_bench.sweep.executors.machines import available_cpus
+from dpo_bench.resources import available_cpus
 
 RIGHT = (
     "Each line is a sweep of a tiny model through the command line, with a judge behind a local"

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
+
 from dpo_bench.data.arguments import RESERVED
 from dpo_bench.data.problems import Reason, RowProblem
+from dpo_bench.deadline import DeadlineError, deadline
 from dpo_bench.errors import ConfigurationError
 
 QUESTION, ANSWER = "Qx7questionQx7", "Qx7answerQx7"
@@ -18,6 +21,18 @@ PROBES: tuple[list[dict[str, Any]], ...] = (
     [{"role": "system", "content": "a"}, {"role": "user", "content": QUESTION}],
 )
 """Beginnings of a conversation, one of which every template takes."""
+SECONDS_TO_WRITE = 20.0
+"""Within which a template has written a conversation: a template is a program, and can loop."""
+RENDERING = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TemplateError,
+    TypeError,
+    ValueError,
+)
+"""What a template runs into that does not fit the messages."""
 LOST = "it leaves out what the messages say"
 
 
@@ -187,8 +202,6 @@ class ChatTemplate:
         continue_final_message: bool = False,
         parts: bool | None = None,
     ) -> str:
-        from jinja2 import TemplateError
-
         if not self.exists:
             raise ConfigurationError(
                 "the preferences are chat messages, but the policy's tokenizer has no chat "
@@ -196,14 +209,20 @@ class ChatTemplate:
             )
         parts = self.reads_parts if parts is None else parts
         try:
-            text = self.tokenizer.apply_chat_template(
-                _in_parts(messages) if parts else list(messages),
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                **{**self.arguments, **arguments},
-            )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as problem:
+            with deadline(SECONDS_TO_WRITE):
+                text = self.tokenizer.apply_chat_template(
+                    _in_parts(messages) if parts else list(messages),
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=continue_final_message,
+                    **{**self.arguments, **arguments},
+                )
+        except (DeadlineError, MemoryError) as problem:
+            raise ConfigurationError(
+                f"the policy's chat template does not end ({problem or 'out of memory'}): take "
+                "another policy, or give plain-text pairs."
+            ) from None
+        except RENDERING as problem:
             reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
             raise RowProblem(
                 Reason.TEMPLATE, f"the chat template refuses the messages ({reason})"

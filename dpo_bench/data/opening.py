@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dpo_bench.errors import DataError
+from dpo_bench.resources import available_memory
 
+PARTS_OF_MEMORY = 8
+"""Data may take one of them."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -69,7 +72,7 @@ def open_data(path: Path, label: str) -> Iterator[io.BufferedReader]:
     opener = DECOMPRESSORS.get(path.suffix.lower())
     try:
         with opener(path) if opener else path.open("rb") as opened:
-            stream = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(opened)
+            stream: Any = io.BufferedReader(_Bounded(opened, label))
             start = stream.peek(len(BYTE_ORDER_MARK))
             if start.startswith(UTF_16) or b"\0" in start[:2]:
                 raise DataError(
@@ -85,6 +88,53 @@ def open_data(path: Path, label: str) -> Iterator[io.BufferedReader]:
         raise DataError(
             f"{label}: not a readable {path.suffix} file ({_first_line(problem)})."
         ) from None
+
+
+def most_bytes() -> int:
+    """Bytes that a file may hold, uncompressed.
+
+    Read into Python's objects they are several times as many, and a small compressed file can hold
+    any number.
+    """
+    return available_memory() // PARTS_OF_MEMORY
+
+
+def require_fitting(size: int, label: str) -> None:
+    """Refuse data that this machine's memory does not hold.
+
+    Args:
+        size: bytes, uncompressed.
+        label: how messages call it.
+
+    Raises:
+        DataError: they are too many.
+    """
+    most = most_bytes()
+    if size > most:
+        raise DataError(
+            f"{label} holds more than {most / 2**30:.1f} GiB, uncompressed, an eighth of this "
+            "machine's memory: take a part of it."
+        )
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that is not read beyond what memory holds."""
+
+    def __init__(self, inner: Any, label: str) -> None:
+        self.inner = inner
+        self.label = label
+        self.read_so_far = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As the inner stream, up to the limit."""
+        found: bytes = self.inner.read(len(buffer))
+        self.read_so_far += len(found)
+        require_fitting(self.read_so_far, self.label)
+        buffer[: len(found)] = found
+        return len(found)
 
 
 def refuse_pointer(path: Path, label: str) -> None:

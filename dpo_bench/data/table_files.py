@@ -15,12 +15,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dpo_bench.data.opening import DECOMPRESSORS, OTHER_ENCODING, kind_of, open_data, refuse_pointer
+from dpo_bench.data.opening import (
+    DECOMPRESSORS,
+    OTHER_ENCODING,
+    kind_of,
+    open_data,
+    refuse_pointer,
+    require_fitting,
+)
 from dpo_bench.data.rows import Rows, SourceLocation
 from dpo_bench.errors import DataError, EnvironmentProblem
 
 LONGEST_FIELD = 2**31 - 1
 """Characters in a CSV field; the csv module's own limit is 131072, which long texts exceed."""
+
+BYTES_PER_VALUE = 64
+"""Of a Parquet file's, at least: an object, and its share of the row's."""
 
 DELIMITERS = ",;\t|"
 """What may stand between the fields of a CSV file; the header says which it is."""
@@ -127,14 +137,31 @@ def _read_parquet(path: Path, label: str) -> Rows:
 
     refuse_pointer(path, label)
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        require_fitting(_bytes_of(file.metadata), label)
+        table = file.read()
     except (pa.ArrowException, OSError) as problem:
         if isinstance(problem, OSError) and problem.errno is not None:
             raise  # the machine's fault; Arrow reports a wrong checksum as an OSError without errno
         raise DataError(f"{label}: not a readable Parquet file ({_first_line(problem)}).") from None
     if len(set(table.column_names)) < table.num_columns:
         raise DataError(f"{label}: two columns have the same name.")
-    return Rows.numbered(label, table.to_pylist())
+    try:
+        return Rows.numbered(label, table.to_pylist())
+    except ValueError as problem:  # text that is no UTF-8, which Parquet does not look at
+        raise DataError(f"{label}: a value cannot be read ({_first_line(problem)}).") from None
+
+
+def _bytes_of(metadata: Any) -> int:
+    """About what a Parquet file's values take: repeated ones hardly any room in the file itself."""
+    groups = (metadata.row_group(at) for at in range(metadata.num_row_groups))
+    return sum(
+        max(
+            group.total_byte_size,
+            group.num_rows * group.num_columns * BYTES_PER_VALUE,
+        )
+        for group in groups
+    )
 
 
 def _read_csv(path: Path, label: str) -> Rows:

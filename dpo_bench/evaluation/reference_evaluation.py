@@ -127,7 +127,6 @@ class _Visit:
             lambda _, done, total: self.progress("reference: sampling", done, total),
             engine=find_engine(self.options),
         )
-        self.progress("reference: rewards", 0, len(table))
         table["reward"] = self.score(table["prompt_id"], table["response"])
         return responses, table
 
@@ -160,7 +159,11 @@ class _Visit:
         """Rewards of responses to the prompts of these indices; NaN where nothing gives numbers."""
         if self.scorer is None or isinstance(self.scorer, Judge):
             return np.nan
-        return self.scorer.score(self.prompts.pick(prompts), responses)
+        return self.scorer.score(
+            self.prompts.pick(prompts),
+            responses,
+            lambda done, total: self.progress("reference: rewards", done, total),
+        )
 
     @property
     def text_read(self) -> str | None:

@@ -20,12 +20,12 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 
-from dpo_bench.errors import ConfigurationError, EnvironmentProblem
+from dpo_bench.addresses import require_plain_url
+from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.model.logprobs import token_logps
 from dpo_bench.model.lora import save_adapter
 from dpo_bench.model.sampling import Response, SamplingPlan
@@ -61,12 +61,7 @@ class ServerSampler:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.password:
-            raise ConfigurationError(
-                "evaluation.sampler: give the address of the server without credentials, as in "
-                "openai:http://localhost:8000/v1"
-            )
+        require_plain_url(url, "evaluation.sampler")
         self.url = url.rstrip("/")
 
     def __call__(

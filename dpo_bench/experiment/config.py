@@ -302,7 +302,9 @@ class Evaluation(Section):
     """texts over the limit: stop, or cut their beginning (counted)"""
     judge_base_url: Annotated[str, DIGESTED, Only("judge")] = "https://api.openai.com/v1"
     """OpenAI-compatible endpoint of a judge, without credentials; ``?api-version=`` may follow"""
-    judge_key_variable: Annotated[str, NO_EFFECT, Only("judge")] = "OPENAI_API_KEY"
+    judge_key_variable: Annotated[
+        str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$"), NO_EFFECT, Only("judge")
+    ] = "OPENAI_API_KEY"
     """environment variable that holds the endpoint's key; empty: it needs none"""
     judge_criterion: Annotated[str, DIGESTED, Only("judge")] = (
         "The better response is more helpful, correct and to the point."
@@ -551,8 +553,10 @@ def _own_values_to_losses(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _compared_as_searched(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is searched for is what is compared: ``[search]`` states it for ``[comparison]``."""
-    if tree.get("search") is None:
-        return tree
+    if not isinstance(tree.get("search"), Mapping) or not isinstance(
+        tree.get("comparison") or {}, Mapping
+    ):
+        return tree  # nothing is searched for, or their own checks say what is wrong
     search, comparison = dict(tree["search"]), dict(tree.get("comparison") or {})
     if not search.get("kl") and not comparison.get("kl"):
         search.setdefault("kl", list(Search.model_fields["kl"].default))

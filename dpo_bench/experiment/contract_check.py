@@ -8,7 +8,10 @@ from pathlib import Path
 
 from dpo_bench.contract import Loss
 from dpo_bench.contract.registry import parts_of
+from dpo_bench.deadline import DeadlineError, deadline
 from dpo_bench.errors import ConfigurationError
+
+SECONDS_TO_CHECK = 60.0
 
 
 def require_contract(losses: Iterable[Loss]) -> None:
@@ -24,7 +27,13 @@ def require_contract(losses: Iterable[Loss]) -> None:
 
     for loss in own.values():
         try:
-            check_loss(loss)
+            with deadline(SECONDS_TO_CHECK):
+                check_loss(loss)
+        except DeadlineError as error:
+            raise ConfigurationError(
+                f"{loss.name} ({loss.location}): its check is {error}; the checks take a fraction "
+                "of a second of a loss that returns."
+            ) from error
         except ContractError as error:
             raise ConfigurationError(
                 f"{error}\nMend it, or name in register(..., departs_from=(...)) what it departs "

@@ -105,6 +105,16 @@ def slug(text: str) -> str:
     return re.sub(r"(?:[^\w.]|\.{2,})+", "-", text).strip("-.") or "experiment"
 
 
+def folder_of(name: str) -> str:
+    """The folder's name of an experiment's: the same, unless it would lead elsewhere.
+
+    >>> folder_of("my sweep"), folder_of("../../x"), folder_of("/etc"), folder_of("..")
+    ('my sweep', 'x', 'etc', 'experiment')
+    """
+    is_plain = Path(name).name == name and name.isprintable() and not name.startswith(".")
+    return name if is_plain and "\\" not in name else slug(name)
+
+
 def _apply(tree: Tree, flags: Overrides) -> None:
     given = {key: getattr(flags, key) for key in ("policy", "reference", "preferences")}
     tree.update({key: value for key, value in given.items() if value is not None})

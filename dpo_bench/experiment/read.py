@@ -19,6 +19,8 @@ from dpo_bench.version import __version__
 
 Tree = dict[str, Any]
 LOSSES = "losses"
+KEY_VARIABLE = "_key_variable"
+"""How names of keys end whose value may by mistake be a secret: it is not shown."""
 
 
 def shipped() -> dict[str, Path]:
@@ -54,7 +56,9 @@ def read_file(path: Path) -> Tree:
     try:
         # Some editors begin a file with a byte order mark.
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigurationError(f"{path}: tables and lists lie too deep in each other.") from None
+    except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise ConfigurationError(f"{path}: not a TOML file: {error}.") from None
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}.") from None
@@ -68,7 +72,7 @@ def parse_value(text: str) -> Any:
     """
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -95,7 +99,14 @@ def _loss_table(tree: Tree, path: Sequence[str], assignment: str) -> Tree:
     """The raw table of the loss that ``losses.NAME.key`` names, made its own where a name stood."""
     names = tree.get(LOSSES)
     given = names if isinstance(names, list) else [names] if names else []
-    entries = [{"name": one} if isinstance(one, str) else dict(one) for one in given]
+    entries: list[dict[str, Any]] = []
+    for one in given:
+        if not isinstance(one, str | Mapping):
+            raise ConfigurationError(
+                f"--set {assignment}: losses must be tables that name a loss, as [[losses]] with "
+                'name = "dpo".'
+            )
+        entries.append({"name": one} if isinstance(one, str) else dict(one))
     tree[LOSSES] = entries
     if len(path) != 2:
         raise ConfigurationError(f"--set {assignment}: write it as losses.NAME.key=value.")
@@ -173,6 +184,8 @@ def _describe(item: Mapping[str, Any]) -> str:
         return f"{where} is missing."
     message = str(item["msg"]).removeprefix("Value error, ")
     value = item.get("input")
+    if where.endswith(KEY_VARIABLE):
+        return f"{where} must be the name of an environment variable, not the key itself."
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
     return f"{where}{shown}: {message}."
 

@@ -125,6 +125,21 @@ def weight_count(files: ModelFiles) -> int:
     return count
 
 
+def tensor_count(folder: Path) -> int | None:
+    """Number of tensors in a folder's weights; None where they are pickles."""
+    from safetensors import safe_open
+
+    weights, pickled = _weights(folder)
+    if pickled:
+        return None
+    count = 0
+    for file in weights:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="numpy") as tensors:
+                count += len(tensors.keys())
+    return count
+
+
 def listed_ends(folder: Path) -> tuple[int, ...]:
     """Ids that a model's maker lists as ends of what it writes, as transformers' ``generate`` does.
 

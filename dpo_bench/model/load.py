@@ -13,7 +13,13 @@ from typing import Any
 import torch
 
 from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
-from dpo_bench.model.files import LEGACY_TEMPLATE, ModelFolder, model_files, read_json
+from dpo_bench.model.files import (
+    LEGACY_TEMPLATE,
+    ModelFolder,
+    model_files,
+    read_json,
+    tensor_count,
+)
 from dpo_bench.model.loading import forget_how_it_was_loaded, silent_transformers
 from dpo_bench.model.reach import freeze_unreached
 
@@ -197,7 +203,18 @@ def _configuration(path: Path, trust_remote_code: bool) -> Any:
     parts = (config, getattr(config, "text_config", None))
     if any(getattr(part, "is_encoder_decoder", False) for part in parts):
         raise _no_decoder(path, "an encoder-decoder", _saved_as(path))
+    _require_layers(path, config)
     return config
+
+
+def _require_layers(path: Path, config: Any) -> None:
+    """Refuse more layers than the weights can have, which would be built one by one for hours."""
+    layers, tensors = getattr(config.get_text_config(), "num_hidden_layers", 0), tensor_count(path)
+    if isinstance(layers, int) and tensors is not None and layers > tensors:
+        raise EnvironmentProblem(
+            f"{path}: config.json says num_hidden_layers = {layers}, and the weights have {tensors}"
+            " tensors in all: they do not belong together."
+        )
 
 
 def set_cache(config: Any, *, used: bool) -> None:

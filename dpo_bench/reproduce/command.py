@@ -62,7 +62,7 @@ def reproduce(wanted: ReproduceRequest, console: Console) -> bool:
     finished = _run(chosen, wanted, console)
     if wanted.as_json:
         rows = as_json(one.outcome for one in finished)
-        print(json.dumps(rows, indent=2, allow_nan=False, ensure_ascii=False))
+        print(json.dumps(rows, indent=2, allow_nan=False))
     if wanted.out:
         from dpo_bench.reproduce.files import write_report
 
@@ -74,7 +74,7 @@ def reproduce(wanted: ReproduceRequest, console: Console) -> bool:
 
 def _list(wanted: ReproduceRequest, console: Console) -> None:
     if wanted.as_json:
-        print(json.dumps([_card(one) for one in experiments()], indent=2, ensure_ascii=False))
+        print(json.dumps([_card(one) for one in experiments()], indent=2))
     else:
         print_listing(console, experiments())
 

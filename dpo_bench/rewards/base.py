@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dpo_bench.errors import DataError
+from dpo_bench.progress import Tell, tell_nobody
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,25 +75,28 @@ class Reward:
         name: as given in the experiment.
         identity: the name and the source that it comes from, or the digest of a model; part of
             every trial's identity.
-        function: maps prompts and responses to a number each; see `numbers_of`.
+        function: maps prompts and responses to a number each; see `numbers_of`. It tells how many
+            it has done, now and then: a worker that says nothing for long is taken to hang.
         truncated: how many of these texts the reward cannot read whole.
         reads: the text that it makes of a prompt and a response, None where it makes none.
     """
 
     name: str
     identity: str
-    function: Callable[[list[Prompt], list[str]], Any]
+    function: Callable[[list[Prompt], list[str], Tell], Any]
     truncated: Callable[[list[Prompt], list[str]], int] = _none_cut
     reads: Callable[[Prompt, str], str | None] = _not_said
 
-    def score(self, prompts: Iterable[Prompt], responses: Iterable[str]) -> NDArray[np.float64]:
+    def score(
+        self, prompts: Iterable[Prompt], responses: Iterable[str], tell: Tell = tell_nobody
+    ) -> NDArray[np.float64]:
         """Reward of each response, shape [response].
 
         Raises:
             DataError: the function failed, or gave anything but a finite number per response.
         """
         prompts, responses = list(prompts), list(responses)
-        return numbers_of(self.name, self.function(prompts, responses), responses)
+        return numbers_of(self.name, self.function(prompts, responses, tell), responses)
 
 
 def numbers_of(name: str, values: Any, responses: Sequence[str]) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from dpo_bench.data.chat import ChatTemplate, answered
 from dpo_bench.data.problems import RowProblem
 from dpo_bench.errors import ConfigurationError, DataError, EnvironmentProblem
 from dpo_bench.model.files import read_json
+from dpo_bench.progress import Tell, tell_nobody
 from dpo_bench.rewards.base import Reward
 from dpo_bench.storage import digest
 
@@ -175,7 +176,9 @@ class Classifier:
         if self.template is None and not has_chat_template(folder):
             self.template = PLAIN
 
-    def __call__(self, prompts: list[Prompt], responses: list[str]) -> list[float]:
+    def __call__(
+        self, prompts: list[Prompt], responses: list[str], tell: Tell = tell_nobody
+    ) -> list[float]:
         """The reward of each response.
 
         Raises:
@@ -198,6 +201,7 @@ class Classifier:
             part = order[start : start + ROWS_PER_PASS]
             rows = self._encode([texts[index] for index in part], limit=self._limit)
             values[part] = self._pass(rows)
+            tell(start + len(part), len(order))
         return [float(value) for value in values]
 
     def truncated(self, prompts: list[Prompt], responses: list[str]) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import CLASSIFIERS, JUDGE
+from dpo_bench.progress import Tell
 from dpo_bench.rewards.base import Prompt, Reward
 from dpo_bench.rewards.functions import find_function
 
@@ -67,7 +68,7 @@ def _vader_reward() -> Reward:
     return Reward("vader", f"vader {version('vaderSentiment')}", _vader)
 
 
-def _vader(_prompts: list[Prompt], responses: list[str]) -> list[float]:
+def _vader(_prompts: list[Prompt], responses: list[str], _tell: Tell) -> list[float]:
     from dpo_bench.vader import gold_scores
 
     return gold_scores(responses)

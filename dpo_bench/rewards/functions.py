@@ -32,13 +32,16 @@ from types import MethodType, ModuleType
 from typing import Any
 
 from dpo_bench.errors import ConfigurationError, DataError, DpoBenchError
-from dpo_bench.rewards.base import Prompt
+from dpo_bench.progress import Tell, tell_nobody
+from dpo_bench.rewards.base import Prompt, numbers_of
 from dpo_bench.storage import digest, file_digest
 
 PROMPTS = ("prompts", "prompt")
 RESPONSES = ("completions", "completion", "responses", "response")
 MESSAGES = "messages"
 KNOWN = (*PROMPTS, *RESPONSES, MESSAGES)
+AT_ONCE = 256
+"""Responses of a call at most: between calls it is told how far a slow function is."""
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 """Folders of installed packages, whose versions are not a reward's own source."""
 
@@ -177,12 +180,28 @@ class UserFunction:
         content = {name: file_digest(file) for name, file in self.files.items()}
         return f"{self.spec} {digest(content)}"
 
-    def __call__(self, prompts: list[Prompt], responses: list[str]) -> Any:
-        """What the function returns; of an iterator what comes out of it.
+    def __call__(
+        self, prompts: list[Prompt], responses: list[str], tell: Tell = tell_nobody
+    ) -> Any:
+        """What the function returns, of one call or, part by part, of several.
 
         Raises:
-            DataError: the function raised, or would end the process.
+            DataError: the function raised, or would end the process; it did not return a number for
+                each response of a part.
         """
+        total = len(responses)
+        if total <= AT_ONCE:
+            return self._call(prompts, responses)
+        rewards: list[float] = []
+        for start in range(0, total, AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            values = self._call(prompts[part], responses[part])
+            rewards += numbers_of(self.spec, values, responses[part]).tolist()
+            tell(len(rewards), total)
+        return rewards
+
+    def _call(self, prompts: list[Prompt], responses: list[str]) -> Any:
+        """What one call returns; of an iterator what comes out of it."""
         try:
             values = self.calling.call(self.function, prompts, responses)
             # Of an iterator, which may have no end, one more tells that there are too many.

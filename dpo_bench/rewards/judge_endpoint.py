@@ -8,9 +8,10 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
-from dpo_bench.errors import ConfigurationError, EnvironmentProblem
+from dpo_bench.addresses import require_plain_url
+from dpo_bench.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from dpo_bench.experiment.config import Evaluation
@@ -51,7 +52,7 @@ class Endpoint:
         self.url = options.judge_base_url
         self.seconds = options.judge_timeout
         self._key = _key(options)
-        _require_plain_url(self.url)
+        require_plain_url(self.url, "evaluation.judge_base_url", ["api-version"])
         try:
             import openai
         except ImportError as error:
@@ -130,16 +131,3 @@ def _key(options: Evaluation) -> str:
             "no key can have: copy it again, alone and in one line."
         )
     return key
-
-
-def _require_plain_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"evaluation.judge_base_url = {url!r} is no http(s) address.")
-    other = {name for name, _ in parse_qsl(parts.query, True)} - {"api-version"}
-    if parts.username or parts.password or other:
-        raise ConfigurationError(
-            f"evaluation.judge_base_url must carry no credentials (host {parts.hostname}), and "
-            "nothing after ? but api-version: it is written into the results; put the key into the "
-            "variable evaluation.judge_key_variable."
-        )

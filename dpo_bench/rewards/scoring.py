@@ -66,10 +66,12 @@ class RewardScoring:
     opponents: Array
     chosen: Array
 
-    def score(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
+    def score(self, table: pd.DataFrame, progress: Progress = quiet) -> dict[str, Any]:
         """Score the responses and compare."""
         prompts = [self.prompts[index] for index in table["prompt_id"]]
-        table["reward"] = self.reward.score(prompts, table["response"])
+        table["reward"] = self.reward.score(
+            prompts, table["response"], lambda done, total: progress("rewards", done, total)
+        )
         own = table["reward"].to_numpy().reshape(len(self.chosen), -1)
         table["win_reference"] = win_fraction(own, self.opponents).ravel()
         table["win_chosen"] = win_fraction(own, self.chosen[:, None]).ravel()

@@ -13,7 +13,7 @@ from dpo_bench.model.load import skeleton
 from dpo_bench.model.lora import with_adapter
 from dpo_bench.model.mapped_weights import LEAST_BYTES
 from dpo_bench.model.pass_memory import skeleton_backend
-from dpo_bench.sweep.executors.machines import available_memory
+from dpo_bench.resources import available_memory
 from dpo_bench.training.memory import MemoryPlan, Setting, plan_memory
 
 if TYPE_CHECKING:

@@ -2,30 +2,71 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from dpo_bench.notes import Note
 from dpo_bench.sweep.display import Display
-from dpo_bench.sweep.executors.base import Channel, Executor, Message, WorkerDiedError
+from dpo_bench.sweep.executors.base import WAITING, Channel, Executor, Message, WorkerDiedError
 from dpo_bench.sweep.schedule import Schedule
+from dpo_bench.sweep.silence import (
+    SECONDS_UNTIL_NOTE,
+    Silence,
+    StalledError,
+    TooLongError,
+)
 from dpo_bench.sweep.task import Task
-from dpo_bench.sweep.worker import Event, Job, Ready
+from dpo_bench.sweep.worker import SAVING, Event, Job, Ready
 
-SECONDS_TO_STOP = 60.0
+SECONDS_TO_LISTEN = 1.0
+SECONDS_TO_STOP = 2.0
+"""Until a worker that has been asked to stop has to say something."""
+SECONDS_BETWEEN_LOOKS = 0.1
+TIMES_PACE = 3
+"""One that mostly takes longer may take so many times its longest silence of the same phase."""
+SECONDS_TO_SAVE = 600.0
+"""For what one that says that it saves is waited, unless Ctrl-C is pressed again."""
 
 
-@dataclass(slots=True)
+STARTING = Event("progress", "starting")
+
+
+@dataclass(slots=True, eq=False)
 class _Worker:
+    """A worker as the pool knows it.
+
+    Attributes:
+        index: its place in the display.
+        channel: the line to it.
+        task: what it is at.
+        begun: when it was given that.
+        heard: when it last said something.
+        pace: its longest silence in the phase that it is in.
+        last: what it said of its progress.
+        is_told: whether its present silence has been spoken of.
+    """
+
     index: int
     channel: Channel
+    heard: float
     task: Task | None = None
-    is_ready: bool = False
+    begun: float = 0.0
+    pace: float = 0.0
+    last: Event = STARTING
+    is_told: bool = False
+
+    @property
+    def where(self) -> str:
+        """What it was at when it was last heard, for people."""
+        count = f", {self.last.done} of {self.last.total}" if self.last.total else ""
+        return f"{self.last.text}{count}"
 
 
 class Pool:
     """Runs tasks on workers.
+
+    What a message costs does not grow with the number of workers: nothing here looks at all of them
+    but the start and the end.
 
     Args:
         executor: makes the workers.
@@ -36,6 +77,7 @@ class Pool:
         on_ready: called once, when the first worker has prepared model and data.
         on_note: called with what a worker has to say.
         on_death: called with a task whose worker died and with the reason.
+        silence: the clock by which they are watched, and after how long one is given up.
     """
 
     def __init__(
@@ -49,6 +91,7 @@ class Pool:
         on_ready: Callable[[Ready], None],
         on_note: Callable[[Note], None],
         on_death: Callable[[Task, WorkerDiedError], None],
+        silence: Silence | None = None,
     ) -> None:
         self.executor = executor
         self.job = job
@@ -57,9 +100,13 @@ class Pool:
         self.on_ready = on_ready
         self.on_note = on_note
         self.on_death = on_death
-        self.workers: list[_Worker] = []
+        self.workers: dict[Channel, _Worker] = {}
+        self.idle: dict[_Worker, None] = {}
+        self.busy = 0
         self.schedule = schedule
         self.has_begun = False
+        self.silence = silence or Silence()
+        self.watched = 0.0
 
     def run(self) -> None:
         """Do all that the schedule gives; of a schedule that is over, prepare what trials share.
@@ -72,26 +119,55 @@ class Pool:
         try:
             # The first worker prepares what all share and fills the caches; the others find it.
             self._spawn(0)
-            while self._is_needed():
-                for channel, message in self.executor.listen(1.0):
-                    self._handle(self._owner(channel), message)
+            while not self.has_begun or not self.schedule.is_over or self.busy:
+                heard = self.executor.listen(SECONDS_TO_LISTEN)
+                self.silence.tick()
+                for channel, message in heard:
+                    self._hear(self.workers[channel], message)
+                self._watch()
         except BaseException:
-            if any(worker.task for worker in self.workers):
+            if self.busy:
                 self.display.note("stopping: saving the running trials (Ctrl-C again: at once)")
             raise
         finally:
             self._shutdown()
 
-    def _is_needed(self) -> bool:
-        """Whether there is anything to wait for."""
-        is_working = any(worker.task for worker in self.workers)
-        return not self.has_begun or not self.schedule.is_over or is_working
-
     def _spawn(self, index: int) -> None:
-        self.workers.append(_Worker(index, self.executor.spawn(self.job)))
+        channel = self.executor.spawn(self.job)
+        self.workers[channel] = _Worker(index, channel, self.silence.now)
 
-    def _owner(self, channel: Channel) -> _Worker:
-        return next(worker for worker in self.workers if worker.channel is channel)
+    def _hear(self, worker: _Worker, message: Message) -> None:
+        """Handle a message, and keep in mind that the worker is alive."""
+        if isinstance(message, Event) and message.kind == "progress":
+            if message.text != worker.last.text:
+                worker.pace = 0.0
+            worker.last = message
+        if worker not in self.idle:
+            worker.pace = max(worker.pace, self.silence.broken(worker.heard))
+        worker.heard, worker.is_told = self.silence.now, False
+        self._handle(worker, message)
+
+    def _watch(self) -> None:
+        """Give up workers that hang or take too long, and say which are silent."""
+        now = self.silence.now
+        if now - self.watched < SECONDS_TO_LISTEN:
+            return
+        self.watched = now
+        for worker in list(self.workers.values()):
+            if worker in self.idle or worker.last.text.startswith(WAITING):
+                continue
+            silent, taken = now - worker.heard, now - worker.begun
+            if silent > self.silence.limit:
+                self._died(worker, StalledError(worker.where, silent, worker.channel.place()))
+            elif worker.task is not None and taken > self.silence.limits.trial:
+                self._died(worker, TooLongError(worker.where, taken))
+            elif silent > SECONDS_UNTIL_NOTE and not worker.is_told:
+                worker.is_told = True
+                label = worker.task.trial.label if worker.task else "a worker"
+                self.display.note(
+                    f"{label} has said nothing for {silent:.0f} s ({worker.where}); it is given up "
+                    f"after {self.silence.limit:.0f} s (--stall-timeout)"
+                )
 
     def _handle(self, worker: _Worker, message: Message) -> None:
         if isinstance(message, WorkerDiedError):
@@ -106,10 +182,12 @@ class Pool:
             self._show(worker, message)
         elif worker.task is not None:
             is_stopped = message.kind == "stopped"
-            self._ended(worker.task, message.text or None, stopped=is_stopped)
-            worker.task = None
-            if message.kind == "left":
-                self._left(worker)
+            self._ended(worker, worker.task, message.text or None, stopped=is_stopped)
+            if message.kind == "left":  # it can do no more trials
+                self._dismiss(worker)
+                self._replace(worker)
+            else:
+                self.idle[worker] = None
             self._assign_all()
 
     def _show(self, worker: _Worker, event: Event) -> None:
@@ -127,25 +205,35 @@ class Pool:
             self.display.start(self.schedule.expected)
             for index in range(1, min(self.size, self.schedule.expected)):
                 self._spawn(index)
-        worker.is_ready = True
+        self.idle[worker] = None
         self._assign_all()
 
-    def _ended(self, task: Task, reason: str | None, *, stopped: bool = False) -> None:
+    def _ended(
+        self, worker: _Worker, task: Task, reason: str | None, *, stopped: bool = False
+    ) -> None:
+        worker.task = None
+        self.busy -= 1
         self.display.finished(task.trial.label, reason, stopped=stopped)
         self.schedule.finished(task)
 
     def _assign_all(self) -> None:
         """Give a trial to everyone who waits: what one has ended may be what others wait for."""
-        for worker in self.workers:
-            if worker.is_ready and worker.task is None:
-                worker.task = self.schedule.take()
-                if worker.task is not None:
-                    worker.channel.send(worker.task)
+        while self.idle and (task := self.schedule.take()) is not None:
+            worker = next(iter(self.idle))  # who has waited longest
+            del self.idle[worker]
+            worker.task = task
+            worker.begun = worker.heard = self.silence.now
+            worker.last = STARTING
+            self.busy += 1
+            worker.channel.send(task)
 
-    def _left(self, worker: _Worker) -> None:
-        """A worker that can do no more trials goes, and another takes its place."""
+    def _dismiss(self, worker: _Worker) -> None:
         worker.channel.kill()
-        self.workers.remove(worker)
+        del self.workers[worker.channel]
+        self.idle.pop(worker, None)
+
+    def _replace(self, worker: _Worker) -> None:
+        """Another worker takes the place of one that is gone."""
         if not self.schedule.is_over:
             self._spawn(worker.index)
 
@@ -154,27 +242,40 @@ class Pool:
 
         One that died before its first trial is not replaced: the next would die of the same.
         """
-        worker.channel.kill()
-        self.workers.remove(worker)
+        self._dismiss(worker)
         if worker.task is None:
             if not self.workers:
                 raise reason
             self.display.note(f"{reason} The others go on.")
             return
         self.on_death(worker.task, reason)
-        self._ended(worker.task, str(reason))
-        if not self.schedule.is_over:
-            self._spawn(worker.index)
+        self._ended(worker, worker.task, str(reason))
+        self._replace(worker)
         self._assign_all()
 
     def _shutdown(self) -> None:
-        """Let all save and end; who does not in time, or at a second Ctrl-C, is killed."""
-        deadline = time.monotonic() + SECONDS_TO_STOP
+        """Let all save and end; who does not answer in time, or at a second Ctrl-C, is killed."""
+        waiting = dict(self.workers)
         try:
-            for worker in self.workers:
-                worker.channel.stop()
-            for worker in self.workers:
-                worker.channel.join(max(0.0, deadline - time.monotonic()))
+            for channel in waiting:
+                channel.stop()
+            asked = self.silence.tick()
+            while waiting := {one: of for one, of in waiting.items() if not one.join(0.0)}:
+                for channel, message in self.executor.listen(SECONDS_BETWEEN_LOOKS):
+                    if isinstance(message, Event) and channel in waiting:
+                        waiting[channel].last = message
+                passed = self.silence.tick() - asked
+                late = [one for one, of in waiting.items() if passed > _patience(of)]
+                for channel in late:
+                    channel.kill()
+                    del waiting[channel]
         finally:
-            for worker in self.workers:
-                worker.channel.kill()
+            for channel in self.workers:
+                channel.kill()
+
+
+def _patience(worker: _Worker) -> float:
+    """Seconds for which a worker is waited for that has been asked to stop."""
+    if worker.last.text == SAVING:
+        return SECONDS_TO_SAVE
+    return max(SECONDS_TO_STOP, min(TIMES_PACE * worker.pace, SECONDS_TO_SAVE))

@@ -45,6 +45,7 @@ from dpo_bench.sweep.memory import (
 )
 from dpo_bench.sweep.power import TrialSeconds
 from dpo_bench.sweep.sources import Sources, find_sources, preferences_source
+from dpo_bench.terminal import Terminal
 from dpo_bench.training.input_builders import require_margins
 from dpo_bench.training.trainer import number_of_steps
 
@@ -124,7 +125,7 @@ def print_plan(
         console.print(_trials(experiment, forecast.trials))
     else:
         _print_search(experiment, experiment.search, forecast, console)
-    found = _checked(experiment, make_display(Console(stderr=True), loudness), gpu_memory)
+    found = _checked(experiment, make_display(Terminal(stderr=True), loudness), gpu_memory)
     if isinstance(found, str):
         _say(
             console,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from dpo_bench.sweep.results import reported_when_interrupted, write_results
 from dpo_bench.sweep.round_robin import write_opponents
 from dpo_bench.sweep.schedule import ListSchedule, Schedule
 from dpo_bench.sweep.searching import SearchSchedule
+from dpo_bench.sweep.silence import Silence, TimeLimits
 from dpo_bench.sweep.sources import Sources, find_sources
 from dpo_bench.sweep.store import Store, link_files, write_manifest
 from dpo_bench.sweep.takeover import Takeover
@@ -90,6 +91,7 @@ class SweepRequest:
         executor: where the workers run.
         plugins: folders of further losses.
         note_level: of `logging`, from which notes are shown and kept.
+        limits: after how long a trial is given up.
     """
 
     experiment: Experiment
@@ -99,6 +101,7 @@ class SweepRequest:
     executor: ExecutorName = "local"
     plugins: tuple[Path, ...] = ()
     note_level: int = logging.INFO
+    limits: TimeLimits = field(default_factory=TimeLimits)
 
 
 def run(
@@ -275,6 +278,7 @@ def _run_missing(
         on_ready=keep_shared,
         on_note=on_note,
         on_death=record_death,
+        silence=Silence(request.limits),
     )
     pool.run()
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from dpo_bench.errors import ConfigurationError, DamagedError, LockedError, StorageError
 from dpo_bench.experiment.config import OWN_KEYS
@@ -274,8 +275,9 @@ class Store:
         """A finished trial's manifest; None where there is none that is whole."""
         try:
             sealed = self.sealed_trial(trial)
-            manifest = Manifest(**sealed.fields, artefacts=sealed.artefacts or {})
-        except (FileNotFoundError, DamagedError, TypeError):
+            values = {**sealed.fields, "artefacts": sealed.artefacts or {}}
+            manifest = TypeAdapter(Manifest).validate_python(values, strict=True)
+        except (FileNotFoundError, DamagedError, ValidationError):
             return None
         return manifest if manifest.trial == trial else None
 

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_EVENTS = 0.2
 TRAINING = "training"
+SAVING = "saving"
+"""What a worker says before it saves because it was asked to stop, which may take long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,8 @@ class Trainer:
                 self.after_step(step + 1, self.steps)
                 started += time.monotonic() - now
             stop = self.control.should_stop()
+            if stop:
+                self.control.progress("saving", 0, 1)
             if stop or now - saved >= self.settings.checkpoint_seconds:
                 self._save(step + 1)
                 saved = now

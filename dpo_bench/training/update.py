@@ -7,6 +7,7 @@ rank has act at the same time.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,12 @@ class PolicyUpdate:
             settings.pairs_per_pass,
             backend.tokens_per_pass(settings.tokens_per_pass),
         )
-        self.gradient = FittingGradient(gradient, self._clear)
         self.order = step_order(len(pairs), settings.pairs_per_step, steps, seed)
         self.optimizer = build_optimizer(backend.model, settings, backend.optimized())
+        # Not a method of this object: in a circle it would wait for the garbage collector, and its
+        # optimizer's moments would lie beside those of the next run.
+        clear = functools.partial(_clear, self.optimizer, backend.model)
+        self.gradient = FittingGradient(gradient, clear)
 
     def step(self, number: int) -> Tensor:
         """Make a step, counted from 0.
@@ -135,11 +139,6 @@ class PolicyUpdate:
             found |= {f"reference.{n}": value for n, value in self.reference.state().items()}
         return found
 
-    def _clear(self) -> None:
-        """Empty all gradients, also those that a pass that broke off left beside the masters'."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.backend.model.zero_grad(set_to_none=True)
-
     def _tell(self, losses: Tensor, record: PairLogps) -> Tensor:
         return pair_sums(losses, record, self.objective.continued)
 
@@ -167,6 +166,12 @@ def begin(
     if not ranks.alone:  # nobody else asks for it, and its moments would outlive the run
         ranks.shared[NAME] = update
     return update
+
+
+def _clear(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    """Empty all gradients, also those that a pass that broke off left beside the masters'."""
+    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

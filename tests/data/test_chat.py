@@ -169,3 +169,25 @@ def test_a_template_that_loses_the_answer_is_named() -> None:
     )
     with pytest.raises(ConfigurationError, match="the policy's chat template cannot be used"):
         render(CHAT, ChatTemplate(tokenizer))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+        "{{ 'x' * 10 ** 14 }}",
+    ],
+    ids=["loops", "fills the memory"],
+)
+def test_a_template_that_does_not_end_is_refused(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpo_bench.data.chat.SECONDS_TO_WRITE", 0.3)
+    with pytest.raises(ConfigurationError, match="chat template does not end"):
+        ChatTemplate(with_template(template)).prompt([user("a")], {})
+
+
+@pytest.mark.parametrize("template", ["{{ 1 // 0 }}", "{{ 2.0 ** 99999 }}"])
+def test_what_a_template_runs_into_is_a_problem_of_the_row(template: str) -> None:
+    with pytest.raises(RowProblem, match="refuses the messages"):
+        ChatTemplate(with_template(template)).prompt([user("a")], {})

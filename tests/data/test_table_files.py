@@ -262,3 +262,30 @@ def test_the_header_of_a_csv_says_what_parts_its_fields(tmp_path: Path, delimite
     path = tmp_path / ("pairs.tsv" if delimiter == "\t" else "pairs.csv")
     path.write_text(as_csv(records, delimiter), newline="")
     assert read(path) == records
+
+
+@pytest.mark.parametrize("name", ["bomb.jsonl.gz", "bomb.csv.xz", "bomb.json.bz2", "plain.jsonl"])
+def test_data_that_memory_does_not_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A small file, and one line without an end."""
+    monkeypatch.setattr("dpo_bench.data.opening.available_memory", lambda: 8 * 2**20)
+    file = tmp_path / name
+    opener: Any = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(file.suffix, open)
+    with opener(file, "wb") as stream:
+        stream.write(b'{"prompt": "' + b" " * 2**21)
+    if name != "plain.jsonl":
+        assert file.stat().st_size < 10_000
+    with pytest.raises(DataError, match=r"more than 0.0 GiB, uncompressed"):
+        read_file(file, name)
+
+
+def test_a_small_table_of_very_many_rows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpo_bench.data.opening.available_memory", lambda: 8 * 2**20)
+    file = tmp_path / "bomb.parquet"
+    pd.DataFrame({"prompt": ["a"] * 20_000}).to_parquet(file)
+    assert file.stat().st_size < 10_000
+    with pytest.raises(DataError, match="take a part of it"):
+        read_file(file, "bomb.parquet")

@@ -107,3 +107,12 @@ def test_one_that_departs_on_purpose_is_planned(tmp_path: Path, declared: bool) 
 def test_shipped_losses_cost_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testing, "check_loss", lambda _loss: pytest.fail("a shipped loss"))
     assert planned("dpo", "js(ipo_sum)", "0.8*dpo + 0.2*bco + 1.0*sft") == 15
+
+
+def test_a_loss_that_never_returns_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpo_bench.experiment.contract_check.SECONDS_TO_CHECK", 0.5)
+    plugin(tmp_path, "__import__('time').sleep(1000)")
+    with pytest.raises(ConfigurationError, match=r"mine \(.*mine.py:8\): its check is not done"):
+        planned("mine")

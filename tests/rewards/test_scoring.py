@@ -17,6 +17,7 @@ from dpo_bench.analysis.opponents import round_robin
 from dpo_bench.evaluation.policy import make_scoring
 from dpo_bench.evaluation.reference_evaluation import ReferenceEvaluation
 from dpo_bench.experiment.config import Evaluation
+from dpo_bench.progress import Tell
 from dpo_bench.rewards.base import Prompt, Reward
 from dpo_bench.rewards.judge import Cost, Judgement, find_judge
 from dpo_bench.rewards.sanity_checks import Resampling, control_reward
@@ -28,6 +29,10 @@ QUESTIONS = (Prompt.of("p"), Prompt.of("q"))
 
 def length(_prompts: list[Prompt], responses: list[str]) -> list[float]:
     return [len(response) for response in responses]
+
+
+def by_length(prompts: list[Prompt], responses: list[str], _tell: Tell) -> list[float]:
+    return length(prompts, responses)
 
 
 def table() -> pd.DataFrame:
@@ -54,7 +59,7 @@ def reference(*, scored: bool) -> ReferenceEvaluation:
 
 def test_a_reward_meets_every_opponent() -> None:
     samples = table()
-    scoring = make_scoring(Reward("length", "1", length), QUESTIONS, reference(scored=True), 1)
+    scoring = make_scoring(Reward("length", "1", by_length), QUESTIONS, reference(scored=True), 1)
     assert isinstance(scoring, RewardScoring)
     assert scoring.score(samples) == {"reward_truncated": 0}
     assert samples["reward"].tolist() == [1, 3, 2, 4]
@@ -141,7 +146,7 @@ def controls(
     function: Callable[[list[Prompt], list[str]], Any], opponents: Array = OPPONENTS
 ) -> dict[str, tuple[float, bool | None]]:
     found = control_reward(
-        Reward("own", "1", function),
+        Reward("own", "1", lambda prompts, responses, _tell: function(prompts, responses)),
         [Prompt.of(text) for text in TEXTS],
         TEXTS,
         opponents,

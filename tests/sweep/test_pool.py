@@ -12,22 +12,24 @@ from typing import cast
 
 import pytest
 
-from dpo_bench.errors import DataError
+from dpo_bench.errors import ConfigurationError, DataError
 from dpo_bench.experiment import PlannedTrial
 from dpo_bench.notes import Note
 from dpo_bench.sweep.display import PlainDisplay
-from dpo_bench.sweep.executors.base import Channel, Message, WorkerDiedError
+from dpo_bench.sweep.executors.base import WAITING, Channel, Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine
 from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.schedule import ListSchedule
+from dpo_bench.sweep.silence import Silence, TimeLimits
 from dpo_bench.sweep.task import Task
-from dpo_bench.sweep.worker import Event, Job, Ready
+from dpo_bench.sweep.worker import SAVING, Event, Job, Ready
 
 READY = Ready({"training_pairs": 3}, Path("reference"), {"backend": "hidden"})
 JOB = cast("Job", None)
 """Handed through to the workers, which are a script."""
 CTRL_C = KeyboardInterrupt()
-Word = Message | KeyboardInterrupt
+Word = Message | KeyboardInterrupt | float
+"""What a worker says; a number: it says nothing for so many seconds."""
 
 
 def tasks(*names: str) -> list[Task]:
@@ -53,9 +55,14 @@ class Line:
     def stop(self) -> None:
         self.ended.append("stop")
 
-    def join(self, seconds: float) -> None:
+    def join(self, seconds: float) -> bool:
         assert 0 <= seconds <= 60
-        self.ended.append("join")
+        if "join" not in self.ended:
+            self.ended.append("join")
+        return not self.script.is_deaf
+
+    def place(self) -> str:
+        return "my_loss.py, line 7"
 
     def kill(self) -> None:
         self.ended.append("kill")
@@ -72,6 +79,9 @@ class Script:
         self.answer, self.first = answer, first
         self.lines: list[Line] = []
         self.said: deque[tuple[Line, Word]] = deque()
+        self.time = 0.0
+        self.is_deaf = False
+        """Whether workers do not end when they are asked to."""
         self.shown: list[str] = []
         self.ready: list[Ready] = []
         self.notes: list[Note] = []
@@ -85,13 +95,21 @@ class Script:
         return self.lines[-1]
 
     def listen(self, seconds: float) -> Sequence[tuple[Channel, Message]]:
+        if self.is_deaf and not self.said:
+            self.time += seconds
+            return []
         assert self.said, "nobody will ever speak again"
         line, word = self.said.popleft()
+        if isinstance(word, float):
+            self.time += min(seconds, word)
+            if word > seconds:
+                self.said.appendleft((line, word - seconds))
+            return []
         if isinstance(word, KeyboardInterrupt):
             raise word
         return [(line, word)]
 
-    def run(self, *names: str, workers: int = 2) -> Script:
+    def run(self, *names: str, workers: int = 2, limits: TimeLimits | None = None) -> Script:
         def on_death(task: Task, reason: WorkerDiedError) -> None:
             self.dead.append((task[1], str(reason)))
 
@@ -105,6 +123,7 @@ class Script:
             on_ready=self.ready.append,
             on_note=self.notes.append,
             on_death=on_death,
+            silence=Silence(limits, clock=lambda: self.time),
         )
         pool.run()
         return self
@@ -248,3 +267,101 @@ def test_ctrl_c_says_that_running_trials_are_saved_and_asks_the_workers_to() -> 
         script.run("a", "b", workers=1)
     assert script.shown[-1] == "stopping: saving the running trials (Ctrl-C again: at once)"
     assert script.lines[0].ended == ["stop", "join", "kill"]
+
+
+TRAINING = Event("progress", "training", 3, 10)
+
+
+def test_a_worker_that_hangs_is_given_up_and_replaced() -> None:
+    def answer(_worker: int, name: str) -> list[Word]:
+        return [TRAINING, 700.0] if name == "a" else [Event("ended")]
+
+    script = Script(answer).run("a", "b", workers=1)
+    (dead,) = script.dead
+    assert dead[0] == "a"
+    assert dead[1].startswith("no progress for 601 s (training, 3 of 10, at my_loss.py, line 7)")
+    assert script.given() == [["a"], ["b"]]
+    assert script.lines[0].ended == ["kill"]
+
+
+def test_a_silence_of_a_minute_is_explained_once() -> None:
+    script = Script(lambda worker, name: [TRAINING, 300.0, Event("ended")]).run("a", workers=1)
+    (note,) = [line for line in script.shown if "has said nothing" in line]
+    assert "for 61 s (training, 3 of 10); it is given up after 600 s" in note
+    assert script.dead == []
+
+
+@pytest.mark.parametrize(("longest", "limit"), [(20.0, 600), (50.0, 1000)])
+def test_the_limit_follows_the_longest_silence_that_was_broken(longest: float, limit: int) -> None:
+    script = Script(lambda worker, name: [TRAINING, longest, TRAINING, 1200.0])
+    script.run("a", workers=1)
+    ((_, reason),) = script.dead
+    assert reason.startswith(f"no progress for {limit + 1} s")
+
+
+def test_a_limit_that_is_asked_for_counts() -> None:
+    script = Script(lambda worker, name: [TRAINING, 9.0])
+    script.run("a", workers=1, limits=TimeLimits(stall=5))
+    assert "no progress for 6 s" in script.dead[0][1]
+
+
+def test_a_trial_may_take_no_longer_than_it_is_given() -> None:
+    words: list[Word] = [word for _ in range(30) for word in (TRAINING, 1.0)]
+    script = Script(lambda worker, name: words if name == "a" else [Event("ended")])
+    script.run("a", workers=1, limits=TimeLimits(trial=20))
+    assert script.dead[0][1].startswith("not done after 21 s (training, 3 of 10)")
+
+
+def test_a_first_worker_that_hangs_while_it_prepares_ends_the_sweep() -> None:
+    script = Script(well, lambda number: [Event("progress", "reference: rewards", 0, 9), 700.0])
+    with pytest.raises(WorkerDiedError, match=r"no progress .*reference: rewards, 0 of 9"):
+        script.run("a")
+
+
+def test_a_worker_that_waits_for_a_place_is_waited_for() -> None:
+    waits = Event("progress", f"{WAITING} (1 CPU)", 0, 1)
+    assert Script(well, lambda number: [waits, 9999.0, READY]).run("a", workers=1).dead == []
+
+
+def test_time_in_which_the_sweep_itself_stood_still_is_no_silence() -> None:
+    """A machine that slept, a process that was stopped."""
+    script = Script(lambda worker, name: [TRAINING, 5.0, Event("ended")])
+    listen = script.listen
+
+    def after_a_night(seconds: float) -> Sequence[tuple[Channel, Message]]:
+        script.time += 30000.0 if script.time == 3.0 else 0.0
+        return listen(seconds)
+
+    script.listen = after_a_night  # type: ignore[method-assign]
+    assert script.run("a", workers=1).dead == []
+
+
+@pytest.mark.parametrize(
+    ("pace", "seconds"), [(0.5, 2), (4.0, 12)], ids=["quick steps", "slow steps"]
+)
+def test_ctrl_c_waits_for_a_worker_no_longer_than_its_steps_explain(
+    pace: float, seconds: int
+) -> None:
+    words: list[Word] = [TRAINING, pace, TRAINING, pace, TRAINING, CTRL_C]
+    script = Script(lambda worker, name: words)
+    script.is_deaf = True
+    with pytest.raises(KeyboardInterrupt):
+        script.run("a", workers=1)
+    assert script.time - 2 * pace == pytest.approx(seconds, abs=0.3)
+
+
+def test_ctrl_c_waits_for_a_worker_that_saves() -> None:
+    words: list[Word] = [TRAINING, CTRL_C, Event("progress", SAVING, 0, 1)]
+    script = Script(lambda worker, name: words)
+    script.is_deaf = True
+    with pytest.raises(KeyboardInterrupt):
+        script.run("a", workers=1)
+    assert script.time == pytest.approx(600, abs=0.3)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_limit_must_be_above_0(seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"--stall-timeout .* above 0"):
+        TimeLimits(stall=seconds)
+    with pytest.raises(ConfigurationError, match=r"--trial-timeout .* above 0"):
+        TimeLimits(trial=seconds)

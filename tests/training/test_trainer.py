@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import shutil
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
@@ -168,6 +170,19 @@ def test_every_step_is_logged_before_its_update(setup: Setup, tmp_path: Path) ->
     assert first["margin"] == pytest.approx(0, abs=1e-4)
     difference = metrics["chosen_logratio"] - metrics["rejected_logratio"]
     assert np.allclose(metrics["margin"], difference, atol=1e-4)
+
+
+def test_nothing_of_a_run_outlives_it(setup: Setup, tmp_path: Path) -> None:
+    """Moments that wait for the garbage collector lie beside those of the next run."""
+    trainer = setup.trainer(tmp_path, settings={"steps": 2})
+    trainer.run()
+    left = weakref.ref(trainer.update.optimizer)
+    gc.disable()
+    try:
+        del trainer
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

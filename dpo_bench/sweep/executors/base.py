@@ -22,6 +22,10 @@ Message = Event | Ready | Note | Exception
 """What a worker sends; after a `WorkerDiedError` nothing more comes from it."""
 
 
+WAITING = "waiting for a place in the cluster"
+"""How a worker's progress begins that has not been started yet: nothing is expected of it."""
+
+
 class Channel(Protocol):
     """The pool's end of the line to one worker. No call on a dead worker's channel fails."""
 
@@ -31,8 +35,11 @@ class Channel(Protocol):
     def stop(self) -> None:
         """Ask it to save what it is at and to end; returns at once."""
 
-    def join(self, seconds: float) -> None:
-        """Wait until it has ended, at most so long."""
+    def join(self, seconds: float) -> bool:
+        """Wait until it has ended, at most so long; returns whether it has."""
+
+    def place(self) -> str:
+        """The line of code that it is at, for people; empty where that cannot be had."""
 
     def kill(self) -> None:
         """End it now."""

@@ -60,9 +60,14 @@ class LaunchedChannel:
         """Ask for the end."""
         self.worker.stop()
 
-    def join(self, seconds: float) -> None:
-        """Wait for the end of its work."""
+    def join(self, seconds: float) -> bool:
+        """Wait for the end of its work; returns whether that has come."""
         self.thread.join(seconds)
+        return not self.thread.is_alive()
+
+    def place(self) -> str:
+        """Not known."""
+        return ""
 
     def kill(self) -> None:
         """Listen no more; the thread ends with the process."""

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_bench.sweep.executors.base import Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine, count_gpus, this_machine
+from dpo_bench.sweep.executors.orphans import die_with_parent
+from dpo_bench.sweep.executors.stacks import answer_into, place_of
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.worker import Job, work
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 PRELOAD = "dpo_bench.sweep.preload"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+STACK = "stack.txt"
 
 
 def process_context() -> BaseContext:
@@ -104,7 +107,7 @@ class LocalChannel:
         processes: the worker's; one for each GPU that holds a share of its models, the leading one
             first.
         pipe: to that.
-        folder: where they meet; removed with them.
+        folder: where they meet, and where they write what they are at; removed with them.
         gpus: numbers of those that it has, among the ones that this process sees.
 
     Attributes:
@@ -115,7 +118,7 @@ class LocalChannel:
         self,
         processes: Sequence[BaseProcess],
         pipe: Connection,
-        folder: Path | None = None,
+        folder: Path,
         gpus: Sequence[int] = (),
     ) -> None:
         self.processes = processes
@@ -134,17 +137,21 @@ class LocalChannel:
         self.send(None)
         self.processes[0].terminate()
 
-    def join(self, seconds: float) -> None:
-        """Wait for the leading process's end."""
+    def join(self, seconds: float) -> bool:
+        """Wait for the leading process's end; returns whether that has come."""
         self.processes[0].join(seconds)
+        return not self.processes[0].is_alive()
+
+    def place(self) -> str:
+        """The line of code that the leading process is at."""
+        return place_of(self.processes[0].pid or 0, self.folder / STACK)
 
     def kill(self) -> None:
         """End all of its processes now."""
         self.is_over = True
         for process in self.processes:
             process.kill()
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def sources(self) -> list[Connection | int]:
@@ -190,11 +197,11 @@ class LocalExecutor:
         """Start a worker's processes."""
         size = job.experiment.training.gpus_per_trial
         gpus = self._free_gpus(size) if job.sources.device == "cuda" else ()
-        folder = Path(tempfile.mkdtemp(prefix="dpo-bench-ranks-")) if size > 1 else None
+        folder = Path(tempfile.mkdtemp(prefix="dpo-bench-worker-"))
         ours, theirs = self.context.Pipe()
         processes = []
         for rank in range(size):
-            place = Place(rank, size, f"file://{folder}/meet", gpus)
+            place = Place(rank, size, folder, gpus)
             process = self.context.Process(  # type: ignore[attr-defined]  # every context has it
                 target=_lead if rank == 0 else _follow,
                 args=(place, job, theirs) if rank == 0 else (place,),
@@ -242,13 +249,13 @@ class Place:
     Attributes:
         rank: its number; 0 leads.
         size: how many there are.
-        rendezvous: where they meet; see `Ranks.join`.
+        folder: where they meet.
         gpus: numbers of the worker's GPUs among those that the sweep sees; none on a CPU.
     """
 
     rank: int
     size: int
-    rendezvous: str
+    folder: Path
     gpus: Sequence[int]
 
     def take(self) -> None:
@@ -263,12 +270,13 @@ class Place:
         from dpo_bench.model.ranks import Ranks
 
         return Ranks.join(
-            self.rank, self.size, self.rendezvous, gpu=self.rank if self.gpus else None
+            self.rank, self.size, f"file://{self.folder}/meet", gpu=self.rank if self.gpus else None
         )
 
 
 def _follow(place: Place) -> None:
     """Entry point of a worker's other processes."""
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     place.take()
     place.meet().follow()
@@ -276,6 +284,8 @@ def _follow(place: Place) -> None:
 
 def _lead(place: Place, job: Job, pipe: Connection) -> None:
     """Entry point of a worker process."""
+    die_with_parent()
+    answer_into(place.folder / STACK)
     place.take()
     stop_asked = False
 

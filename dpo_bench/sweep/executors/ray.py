@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.resources import available_cpus
 from dpo_bench.storage import cache_root
-from dpo_bench.sweep.executors.base import Message, WorkerDiedError
-from dpo_bench.sweep.executors.machines import Machine, available_cpus
+from dpo_bench.sweep.executors.base import WAITING, Message, WorkerDiedError
+from dpo_bench.sweep.executors.machines import Machine
 from dpo_bench.sweep.executors.ray_actor import MARKER, Actor, NodeEnvironment
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.versions import installed_versions
@@ -44,18 +45,18 @@ class RayChannel:
     """The line to an actor.
 
     Attributes:
-        place: what it takes of the cluster, for people.
+        needs: what it takes of the cluster, for people.
         heard: the reference of the call that brings its next messages.
         has_begun: it has found a place in the cluster.
         is_over: nothing more comes from it.
     """
 
     def __init__(
-        self, ray: Any, actor: Any, place: str, job: Job, environment: NodeEnvironment
+        self, ray: Any, actor: Any, needs: str, job: Job, environment: NodeEnvironment
     ) -> None:
         self.ray = ray
         self.actor = actor
-        self.place = place
+        self.needs = needs
         self.ended = actor.work_here.remote(job, environment)
         self.heard = actor.receive_soon.remote()
         self.has_begun = False
@@ -69,10 +70,15 @@ class RayChannel:
         """Ask for the end."""
         self.actor.stop.remote()
 
-    def join(self, seconds: float) -> None:
-        """Wait for the end of its work, if that has begun."""
-        if self.has_begun and not self.is_over:
-            self.ray.wait([self.ended], timeout=seconds)
+    def join(self, seconds: float) -> bool:
+        """Wait for the end of its work, if that has begun; returns whether there is none."""
+        if self.is_over or not self.has_begun:
+            return True
+        return bool(self.ray.wait([self.ended], timeout=seconds)[0])
+
+    def place(self) -> str:
+        """Not known."""
+        return ""
 
     def kill(self) -> None:
         """End the actor's process now, or give up its place in the queue for one."""
@@ -94,7 +100,7 @@ class RayChannel:
 
     def wait_for_place(self, done: int) -> Event:
         """Where the actor is before its work begins, which in a full cluster takes long."""
-        return Event("progress", f"waiting for a place in the cluster ({self.place})", done, 1)
+        return Event("progress", f"{WAITING} ({self.needs})", done, 1)
 
 
 class RayExecutor:
