@@ -32,6 +32,7 @@ from dpo_bench.ledger import Ledger, copy_of, read_twice, write_twice
 from dpo_bench.storage import (
     MANIFEST,
     Sealed,
+    canonical_json,
     open_folder,
     open_sealed,
     published_folder,
@@ -109,6 +110,9 @@ class Manifest:
         if self.stopped is None:
             return self.is_final
         return is_beyond(self.stopped["kl"], self.stopped["se"], kl_limit)
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 class Store:
@@ -276,7 +280,8 @@ class Store:
         try:
             sealed = self.sealed_trial(trial)
             values = {**sealed.fields, "artefacts": sealed.artefacts or {}}
-            manifest = TypeAdapter(Manifest).validate_python(values, strict=True)
+            # As JSON: of Python's values, strictly, a class is made of no mapping.
+            manifest = _MANIFEST.validate_json(canonical_json(values), strict=True)
         except (FileNotFoundError, DamagedError, ValidationError):
             return None
         return manifest if manifest.trial == trial else None
