@@ -26,6 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from dpo_bench.disk import flock
 from dpo_bench.errors import ConfigurationError, DamagedError, LockedError, StorageError
 from dpo_bench.experiment.config import OWN_KEYS
 from dpo_bench.ledger import Ledger, copy_of, read_twice, write_twice
@@ -190,6 +191,17 @@ class Store:
             if not self._is_open:
                 self._leave_as_found(*before)
             lock.release()
+
+    def is_held(self) -> bool:
+        """Whether a process works in the folder, as far as the system tells."""
+        try:
+            descriptor = os.open(self.folder / LOCK, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            return flock(descriptor, shared=True) is False
+        finally:
+            os.close(descriptor)
 
     def _leave_as_found(self, was_there: bool, was_locked: bool) -> None:
         if not was_locked:
