@@ -12,7 +12,8 @@ from scipy.sparse.csgraph import connected_components
 
 LAYERS = (
     ("errors", "launcher", "version", "progress", "processor", "threads", "wording", "plugins",
-     "storage", "disk", "ledger", "cache", "notes", "vader", "search_path"),
+     "storage", "disk", "ledger", "cache", "notes", "vader", "search_path", "addresses",
+     "resources", "deadline", "terminal"),
     ("contract",),
     ("testing",),
     ("experiment",),

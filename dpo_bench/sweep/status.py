@@ -106,9 +106,16 @@ def damaged_in(store: Store) -> Iterator[str]:
     except DamagedError:
         yield MANIFEST
     trials = [f"{TRIALS}/{path.name}" for path in _trials(store)]
-    for place in [*trials, "reference", *_under_way(store)]:
+    for place in [*trials, "reference"]:
         if (store.folder / place).is_dir():
             yield from (f"{place}/{name}" for name in _damaged_in_folder(store, place))
+    under_way = [
+        f"{place}/{name}"
+        for place in _under_way(store)
+        for name in _damaged_in_folder(store, place)
+    ]
+    if under_way and not store.is_held():  # a sweep that runs removes what it has left behind
+        yield from under_way
 
 
 def _damaged_in_folder(store: Store, place: str) -> list[str]:

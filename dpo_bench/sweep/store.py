@@ -26,12 +26,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from dpo_bench.disk import flock
 from dpo_bench.errors import ConfigurationError, DamagedError, LockedError, StorageError
 from dpo_bench.experiment.config import OWN_KEYS
 from dpo_bench.ledger import Ledger, copy_of, read_twice, write_twice
 from dpo_bench.storage import (
     MANIFEST,
     Sealed,
+    canonical_json,
     open_folder,
     open_sealed,
     published_folder,
@@ -111,6 +113,9 @@ class Manifest:
         return is_beyond(self.stopped["kl"], self.stopped["se"], kl_limit)
 
 
+_MANIFEST = TypeAdapter(Manifest)
+
+
 class Store:
     """Reads and writes a sweep's folder."""
 
@@ -186,6 +191,17 @@ class Store:
             if not self._is_open:
                 self._leave_as_found(*before)
             lock.release()
+
+    def is_held(self) -> bool:
+        """Whether a process works in the folder, as far as the system tells."""
+        try:
+            descriptor = os.open(self.folder / LOCK, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            return flock(descriptor, shared=True) is False
+        finally:
+            os.close(descriptor)
 
     def _leave_as_found(self, was_there: bool, was_locked: bool) -> None:
         if not was_locked:
@@ -276,7 +292,8 @@ class Store:
         try:
             sealed = self.sealed_trial(trial)
             values = {**sealed.fields, "artefacts": sealed.artefacts or {}}
-            manifest = TypeAdapter(Manifest).validate_python(values)
+            # As JSON: of Python's values, strictly, a class is made of no mapping.
+            manifest = _MANIFEST.validate_json(canonical_json(values), strict=True)
         except (FileNotFoundError, DamagedError, ValidationError):
             return None
         return manifest if manifest.trial == trial else None

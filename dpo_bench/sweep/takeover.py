@@ -79,6 +79,7 @@ class Takeover:
         manifest = self.store.manifest(identity)
         if not wrong and manifest is not None and not self.is_of(trial, manifest):
             wrong = [MANIFEST]
+            (folder / MANIFEST).unlink()  # whole in itself, it would stay in the new one's place
         if wrong or manifest is None:
             self._tell(f"trial {identity}", wrong)
             return None

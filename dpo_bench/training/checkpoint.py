@@ -8,9 +8,10 @@ ranks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -98,7 +100,7 @@ class Checkpoint:
 def save_tensors(folder: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:
     """Write tensors, some of them divided among ranks; on all ranks, within a call."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    with warnings.catch_warnings():
+    with _own_errors(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         save(_of_some_length(tensors), storage_writer=writer, **_group(ranks))
 
@@ -113,9 +115,20 @@ def load_tensors(folder: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None
     names = set(reader.read_metadata().state_dict_metadata)
     if names != set(tensors):
         raise ValueError(f"a checkpoint of another run: {min(names ^ set(tensors))} differs")
-    with warnings.catch_warnings(), torch.no_grad():
+    with _own_errors(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         load(_of_some_length(tensors), storage_reader=reader, **_group(ranks))
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    """Let the first rank's own error through: torch's around it is no `Exception` of Python's."""
+    try:
+        yield
+    except CheckpointException as error:
+        for failure, _trace in error.failures.values():
+            raise failure from None
+        raise RuntimeError(str(error)) from error
 
 
 def _of_some_length(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -383,9 +383,11 @@ def test_a_second_process_is_locked_out_until_the_first_dies(tmp_path: Path) -> 
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(LockedError, match="in use by another process"), Store(tmp_path).locked():
         pass
+    assert Store(tmp_path).is_held()
     holder.kill()
     holder.wait()
     holder.stdout.close()
+    assert not Store(tmp_path).is_held()
     with Store(tmp_path).locked():
         assert (tmp_path / ".lock").exists()
 

@@ -105,3 +105,12 @@ def test_tensors_of_another_run_are_refused(tmp_path: Path) -> None:
     others["model.b"] = others.pop("model.half")
     with pytest.raises(ValueError, match=r"model\.(b|half)"):
         load_tensors(tmp_path / "state", others, ALONE)
+
+
+def test_a_disk_that_is_full_is_told_by_its_own_error(tmp_path: Path) -> None:
+    """Torch would raise an error that nothing here catches."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        save_tensors(tmp_path / "file", tensors(), ALONE)
+    with pytest.raises(FileNotFoundError):
+        load_tensors(tmp_path / "none", tensors(), ALONE)
