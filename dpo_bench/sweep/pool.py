@@ -16,16 +16,18 @@ from dpo_bench.sweep.worker import Event, Job, Ready
 SECONDS_TO_STOP = 60.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Worker:
     index: int
     channel: Channel
     task: Task | None = None
-    is_ready: bool = False
 
 
 class Pool:
     """Runs tasks on workers.
+
+    What a message costs does not grow with the number of workers: nothing here looks at all of them
+    but the start and the end.
 
     Args:
         executor: makes the workers.
@@ -57,7 +59,9 @@ class Pool:
         self.on_ready = on_ready
         self.on_note = on_note
         self.on_death = on_death
-        self.workers: list[_Worker] = []
+        self.workers: dict[Channel, _Worker] = {}
+        self.idle: dict[_Worker, None] = {}
+        self.busy = 0
         self.schedule = schedule
         self.has_begun = False
 
@@ -72,21 +76,19 @@ class Pool:
         try:
             # The first worker prepares what all share and fills the caches; the others find it.
             self._spawn(0)
-            while not self.schedule.is_over or any(worker.task for worker in self.workers):
+            while not self.schedule.is_over or self.busy:
                 for channel, message in self.executor.listen(1.0):
-                    self._handle(self._owner(channel), message)
+                    self._handle(self.workers[channel], message)
         except BaseException:
-            if any(worker.task for worker in self.workers):
+            if self.busy:
                 self.display.note("stopping: saving the running trials (Ctrl-C again: at once)")
             raise
         finally:
             self._shutdown()
 
     def _spawn(self, index: int) -> None:
-        self.workers.append(_Worker(index, self.executor.spawn(self.job)))
-
-    def _owner(self, channel: Channel) -> _Worker:
-        return next(worker for worker in self.workers if worker.channel is channel)
+        channel = self.executor.spawn(self.job)
+        self.workers[channel] = _Worker(index, channel)
 
     def _handle(self, worker: _Worker, message: Message) -> None:
         if isinstance(message, WorkerDiedError):
@@ -101,10 +103,12 @@ class Pool:
             self._show(worker, message)
         elif worker.task is not None:
             is_stopped = message.kind == "stopped"
-            self._ended(worker.task, message.text or None, stopped=is_stopped)
-            worker.task = None
-            if message.kind == "left":
-                self._left(worker)
+            self._ended(worker, worker.task, message.text or None, stopped=is_stopped)
+            if message.kind == "left":  # it can do no more trials
+                self._dismiss(worker)
+                self._replace(worker)
+            else:
+                self.idle[worker] = None
             self._assign_all()
 
     def _show(self, worker: _Worker, event: Event) -> None:
@@ -122,25 +126,33 @@ class Pool:
             self.display.start(self.schedule.expected)
             for index in range(1, min(self.size, self.schedule.expected)):
                 self._spawn(index)
-        worker.is_ready = True
+        self.idle[worker] = None
         self._assign_all()
 
-    def _ended(self, task: Task, reason: str | None, *, stopped: bool = False) -> None:
+    def _ended(
+        self, worker: _Worker, task: Task, reason: str | None, *, stopped: bool = False
+    ) -> None:
+        worker.task = None
+        self.busy -= 1
         self.display.finished(task.trial.label, reason, stopped=stopped)
         self.schedule.finished(task)
 
     def _assign_all(self) -> None:
         """Give a trial to everyone who waits: what one has ended may be what others wait for."""
-        for worker in self.workers:
-            if worker.is_ready and worker.task is None:
-                worker.task = self.schedule.take()
-                if worker.task is not None:
-                    worker.channel.send(worker.task)
+        while self.idle and (task := self.schedule.take()) is not None:
+            worker = next(iter(self.idle))  # who has waited longest
+            del self.idle[worker]
+            worker.task = task
+            self.busy += 1
+            worker.channel.send(task)
 
-    def _left(self, worker: _Worker) -> None:
-        """A worker that can do no more trials goes, and another takes its place."""
+    def _dismiss(self, worker: _Worker) -> None:
         worker.channel.kill()
-        self.workers.remove(worker)
+        del self.workers[worker.channel]
+        self.idle.pop(worker, None)
+
+    def _replace(self, worker: _Worker) -> None:
+        """Another worker takes the place of one that is gone."""
         if not self.schedule.is_over:
             self._spawn(worker.index)
 
@@ -149,27 +161,25 @@ class Pool:
 
         One that died before its first trial is not replaced: the next would die of the same.
         """
-        worker.channel.kill()
-        self.workers.remove(worker)
+        self._dismiss(worker)
         if worker.task is None:
             if not self.workers:
                 raise reason
             self.display.note(f"{reason} The others go on.")
             return
         self.on_death(worker.task, reason)
-        self._ended(worker.task, str(reason))
-        if not self.schedule.is_over:
-            self._spawn(worker.index)
+        self._ended(worker, worker.task, str(reason))
+        self._replace(worker)
         self._assign_all()
 
     def _shutdown(self) -> None:
         """Let all save and end; who does not in time, or at a second Ctrl-C, is killed."""
         deadline = time.monotonic() + SECONDS_TO_STOP
         try:
-            for worker in self.workers:
-                worker.channel.stop()
-            for worker in self.workers:
-                worker.channel.join(max(0.0, deadline - time.monotonic()))
+            for channel in self.workers:
+                channel.stop()
+            for channel in self.workers:
+                channel.join(max(0.0, deadline - time.monotonic()))
         finally:
-            for worker in self.workers:
-                worker.channel.kill()
+            for channel in self.workers:
+                channel.kill()
