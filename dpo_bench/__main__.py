@@ -9,11 +9,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import signal
 import sys
 import traceback
 
 from dpo_bench.errors import ConfigurationError, DpoBenchError, EnvironmentProblem
+from dpo_bench.launcher import follows, heed_signals
 
 INTERRUPTED = 130
 
@@ -40,10 +40,8 @@ def run() -> None:
 
 def main() -> None:
     """Run the command line; raises SystemExit with its exit code."""
-    # A scheduler's SIGTERM is treated as Ctrl-C: what runs is saved and can be resumed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heed_signals()
     from dpo_bench.cli import UsageError, app
-    from dpo_bench.launcher import follows
 
     if follows():
         if {"sweep", "train"} & set(sys.argv[1:2]):

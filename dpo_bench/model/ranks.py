@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dill
 import torch
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from dpo_bench.errors import TrialError
 from dpo_bench.model.allocator import use_expandable_segments
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +65,14 @@ class Ranks:
         self._after: Callable[[int], None] | None = None
 
     @classmethod
-    def join(cls, rank: int, size: int, rendezvous: str, gpu: int | None = None) -> Ranks:
+    def join(cls, rank: int, size: int, rendezvous: str | Store, gpu: int | None = None) -> Ranks:
         """Meet the other ranks.
 
         Args:
             rank: this one's number.
             size: how many there are.
-            rendezvous: where, as ``init_process_group`` has it: ``file:///...`` or ``env://``.
+            rendezvous: where: a store, or as ``init_process_group`` has it: ``file:///...`` or
+                ``env://``.
             gpu: number of this rank's GPU among those that it sees (then NCCL is used, too); None:
                 on the CPU (gloo).
         """
@@ -78,9 +82,8 @@ class Ranks:
             use_expandable_segments()
             torch.cuda.set_device(gpu)
         backend = "gloo" if gpu is None else "cpu:gloo,cuda:nccl"
-        dist.init_process_group(
-            backend, init_method=rendezvous, rank=rank, world_size=size, timeout=COLLECTIVE
-        )
+        place, store = (rendezvous, None) if isinstance(rendezvous, str) else (None, rendezvous)
+        dist.init_process_group(backend, place, COLLECTIVE, rank=rank, world_size=size, store=store)
         return cls(rank, size, dist.new_group(backend="gloo", timeout=FOREVER))
 
     @property

@@ -147,6 +147,3 @@ def test_what_several_processes_cannot_do_is_refused(arguments: list[str], tmp_p
         *(*arguments, TWO, "--set=training.reference_sync_steps=5", "--out", tmp_path), code=2
     )
     assert "gpus_per_trial and reference_sync_steps do not go together" in done.stderr
-    done = dpo_bench_here(*arguments, TWO, "--executor", "ray", "--out", tmp_path / "ray", code=2)
-    assert "not with ray" in done.stderr
-    assert not (tmp_path / "ray").exists()
