@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -107,11 +108,13 @@ class Ranks:
         if self.alone:
             return function(*args)
         self.require_others()
-        self._broadcast(_dumps((function, args), self.shared))
         try:
+            self._broadcast(_dumps((function, args), self.shared))
             return function(*args)
-        except BaseException:
+        except BaseException as error:
             self._in_doubt = True
+            if _is_of_connections(error):
+                raise RanksLostError(_told_by_connections(error)) from error
             raise
 
     def share(self, name: str, value: Any) -> None:
@@ -123,10 +126,16 @@ class Ranks:
 
         A call that fails here is expected to fail there too, which then asks whether all are well.
         Where it does not, this rank ends itself, and with it the collective in which others wait.
+
+        Raises:
+            RanksLostError: the leading one is gone.
         """
         timer: threading.Timer | None = None
         while True:
-            message = self._broadcast(None)
+            try:
+                message = self._broadcast(None)
+            except RuntimeError as error:
+                raise RanksLostError(_told_by_connections(error)) from error
             if timer is not None:
                 timer.cancel()
                 timer = None
@@ -259,6 +268,17 @@ def _loads(message: bytes, shared: dict[str, Any]) -> Any:
             return shared[pid]
 
     return Unpickler(io.BytesIO(message)).load()
+
+
+def _is_of_connections(error: BaseException) -> bool:
+    """Whether an error came from what ranks say each other, by gloo or NCCL."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
+def _told_by_connections(error: BaseException) -> str:
+    """What happened, without the line of the library's source and advice."""
+    text = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).partition(". ")[0]
+    return f"the processes that hold the model have lost each other: {text}"
 
 
 def _share(ranks: Ranks, name: str, value: Any) -> None:

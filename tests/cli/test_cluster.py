@@ -30,6 +30,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
 TIMES = ["train_seconds", "evaluation_seconds"]
 STEPS = 400
+LOST = (
+    r"(the worker( on \S+)? died: |the worker does not answer: "
+    r"|the processes that hold the model have lost each other: )\w"
+)
+"""What is said of a trial that one of its machines was lost with: by whom it was noticed first."""
 TWO = "--set=training.gpus_per_trial=2"
 
 
@@ -289,7 +294,10 @@ def test_a_machine_that_is_lost_with_one_rank_ends_its_worker(
         cluster.remove_node(lost, allow_graceful=False)
         _, message = process.communicate(timeout=400)
         assert process.returncode == 1, message
-    assert re.match(r"the worker (does not answer|on \S+ died)", results(out)["error"][0])
+    assert re.match(
+        LOST,
+        results(out)["error"][0],
+    )
     wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in ranks.values()), 20)
     add_machine(cluster, "127.0.0.4")
     dpo_bench(*divided, "--executor", "ray", "--out", out)

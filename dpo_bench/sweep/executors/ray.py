@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpo_bench.errors import EnvironmentProblem
+from dpo_bench.errors import DpoBenchError, EnvironmentProblem
 from dpo_bench.notes import Note
 from dpo_bench.storage import cache_root
 from dpo_bench.sweep.executors.base import Message, WorkerDiedError
@@ -135,10 +135,6 @@ class RayChannel:
         self.is_over = True
         if not isinstance(error, self.ray.exceptions.ActorDiedError):
             error = self._death() or error
-        if isinstance(error, self.ray.exceptions.ActorUnavailableError):  # Ray has hope for it
-            return WorkerDiedError(
-                "the worker does not answer: its machine or the way to it is gone."
-            )
         return WorkerDiedError(_cause_of_death(error))
 
     def _death(self) -> Exception | None:
@@ -316,7 +312,8 @@ def _connect(ray: Any, processes: int) -> None:
     except Exception as error:  # Ray raises whatever its lowest layer raised
         raise EnvironmentProblem(
             f"no Ray cluster was reached at {ADDRESS}={address} ({_last_line(error)}); "
-            f"unset {ADDRESS} for one on this machine alone."
+            f"unset {ADDRESS} for one on this machine alone, set RAY_AUTH_MODE=token for one that "
+            "asks for a token."
         ) from error
 
 
@@ -352,6 +349,12 @@ def _has_left(message: Message) -> bool:
 
 
 def _cause_of_death(error: Exception) -> str:
+    from ray.exceptions import ActorUnavailableError, RayTaskError
+
+    if isinstance(error, ActorUnavailableError):  # of which Ray has hope
+        return "the worker does not answer: its machine, or the way to it, is gone."
+    if isinstance(error, RayTaskError) and isinstance(error.cause, DpoBenchError):
+        return str(error.cause)
     place = re.search(r"^\s*ip: (\S+)", str(error), re.MULTILINE)
     where = f" on {place[1]}" if place else ""
     return f"the worker{where} died: {_last_line(error)}"
