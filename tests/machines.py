@@ -20,7 +20,7 @@ import pytest
 
 NETWORK = "10.66.0."
 APART = ("unshare", *["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc"])
-PRIVATE = ("/tmp/ray",)
+PRIVATE = ("/tmp/ray", "/run")
 """Folders that each machine has for itself."""
 
 

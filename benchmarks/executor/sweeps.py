@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from dpo_bench.experiment.read import validate
 from dpo_bench.storage import write_json, write_parquet
 from dpo_bench.sweep import run as sweep_run
 from dpo_bench.sweep.display import PlainDisplay
+from dpo_bench.sweep.executors.base import WorkerDiedError
 from dpo_bench.sweep.store import Store, link_files, write_manifest
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import manifest_of
@@ -104,7 +105,7 @@ def simulate(trials: int, cluster: Cluster, folder: Path) -> Outcome:
     hours, messages = [], 0
     clock = {"planning": 0.0, "leading": 0.0, "collecting": 0.0}
     before = _begin_peak()
-    for _ in range(MOST_COMMANDS):
+    for command in range(MOST_COMMANDS):
         executor = SimulatedExecutor(
             cluster,
             template / "reference",
@@ -112,12 +113,16 @@ def simulate(trials: int, cluster: Cluster, folder: Path) -> Outcome:
             account,
             checkpoints,
             lengths,
+            command,
         )
-        outcome = _command(asked, executor, clock)
+        outcome = None
+        with suppress(WorkerDiedError):  # the first worker, before there was another
+            outcome = _command(asked, executor, clock)
         hours.append(executor.now / 3600)
         messages += executor.messages
-        if not outcome.failed:
+        if outcome is not None and not outcome.failed:
             break
+    assert outcome is not None, "no command came to its end"
     _require_all_once(outcome, account)
     return Outcome(
         trials, cluster, account, tuple(hours), messages, **clock, memory=_peak() - before

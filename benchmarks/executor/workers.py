@@ -142,6 +142,7 @@ class SimulatedExecutor:
         account: is kept.
         checkpoints: seconds of training that each trial has saved; kept over commands.
         seconds: what each trial takes to train; kept over commands, so that it stays the same.
+        command: how often the same one was given before.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class SimulatedExecutor:
         account: Account,
         checkpoints: dict[str, float],
         seconds: dict[str, float],
+        command: int = 0,
     ) -> None:
         self.cluster = cluster
         self.reference = reference
@@ -160,7 +162,7 @@ class SimulatedExecutor:
         self.checkpoints = checkpoints
         self.seconds = seconds
         self.watch = Stopwatch()
-        self.random = np.random.default_rng((cluster.seed, len(account.published)))
+        self.random = np.random.default_rng((cluster.seed, command))
         self.now = 0.0
         self.messages = 0
         self.spawned = 0
