@@ -41,7 +41,9 @@ checkpoint every 5, evaluates it for 5, and writes a folder of small files; it t
 {told} times. Nothing was computed and nothing sent over a network. Of a real worker come up to five
 messages a second.
 
-The report's page is left out, and so is the search for strengths: the trials are a list.
+Left out are the report's page, the search for strengths (the trials are a list), and the table of
+everyone against everyone, which grows with the square of the trials (there is no reward here; with
+one, a sweep leaves it out beyond some 1,400 trials of 256 prompts).
 """
 
 _SIZES = """## The process that leads

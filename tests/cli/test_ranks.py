@@ -129,10 +129,9 @@ def test_a_sweep_under_a_launcher_equals_one_without(
     assert_close(results(alone), results(out))
 
 
-@pytest.mark.parametrize(
-    "stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize("reaches", ["all", pytest.param("the launcher", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("reaches", ["all", "the launcher"])
 def test_a_launcher_that_is_stopped_saves_what_its_processes_are_at(
     arguments: list[str], tmp_path: Path, stop: signal.Signals, reaches: str
 ) -> None:
