@@ -24,7 +24,7 @@ test-peers:
 	python -m pytest -m peers tests/peers
 
 test-ray:
-	python -m pytest -m ray tests/cli/test_cluster.py
+	python -m pytest -m ray tests/cli
 
 bench:
 	python -m pytest benchmarks/test_hot_pieces.py --benchmark-enable --benchmark-only \

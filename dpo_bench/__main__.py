@@ -10,13 +10,13 @@ import atexit
 import contextlib
 import io
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
 
 from dpo_bench.disk import storage_error
 from dpo_bench.errors import ConfigurationError, DpoBenchError
+from dpo_bench.launcher import follows, heed_signals
 from dpo_bench.storage import cache_root
 
 INTERRUPTED = 130
@@ -44,10 +44,8 @@ def run() -> None:
 
 def main() -> None:
     """Run the command line; raises SystemExit with its exit code."""
-    # A scheduler's SIGTERM is treated as Ctrl-C: what runs is saved and can be resumed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heed_signals()
     from dpo_bench.cli import UsageError, app
-    from dpo_bench.launcher import follows
     from dpo_bench.terminal import complain
     from dpo_bench.wording import visible
 

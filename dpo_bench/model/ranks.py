@@ -11,10 +11,11 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dill
 import torch
@@ -23,6 +24,9 @@ from torch import Tensor
 
 from dpo_bench.errors import TrialError
 from dpo_bench.model.allocator import use_expandable_segments
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +66,14 @@ class Ranks:
         self._after: Callable[[int], None] | None = None
 
     @classmethod
-    def join(cls, rank: int, size: int, rendezvous: str, gpu: int | None = None) -> Ranks:
+    def join(cls, rank: int, size: int, rendezvous: str | Store, gpu: int | None = None) -> Ranks:
         """Meet the other ranks.
 
         Args:
             rank: this one's number.
             size: how many there are.
-            rendezvous: where, as ``init_process_group`` has it: ``file:///...`` or ``env://``.
+            rendezvous: where: a store, or as ``init_process_group`` has it: ``file:///...`` or
+                ``env://``.
             gpu: number of this rank's GPU among those that it sees (then NCCL is used, too); None:
                 on the CPU (gloo).
         """
@@ -78,9 +83,8 @@ class Ranks:
             use_expandable_segments()
             torch.cuda.set_device(gpu)
         backend = "gloo" if gpu is None else "cpu:gloo,cuda:nccl"
-        dist.init_process_group(
-            backend, init_method=rendezvous, rank=rank, world_size=size, timeout=COLLECTIVE
-        )
+        place, store = (rendezvous, None) if isinstance(rendezvous, str) else (None, rendezvous)
+        dist.init_process_group(backend, place, COLLECTIVE, rank=rank, world_size=size, store=store)
         return cls(rank, size, dist.new_group(backend="gloo", timeout=FOREVER))
 
     @property
@@ -104,11 +108,13 @@ class Ranks:
         if self.alone:
             return function(*args)
         self.require_others()
-        self._broadcast(_dumps((function, args), self.shared))
         try:
+            self._broadcast(_dumps((function, args), self.shared))
             return function(*args)
-        except BaseException:
+        except BaseException as error:
             self._in_doubt = True
+            if _is_of_connections(error):
+                raise RanksLostError(_told_by_connections(error)) from error
             raise
 
     def share(self, name: str, value: Any) -> None:
@@ -120,10 +126,16 @@ class Ranks:
 
         A call that fails here is expected to fail there too, which then asks whether all are well.
         Where it does not, this rank ends itself, and with it the collective in which others wait.
+
+        Raises:
+            RanksLostError: the leading one is gone.
         """
         timer: threading.Timer | None = None
         while True:
-            message = self._broadcast(None)
+            try:
+                message = self._broadcast(None)
+            except RuntimeError as error:
+                raise RanksLostError(_told_by_connections(error)) from error
             if timer is not None:
                 timer.cancel()
                 timer = None
@@ -256,6 +268,17 @@ def _loads(message: bytes, shared: dict[str, Any]) -> Any:
             return shared[pid]
 
     return Unpickler(io.BytesIO(message)).load()
+
+
+def _is_of_connections(error: BaseException) -> bool:
+    """Whether an error came from what ranks say each other, by gloo or NCCL."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
+def _told_by_connections(error: BaseException) -> str:
+    """What happened, without the line of the library's source and advice."""
+    text = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).partition(". ")[0]
+    return f"the processes that hold the model have lost each other: {text}"
 
 
 def _share(ranks: Ranks, name: str, value: Any) -> None:

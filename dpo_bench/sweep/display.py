@@ -34,6 +34,8 @@ from dpo_bench.wording import counted
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_OF_SILENCE = 60.0
 """After so long a log hears where a trial is."""
+WORKERS_SHOWN = 16
+"""Bars of workers at most: more would not fit, and drawing them is what a terminal costs."""
 WIDTH_FOR_BARS = 80
 """Columns of a terminal from which the numbers leave room for a bar."""
 
@@ -224,7 +226,7 @@ class JsonDisplay(_Lines):
     ) -> None:
         self.write = write
         self.clock = clock
-        self.last: dict[str, float] = {}
+        self.last: dict[int | None, tuple[str, dict[str, float]]] = {}
 
     def note(self, text: str, *, warning: bool = False) -> None:
         """``note`` or ``warning``, with its text."""
@@ -232,7 +234,7 @@ class JsonDisplay(_Lines):
 
     def phase(self, phase: str, done: int, total: int) -> None:
         """``phase``, with how much of it is done."""
-        if self._is_time(phase) or done >= total:
+        if self._is_time(None, "", phase) or done >= total:
             self._say("phase", phase=phase, done=done, total=total)
 
     def start(self, total: int) -> None:
@@ -241,7 +243,7 @@ class JsonDisplay(_Lines):
 
     def trial(self, worker: int, label: str, phase: str, done: int, total: int) -> None:
         """``trial``, with how much of its phase is done."""
-        if self._is_time(f"{worker} {label} {phase}"):
+        if self._is_time(worker, label, phase):
             self._say("trial", worker=worker, trial=label, phase=phase, done=done, total=total)
 
     def finished(self, label: str, error: str | None, *, stopped: bool = False) -> None:
@@ -267,11 +269,16 @@ class JsonDisplay(_Lines):
         """``verdicts``, with their counts in words."""
         self._say("verdicts", text=text)
 
-    def _is_time(self, name: str) -> bool:
+    def _is_time(self, worker: int | None, label: str, phase: str) -> bool:
+        """Whether a phase of a worker's trial has not been spoken of lately."""
+        before, heard = self.last.get(worker, (None, {}))
+        if before != label:  # what it was at before is of the past
+            heard = {}
+            self.last[worker] = label, heard
         now = self.clock()
-        if now - self.last.get(name, -SECONDS_BETWEEN_LINES) < SECONDS_BETWEEN_LINES:
+        if now - heard.get(phase, -SECONDS_BETWEEN_LINES) < SECONDS_BETWEEN_LINES:
             return False
-        self.last[name] = now
+        heard[phase] = now
         return True
 
     def _say(self, event: str, **fields: object) -> None:
@@ -291,7 +298,7 @@ class _Bars(Progress):
 
 
 class LiveDisplay:
-    """Bars: one for all trials, one per worker, with the time that is left.
+    """Bars: one for all trials, one for each of the first workers, with the time that is left.
 
     Of a search also a table of what is met, and the present verdicts.
     """
@@ -316,7 +323,8 @@ class LiveDisplay:
         self.preparing: TaskID | None = None
         self.last_phase = ""
         self.overall: TaskID | None = None
-        self.workers: dict[int, TaskID] = {}
+        self.workers: dict[int, tuple[TaskID, str]] = {}
+        self.unseen = 0
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -347,14 +355,18 @@ class LiveDisplay:
         self.overall = self.progress.add_task("[bold]trials", total=total)
 
     def trial(self, worker: int, label: str, phase: str, done: int, total: int) -> None:
-        """Show the worker's bar."""
+        """Show the worker's bar, or count it where there are many."""
+        if worker >= WORKERS_SHOWN:
+            self.unseen = max(self.unseen, worker + 1 - WORKERS_SHOWN)
+            return
         description = f"{worker}: {escape(label)}: {phase}"
-        if worker not in self.workers:
-            self.workers[worker] = self.progress.add_task(description, total=total)
-        task = self.workers[worker]
-        if self.progress.tasks[self.progress.task_ids.index(task)].description != description:
-            self.progress.reset(task, total=total)
-        self.progress.update(task, description=description, completed=done, total=total)
+        task, before = self.workers.get(worker, (None, ""))
+        if task is None:
+            task = self.progress.add_task(description, total=total)
+        elif before != description:
+            self.progress.reset(task, total=total, description=description)
+        self.workers[worker] = task, description
+        self.progress.update(task, completed=done, total=total)
 
     def finished(self, label: str, error: str | None, *, stopped: bool = False) -> None:
         """Count the trial; say so when it failed or was stopped."""
@@ -387,7 +399,11 @@ class LiveDisplay:
     def _below(self) -> Iterator[RenderableType]:
         verdict = f"verdicts: {escape(self.verdict)}" if self.verdict else ""
         # A line stays free: what fills the whole terminal flickers.
-        room = self.console.height - len(self.progress.tasks) - bool(verdict) - 1
+        room = (
+            self.console.height - len(self.progress.tasks) - bool(verdict) - bool(self.unseen) - 1
+        )
+        if self.unseen:
+            yield Text(f"and {counted(self.unseen, 'worker')} more")
         if (table := self.targets.render(room)) is not None:
             yield table
         if verdict:

@@ -123,7 +123,8 @@ class Pool:
                 heard = self.executor.listen(SECONDS_TO_LISTEN)
                 self.silence.tick()
                 for channel, message in heard:
-                    self._hear(self.workers[channel], message)
+                    if channel in self.workers:  # else given up a moment ago
+                        self._hear(self.workers[channel], message)
                 self._watch()
         except BaseException:
             if self.busy:

@@ -8,7 +8,8 @@ that the trial wins, ties a half), each pair of players once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
     from dpo_bench.analysis.bootstrap import Array
     from dpo_bench.rewards.judge import Cost, Judge
+
+log = logging.getLogger(__name__)
+
+MOST_WINS = 1 << 29
+"""Wins by two players and prompt that are computed at most, eight bytes each: they grow with the
+square of the trials, and are had for 1,446 trials on 256 prompts."""
 
 
 def write_opponents(
@@ -43,7 +50,7 @@ def write_opponents(
         progress: told of the judging.
 
     Returns:
-        the file; None where there is neither reward nor judge, or no trial.
+        the file; None where there is neither reward nor judge, or no trial, or too many of them.
 
     Raises:
         TrialError: the judge fails on too many.
@@ -51,13 +58,22 @@ def write_opponents(
     done = [one for one in identities if (found := store.manifest(one)) and found.status == "done"]
     if not done or not store.reference_folder.is_dir():
         return None
-    samples = {one: store.sealed_trial(one).read_parquet("samples.parquet") for one in done}
     names = [*done, REFERENCE, CHOSEN]
+    file = store.folder / OPPONENTS
+    prompts = store.reference().read_parquet("prompts.parquet")
+    if judge is None and len(names) ** 2 * len(prompts) > MOST_WINS:
+        log.info(
+            "%d trials are too many for a table of everyone against everyone: it is left out",
+            len(done),
+        )
+        with store.ledger.writing([OPPONENTS]):
+            file.unlink(missing_ok=True)  # of fewer trials
+        return None
     cost = None
     if judge is not None:
-        wins, cost = _judged(judge, store, samples, names, progress)
+        wins, cost = _judged(judge, store, done, prompts, progress)
     else:
-        rewards = _rewards(store, samples)
+        rewards = _rewards(store, done, prompts)
         if rewards is None:
             return None
         wins = round_robin(rewards)
@@ -69,46 +85,42 @@ def write_opponents(
     return file
 
 
-def _rewards(store: Store, samples: dict[str, pd.DataFrame]) -> list[Array] | None:
+def _samples(store: Store, trials: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """One trial's after another, then the reference's."""
+    for one in trials:
+        yield store.sealed_trial(one).read_parquet("samples.parquet")
+    yield store.reference().read_parquet("samples.parquet")
+
+
+def _rewards(store: Store, trials: Sequence[str], prompts: pd.DataFrame) -> list[Array] | None:
     """Rewards [prompt, sample] of every player; None without a reward."""
-    reference = store.reference().read_parquet("samples.parquet")
-    chosen = store.reference().read_parquet("prompts.parquet")
+    (reference,) = _samples(store, ())
     if reference["reward"].isna().any():
         return None
-    prompts = len(chosen)
-    return [
-        table["reward"].to_numpy(np.float64).reshape(prompts, -1)
-        for table in (
-            *samples.values(),
-            reference,
-            chosen.rename(columns={"chosen_reward": "reward"}),
-        )
-    ]
+    columns = [table["reward"] for table in _samples(store, trials)]
+    columns.append(prompts["chosen_reward"])
+    return [column.to_numpy(np.float64).reshape(len(prompts), -1) for column in columns]
 
 
 def _judged(
     judge: Judge,
     store: Store,
-    samples: dict[str, pd.DataFrame],
-    names: Sequence[str],
+    trials: Sequence[str],
+    prompts: pd.DataFrame,
     progress: Progress,
 ) -> tuple[Array, Cost]:
     """Wins by a judge, of every player's first response to each prompt, and what they took."""
-    prompts = store.reference().read_parquet("prompts.parquet")
-    reference = store.reference().read_parquet("samples.parquet")
-    texts = [
-        list(table[table["sample"] == 0]["response"]) for table in (*samples.values(), reference)
-    ]
+    texts = [list(table[table["sample"] == 0]["response"]) for table in _samples(store, trials)]
     texts.append(list(prompts["chosen"]))
     count = len(prompts)
-    pairs = list(itertools.combinations(range(len(names)), 2))
+    pairs = list(itertools.combinations(range(len(texts)), 2))
     judged = judge.compare(
         list(prompts["transcript"]) * len(pairs),
         [text for first, _ in pairs for text in texts[first]],
         [text for _, second in pairs for text in texts[second]],
         progress,
     )
-    wins = np.full((len(names), len(names), count), 0.5)
+    wins = np.full((len(texts), len(texts), count), 0.5)
     for (first, second), share in zip(pairs, judged.wins.reshape(-1, count), strict=True):
         wins[first, second], wins[second, first] = share, 1 - share
     return wins, judged.cost

@@ -123,7 +123,8 @@ def run(
     request = replace(request, experiment=_as_launched(request.experiment, request.executor))
     store = Store(request.folder)
     store.require_own()
-    opening = make_executor(request.executor, request.folder.resolve(), request.workers)
+    processes = (request.workers or 1) * request.experiment.training.gpus_per_trial
+    opening = make_executor(request.executor, request.folder.resolve(), processes)
     planned = _planned(request.experiment)
     notes: list[Note] = []
 
@@ -187,13 +188,13 @@ def _as_launched(experiment: Experiment, executor: ExecutorName) -> Experiment:
     """The experiment with as many processes to a trial as a launcher has started, if one has.
 
     Raises:
-        ConfigurationError: another number is asked for, or the executor gives a trial but one.
+        ConfigurationError: another number is asked for, or the executor starts its own.
     """
     size, asked = launched_size(), experiment.training.gpus_per_trial
-    if executor == "ray" and max(size, asked) > 1:
+    if executor == "ray" and size > 1:
         raise ConfigurationError(
-            "training.gpus_per_trial goes with --executor local or a launcher (torchrun), not with "
-            "ray, whose workers have one GPU each: leave out one of them."
+            f"a launcher has started {size} processes, and --executor ray starts its own: run the "
+            "command once, without the launcher, or leave --executor out."
         )
     if size in (1, asked):
         return experiment

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tests.cli.command import QUICK, dpo_bench, results
 from tests.cli.test_interruptions import (
     assert_same,
     checkpoints,
+    command_of,
     descendants,
     running,
     wait_until,
@@ -27,6 +30,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
 TIMES = ["train_seconds", "evaluation_seconds"]
 STEPS = 400
+LOST = (
+    r"(the worker( on \S+)? died: |the worker does not answer: "
+    r"|the processes that hold the model have lost each other: )\w"
+)
+"""What is said of a trial that one of its machines was lost with: by whom it was noticed first."""
+TWO = "--set=training.gpus_per_trial=2"
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +68,19 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     made = Cluster()
     for address in (HEAD, OTHER):
-        made.add_node(
-            node_ip_address=address,
-            num_cpus=1,
-            include_dashboard=False,
-            object_store_memory=80_000_000,
-        )
+        add_machine(made, address)
     monkeypatch.setenv("RAY_ADDRESS", made.address)
     yield made
     made.shutdown()
+
+
+def add_machine(cluster: Any, address: str) -> None:
+    cluster.add_node(
+        node_ip_address=address,
+        num_cpus=1,
+        include_dashboard=False,
+        object_store_memory=80_000_000,
+    )
 
 
 def actors(pid: int) -> list[int]:
@@ -195,3 +208,129 @@ def test_a_cluster_that_is_not_there_is_named_at_once(
     )
     assert "no Ray cluster was reached at RAY_ADDRESS=127.0.0.2:9" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def divided(source: tuple[str, ...]) -> list[str]:
+    """A sweep of one trial on two processes that takes some seconds."""
+    return [
+        *(*source, "--losses", "dpo", "--beta", "0.1", "--workers", "1", *QUICK, TWO),
+        *("--set=training.steps=80", "--set=training.checkpoint_seconds=0.2"),
+        "--set=keep_policies=true",
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same by the local executor, from beginning to end."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    dpo_bench(
+        *(*source, "--losses", "dpo", "--beta", "0.1", "--workers", "1", *QUICK, TWO),
+        *("--set=training.steps=80", "--set=keep_policies=true", "--out", out),
+    )
+    return out
+
+
+def assert_same_policies(out: Path, whole: Path) -> None:
+    """Byte by byte, under the same identities."""
+    files = [sorted(one.glob("trials/*/policy/*")) for one in (out, whole)]
+    names = [[file.parts[-3:] for file in of] for of in files]
+    assert names[0] == names[1] != []
+    for ours, theirs in zip(*files, strict=True):
+        assert ours.read_bytes() == theirs.read_bytes(), ours.name
+
+
+def ranks_of(out: Path) -> dict[str, int]:
+    """Processes of a worker by what Ray calls them, once a trial is under way."""
+    wait_until(lambda: checkpoints(out), 180)
+    found = {}
+    for pid in descendants(os.getpid()):
+        for name in ("Actor", "Follower"):
+            if command_of(pid).startswith(b"ray::" + name.encode()):
+                found[name] = pid
+    assert found.keys() == {"Actor", "Follower"}
+    return found
+
+
+def test_trials_on_two_processes_of_two_machines_are_those_of_the_local_executor(
+    divided: list[str], undisturbed: Path, cluster: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = dpo_bench(*divided, "--executor", "ray", "--out", out)
+    assert "no machine of the cluster has 2 x (1 CPU)" in done.stderr
+    assert_same(out, undisturbed)
+    assert_same_policies(out, undisturbed)
+    assert cluster.address
+
+
+@pytest.mark.parametrize("killed", ["Actor", "Follower"])
+def test_a_killed_rank_ends_its_worker_and_the_trial_goes_on_from_its_checkpoint(
+    divided: list[str], undisturbed: Path, tmp_path: Path, killed: str
+) -> None:
+    """On one machine, which has room for both: nothing is said of the network."""
+    out = tmp_path / "out"
+    with running([*divided, "--executor", "ray"], out) as process:
+        ranks = ranks_of(out)
+        os.kill(ranks[killed], signal.SIGKILL)
+        _, message = process.communicate(timeout=400)
+        assert process.returncode == 1, message
+    assert "no machine of the cluster" not in message
+    assert "the worker on 127.0.0.1 died: The actor is dead" in results(out)["error"][0]
+    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in ranks.values()), 20)
+    assert checkpoints(out)
+    dpo_bench(*divided, "--executor", "ray", "--out", out)
+    assert_same(out, undisturbed)
+    assert_same_policies(out, undisturbed)
+
+
+def test_a_machine_that_is_lost_with_one_rank_ends_its_worker(
+    divided: list[str], undisturbed: Path, cluster: Any, tmp_path: Path
+) -> None:
+    """A third machine takes its place: what was saved goes on in the same command's next run."""
+    out = tmp_path / "out"
+    with running([*divided, "--executor", "ray"], out) as process:
+        ranks = ranks_of(out)
+        (lost,) = cluster.worker_nodes
+        cluster.remove_node(lost, allow_graceful=False)
+        _, message = process.communicate(timeout=400)
+        assert process.returncode == 1, message
+    assert re.match(
+        LOST,
+        results(out)["error"][0],
+    )
+    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in ranks.values()), 20)
+    add_machine(cluster, "127.0.0.4")
+    dpo_bench(*divided, "--executor", "ray", "--out", out)
+    assert_same(out, undisturbed)
+    assert_same_policies(out, undisturbed)
+
+
+def test_ctrl_c_saves_what_two_processes_are_at_and_leaves_none(
+    divided: list[str], undisturbed: Path, cluster: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with running([*divided, "--executor", "ray"], out) as process:
+        ranks = ranks_of(out)
+        begun = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+        assert process.returncode == 130, message
+    assert time.monotonic() - begun < 15
+    assert "the same command goes on from here" in message
+    assert "Traceback" not in message
+    assert len(checkpoints(out)) == 1
+    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in ranks.values()), 10)
+    dpo_bench(*divided, "--executor", "ray", "--out", out)
+    assert_same(out, undisturbed)
+    assert_same_policies(out, undisturbed)
+    assert cluster.address
+
+
+def test_a_launcher_and_ray_do_not_go_together(
+    divided: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 2), ("MASTER_ADDR", HEAD), ("MASTER_PORT", 9)):
+        monkeypatch.setenv(name, str(value))
+    done = dpo_bench(*divided, "--executor", "ray", "--out", tmp_path / "out", code=2)
+    assert "a launcher has started 2 processes, and --executor ray starts its own" in done.stderr
+    assert not (tmp_path / "out").exists()

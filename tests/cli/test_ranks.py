@@ -129,6 +129,39 @@ def test_a_sweep_under_a_launcher_equals_one_without(
     assert_close(results(alone), results(out))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("reaches", ["all", "the launcher"])
+def test_a_launcher_that_is_stopped_saves_what_its_processes_are_at(
+    arguments: list[str], tmp_path: Path, stop: signal.Signals, reaches: str
+) -> None:
+    """Slurm sends its signal to all processes, and the launcher passes on what it gets itself."""
+    asked = [*arguments, "--losses", "dpo", "--beta", "0.1", "--set=training.steps=80"]
+    whole, out = tmp_path / "whole" / "out", tmp_path / "cut" / "out"
+    dpo_bench_here(*asked, TWO, "--workers", "1", "--out", whole)
+    more = ["--set=training.checkpoint_seconds=0.2", "--out", str(out)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "-m", "dpo_bench", *asked, *more]
+    launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: checkpoints(out), 120)
+        processes = [launcher.pid, *descendants(launcher.pid)]
+        for process in processes if reaches == "all" else processes[:1]:
+            os.kill(process, stop)
+        _, message = launcher.communicate(timeout=60)
+    finally:
+        launcher.kill()
+    assert "dpo-bench: interrupted; the same command goes on from here." in message
+    wait_until(lambda: not any(Path(f"/proc/{one}/exe").exists() for one in processes), 10)
+    assert checkpoints(out)
+    assert not manifests(out)
+    saved = max(int(one.name.removeprefix("step-")) for one in checkpoints(out))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 0 < saved < 80
+    pd.testing.assert_frame_equal(training_of(out), training_of(whole), check_exact=True)
+
+
 def test_ctrl_c_saves_what_several_processes_are_at(arguments: list[str], tmp_path: Path) -> None:
     asked = [*arguments, "--losses", "dpo", "--beta", "0.1", "--set=training.steps=80", TWO]
     out = tmp_path / "out"
@@ -147,6 +180,3 @@ def test_what_several_processes_cannot_do_is_refused(arguments: list[str], tmp_p
         *(*arguments, TWO, "--set=training.reference_sync_steps=5", "--out", tmp_path), code=2
     )
     assert "gpus_per_trial and reference_sync_steps do not go together" in done.stderr
-    done = dpo_bench_here(*arguments, TWO, "--executor", "ray", "--out", tmp_path / "ray", code=2)
-    assert "not with ray" in done.stderr
-    assert not (tmp_path / "ray").exists()

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from rich.console import Console
 
-from dpo_bench.sweep.display import Display, LiveDisplay, PlainDisplay, make_display
+from dpo_bench.sweep.display import Display, JsonDisplay, LiveDisplay, PlainDisplay, make_display
 
 
 class Clock:
@@ -221,3 +221,37 @@ def test_a_low_terminal_has_room_for_counts_alone() -> None:
     assert "(nats)" not in text
     assert "losses at KL" not in live(3)
     assert "verdicts" in live(3)
+
+
+def test_a_terminal_shows_the_first_of_many_workers() -> None:
+    stream = io.StringIO()
+    display = make_display(Console(file=stream, force_terminal=True, width=100, height=60))
+    assert isinstance(display, LiveDisplay)
+    with display:
+        display.start(2000)
+        for worker in range(1000):
+            display.trial(worker, f"dpo seed={worker}", "training", 1, 10)
+        for worker in range(1000):
+            display.trial(worker, f"ipo seed={worker}", "sampling", 2, 10)
+        assert len(display.progress.tasks) == 17
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    last = shown[shown.rindex("trials") :]
+    assert "15: ipo seed=15: sampling" in last
+    assert "16: " not in shown
+    assert "and 984 workers more" in last
+
+
+def test_a_program_is_told_of_a_phase_again_after_some_seconds_and_of_each_trials() -> None:
+    lines: list[str] = []
+    clock = Clock()
+    display = JsonDisplay(lines.append, clock)
+    for label in ("a", "b", "a"):
+        for done in range(3):
+            display.trial(0, label, "training", done, 9)
+            display.trial(0, label, "sampling", done, 9)
+        clock.now += 5
+        display.trial(0, label, "training", 9, 9)
+    told = [(one["trial"], one["phase"], one["done"]) for one in map(json.loads, lines)]
+    first = [("training", 0), ("sampling", 0), ("training", 9)]
+    assert told == [(label, *rest) for label in ("a", "b", "a") for rest in first]
+    assert len(display.last) == 1, "what was said of trials that have ended is forgotten"

@@ -5,6 +5,7 @@ Real ones are in `tests/cli/test_interruptions.py`.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -365,3 +366,37 @@ def test_a_limit_must_be_above_0(seconds: float) -> None:
         TimeLimits(stall=seconds)
     with pytest.raises(ConfigurationError, match=r"--trial-timeout .* above 0"):
         TimeLimits(trial=seconds)
+
+
+def calls_per_message(workers: int) -> float:
+    """Python's calls, resumed generators among them, for each message of progress."""
+    script = Script(well)
+    pool = Pool(
+        script,
+        JOB,
+        workers,
+        ListSchedule(tasks(*map(str, range(workers)))),
+        PlainDisplay(script.shown.append, clock=lambda: 0.0),
+        on_ready=script.ready.append,
+        on_note=script.notes.append,
+        on_death=lambda task, reason: None,
+    )
+    said = [Event("progress", "training", done, 10) for done in range(10)]
+    script.answer = lambda worker, name: [*said, *well(worker, name)]
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        pool.run()
+    finally:
+        sys.setprofile(None)
+    assert len(script.shown) >= workers
+    return calls / (workers * 12)
+
+
+def test_a_message_costs_as_much_with_many_workers_as_with_few() -> None:
+    assert calls_per_message(400) == pytest.approx(calls_per_message(20), rel=0.1)

@@ -87,3 +87,18 @@ def test_nothing_is_written_without_reference_reward_or_trial(store: Store) -> N
     reference(store, [[0.5], [np.nan]], [0.0, 4.0])
     assert write_opponents(store, ["one", "two"]) is None
     assert not (store.folder / "opponents.parquet").exists()
+
+
+def test_too_many_trials_leave_the_table_out(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference(store, [[0.5], [3.0]], [0.0, 4.0])
+    file = write_opponents(store, ["one", "two"])
+    assert file is not None
+    monkeypatch.setattr("dpo_bench.sweep.round_robin.MOST_WINS", 4 * 4 * 2)
+    assert write_opponents(store, ["one", "two"]) == file
+    monkeypatch.setattr("dpo_bench.sweep.round_robin.MOST_WINS", 4 * 4 * 2 - 1)
+    with caplog.at_level("INFO"):
+        assert write_opponents(store, ["one", "two"]) is None
+    assert "2 trials are too many" in caplog.text
+    assert not file.exists(), "one of fewer trials would be taken for that of all"

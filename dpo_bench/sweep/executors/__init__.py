@@ -12,7 +12,7 @@ __all__ = ["Executor", "ExecutorName", "make_executor"]
 
 
 def make_executor(
-    name: ExecutorName, folder: Path, workers: int | None
+    name: ExecutorName, folder: Path, processes: int
 ) -> AbstractContextManager[Executor]:
     """The executor of this name, which is there while the context is open.
 
@@ -21,7 +21,7 @@ def make_executor(
     Args:
         name: ``local`` or ``ray``.
         folder: the sweep's folder.
-        workers: how many will be asked for, or None.
+        processes: how many the workers will have together, as far as is known.
 
     Raises:
         EnvironmentProblem: its package is not installed; when the context is opened, its cluster is
@@ -30,7 +30,7 @@ def make_executor(
     if name == "ray":
         from dpo_bench.sweep.executors.ray import load_ray, ray_executor
 
-        return ray_executor(load_ray(), folder, workers)
+        return ray_executor(load_ray(), folder, processes)
     if launched_size() > 1:
         from dpo_bench.sweep.executors.launched import launched_executor
 

@@ -219,12 +219,11 @@ class LocalExecutor:
     def listen(self, seconds: float) -> Sequence[tuple[LocalChannel, Message]]:
         """One message of each worker that has said something."""
         self.channels = [channel for channel in self.channels if not channel.is_over]
-        ready = wait([one for each in self.channels for one in each.sources], timeout=seconds)
-        heard = [
-            (channel, channel.receive())
-            for channel in self.channels
-            if any(one in ready for one in channel.sources)
-        ]
+        sources: dict[Any, LocalChannel] = {
+            one: channel for channel in self.channels for one in channel.sources
+        }
+        ready = dict.fromkeys(sources[one] for one in wait(list(sources), timeout=seconds))
+        heard = [(channel, channel.receive()) for channel in ready]
         return [(channel, message) for channel, message in heard if message is not None]
 
     def _free_gpus(self, size: int) -> tuple[int, ...]:

@@ -74,32 +74,34 @@ def choose_workers(
         sources: say where the models are and on what device.
         trials: how many there are to do.
         need: bytes of memory of a worker.
-        processes: of each worker, all of one machine; see ``training.gpus_per_trial``.
+        processes: of each worker, all of one machine where one holds them; see
+            ``training.gpus_per_trial``.
         shared: bytes of that which all workers of a machine have together, on a CPU.
 
     Raises:
-        EnvironmentProblem: no machine has so many GPUs.
+        EnvironmentProblem: there are not so many GPUs.
     """
     need = need or bytes_per_worker(sources, lora=False)
     on_gpus = sources.device == "cuda"
-    most = max((machine.gpus for machine in machines), default=0)
-    if on_gpus and most < processes:
-        raise EnvironmentProblem(
-            f"training.gpus_per_trial = {processes}, and no machine here has more than {most} GPU: "
-            "lower it."
-        )
     own = max(1, need - shared)
     threads = 1 if is_small(sources) else THREADS_OF_LARGE
     places = [
-        (
+        max(
+            0,
             machine.gpus
             if on_gpus
-            else min(max(1, machine.cpus // threads), (machine.memory - shared) // own)
+            else min(max(1, machine.cpus // threads), (machine.memory - shared) // own),
         )
-        // processes
         for machine in machines
     ]
-    return max(1, min(sum(max(0, place) for place in places), trials))
+    # Where no machine holds a worker, each takes several machines (an executor of one has one).
+    workers = sum(place // processes for place in places) or sum(places) // processes
+    if on_gpus and not workers:
+        raise EnvironmentProblem(
+            f"training.gpus_per_trial = {processes}, and of GPUs there are {sum(places)} here: "
+            "lower it."
+        )
+    return max(1, min(workers, trials))
 
 
 def bytes_per_worker(sources: Sources, *, lora: bool) -> int:

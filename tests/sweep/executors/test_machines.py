@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dpo_bench.errors import EnvironmentProblem
 from dpo_bench.sweep.executors.machines import (
     SMALL,
     Machine,
@@ -48,6 +49,19 @@ def test_on_gpus_there_is_one_worker_for_each(sources: Any) -> None:
     cluster = [Machine(16, 0, GIGABYTE), Machine(64, 8, GIGABYTE), Machine(64, 4, GIGABYTE)]
     assert choose_workers(cluster, sources, trials=100) == 12
     assert choose_threads(cluster, sources, workers=12) == 128 // 12
+
+
+def test_a_worker_of_several_gpus_takes_them_of_one_machine_where_one_has_them(
+    sources: Any,
+) -> None:
+    sources.device = "cuda"
+    cluster = [Machine(16, 2, GIGABYTE), Machine(64, 7, GIGABYTE), Machine(64, 0, GIGABYTE)]
+    assert choose_workers(cluster, sources, trials=100, processes=2) == 1 + 3
+    assert choose_workers(cluster, sources, trials=100, processes=7) == 1
+    assert choose_workers(cluster, sources, trials=100, processes=8) == 1  # of both
+    assert choose_workers([Machine(8, 1, 0)] * 6, sources, trials=100, processes=2) == 3
+    with pytest.raises(EnvironmentProblem, match="per_trial = 10, and of GPUs there are 9 here"):
+        choose_workers(cluster, sources, trials=100, processes=10)
 
 
 def test_threads_share_the_cores_and_stay_on_one_machine(sources: Any) -> None:
