@@ -123,8 +123,13 @@ class Line:
     def stop(self) -> None:
         """Nothing is at work when the pool asks for the end, unless it was interrupted."""
 
-    def join(self, seconds: float) -> None:
+    def join(self, seconds: float) -> bool:
         """It ends at once."""
+        return True
+
+    def place(self) -> str:
+        """It runs no code."""
+        return ""
 
     def kill(self) -> None:
         """Give up its place."""
