@@ -150,6 +150,21 @@ def fuzz(found: Found) -> Iterator[str]:
     )
 
 
+def many(found: Found) -> Iterator[str]:
+    """Hundreds of trials."""
+    yield f"## {found['trials']} trials in one sweep"
+    yield ""
+    yield f"{found['done']} done. Medians of the second and the last quarter of the time:"
+    yield ""
+    yield "| process | after trials | MiB resident | open files |"
+    yield "|---|---|---|---|"
+    for name, one in found["processes"].items():
+        for row in one.values():
+            size = row["bytes"] / 2**20
+            yield f"| {name} | {row['trials']:.0f} | {size:.0f} | {row['files']:.0f} |"
+    yield from _wrong(found["wrong"])
+
+
 def _wrong(wrong: list[str]) -> Iterator[str]:
     yield ""
     if not wrong:
@@ -168,5 +183,6 @@ PARTS: dict[str, Callable[[Found], Iterator[str]]] = {
     "together": together,
     "planted": planted,
     "fuzz": fuzz,
+    "many": many,
 }
 """What there is, in the order of the page."""
