@@ -71,6 +71,7 @@ class Checkpoint:
             save_file({"metrics": self.metrics}, new / METRICS)
             fields = {"step": self.step, "seconds": self.seconds, "expected": self.expected}
             seal(new, fields)
+            remove(final)
         for other in folder.iterdir():
             if other != final:
                 remove(other)

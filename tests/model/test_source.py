@@ -18,7 +18,7 @@ from dpo_bench.experiment.config import World
 from dpo_bench.model import files
 from dpo_bench.model.files import ModelFolder
 from dpo_bench.model.source import resolve_model, smollm2_file
-from dpo_bench.storage import file_digest
+from dpo_bench.storage import file_digest, write_record
 
 
 def resolve(spec: object) -> ModelFolder:
@@ -107,14 +107,14 @@ def test_a_large_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = files.remembered_digest(file)
     (note,) = (tmp_path / "cache" / "digests").iterdir()
     marked = "f" * 64
-    note.write_text(json.dumps({"sha256": marked}))
+    write_record(note, {"sha256": marked})
 
     assert files.remembered_digest(file) == marked, "the note was read"
 
     note.write_text("damaged")
     assert files.remembered_digest(file) == first
     os.utime(file, (1, 1))
-    note.write_text(json.dumps({"sha256": marked}))
+    write_record(note, {"sha256": marked})
     assert files.remembered_digest(file) == first, "a changed file has another note"
 
 
