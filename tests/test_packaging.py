@@ -10,6 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -74,3 +77,34 @@ def test_the_source_distribution_holds_the_world(tmp_path: Path) -> None:
     with tarfile.open(archive) as packed:
         names = {name.partition("/")[2] for name in packed.getnames()}
     assert set(SHIPPED) <= names
+
+
+def _pinned(name: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").split()
+    return dict(line.split("==") for line in lines)
+
+
+def _requirements() -> list[Requirement]:
+    project = CONFIGURATION["project"]
+    extras = project["optional-dependencies"]
+    return [Requirement(one) for one in (*project["dependencies"], *extras["dev"], *extras["ray"])]
+
+
+def test_the_tested_and_the_lowest_versions_are_allowed_ones() -> None:
+    for name in ("tested.txt", "lowest.txt"):
+        pinned = _pinned(name)
+        for one in _requirements():
+            assert one.specifier.contains(pinned[canonicalize_name(one.name)]), (name, one)
+
+
+def test_the_lowest_versions_are_the_floors() -> None:
+    pinned = _pinned("lowest.txt")
+    for one in _requirements():
+        floors = [
+            Version(part.version.removesuffix(".*"))
+            for part in one.specifier
+            if part.operator in (">=", "==")
+        ]
+        if floors:  # of another release of the same number, where that one was withdrawn
+            found = Version(pinned[canonicalize_name(one.name)])
+            assert found.release[:2] == (*max(floors).release, 0)[:2], one
