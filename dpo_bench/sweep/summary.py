@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +18,13 @@ from dpo_bench.sweep.doubts import doubts
 from dpo_bench.sweep.run import SweepOutcome
 from dpo_bench.wording import counted
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Cell = Callable[[Mapping[Hashable, Any], str, int], str]
+"""Shows a figure of a row with so many decimals."""
+MOST_CAUSES = 10
+"""Of failed trials, shown in the terminal."""
 WIDTH_FOR_INTERVALS = 110
 """Columns of a terminal in which every interval stands on the line of its value."""
 
@@ -34,6 +41,25 @@ def print_outcome(outcome: SweepOutcome, console: Console) -> None:
         for heading, name in (("win rate", "win_rate"), ("reward", "reward"))
         if results[name].notna().any()
     }
+    narrow = console.width < WIDTH_FOR_INTERVALS
+    console.print(_results(outcome, measured, _value if narrow else _interval))
+    for line in _causes(results):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if stopped := int((results["status"] == "stopped").sum()):
+        console.print(
+            f"{counted(stopped, 'trial')} stopped early: no failure, but too far from the reference"
+            " to matter to the search.",
+            markup=False,
+            soft_wrap=True,
+        )
+    for remark in _remarks(outcome, bool(measured), narrow=narrow):
+        console.print(remark, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {outcome.report}", markup=False, soft_wrap=True)
+
+
+def _results(outcome: SweepOutcome, measured: Mapping[str, str], cell: Cell) -> Table:
+    """The results, a row per trial."""
+    results = outcome.table
     table = Table(
         title=f"{len(results)} trials, {outcome.computed} computed now", title_justify="left"
     )
@@ -42,28 +68,31 @@ def print_outcome(outcome: SweepOutcome, console: Console) -> None:
         table.add_column(heading, no_wrap=heading != "loss", overflow="fold")
     for heading in (*measured, "KL (nats)", "accuracy"):
         table.add_column(heading, justify="right", no_wrap=True)
-    cell = _interval if console.width >= WIDTH_FOR_INTERVALS else _value
     for row in results.to_dict("records"):
         numbers = [row["beta"], *([row["learning_rate"]] if tunes else [])]
         cells = [escape(row["loss"]), *map(_setting, numbers), str(row["seed"])]
         if row["status"] != "done":
             color = "red" if row["status"] == "failed" else "yellow"
-            table.add_row(*cells, f"[{color}]{row['status']}: {escape(str(row['error']))}")
+            table.add_row(*cells, f"[{color}]{row['status']}[/]")
             continue
         kl, accuracy = cell(row, "kl", 2), cell(row, "preference_accuracy", 2)
         extra = [cell(row, name, 2) for name in measured.values()]
         table.add_row(*cells, *extra, kl, accuracy)
-    console.print(table)
-    if stopped := int((results["status"] == "stopped").sum()):
-        console.print(
-            f"{counted(stopped, 'trial')} stopped early: no failure, but too far from the reference"
-            " to matter to the search.",
-            markup=False,
-            soft_wrap=True,
-        )
-    for remark in _remarks(outcome, bool(measured), narrow=cell is _value):
-        console.print(remark, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report: {outcome.report}", markup=False, soft_wrap=True)
+    return table
+
+
+def _causes(results: pd.DataFrame) -> Iterator[str]:
+    """Why trials failed, each cause once, in a line of its own that no column cuts."""
+    failed = results[results["status"] == "failed"]
+    for number, (cause, rows) in enumerate(failed.groupby("error", sort=False)):
+        if number == MOST_CAUSES:
+            yield "Further causes are in results.csv and in the report."
+            return
+        first = rows.iloc[0]
+        value = _setting(first["beta"])
+        label = f"{first['loss']}{value and f' {value}'}, seed {first['seed']}"
+        more = f" and {counted(len(rows) - 1, 'other trial')}" if len(rows) > 1 else ""
+        yield f"failed: {label}{more}: {cause}"
 
 
 def _opening(file: Path) -> list[str]:

@@ -252,7 +252,7 @@ def test_a_stopped_trial_has_no_figures_and_is_no_failure(tmp_path: Path) -> Non
     assert outcome.failed == 0
     print_outcome(outcome, Console(file=screen, width=200))
     text = screen.getvalue()
-    assert "stopped: KL 20" in text
+    assert "stopped" in text
     assert "1 trial stopped early: no failure" in text
     assert "failed" not in text
 
@@ -377,3 +377,19 @@ def test_a_report_that_fails_does_not_hide_the_interruption(tmp_path: Path) -> N
 
     lines = interrupted(store, KeyboardInterrupt(), report)
     assert lines[-1] == "warning: no report of what is done: the disk is full"
+
+
+def test_the_cause_of_a_failure_is_told_in_full_in_a_narrow_terminal(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store)
+    table = write_results(store, ["good", "bad"])
+    table.loc[1, "error"] = "ValueError: a cause that no column of ten characters holds [red]"
+    experiment = Experiment.model_validate(
+        {"name": "tiny", "policy": "p", "preferences": "d", "losses": ["dpo"]}
+    )
+    screen = io.StringIO()
+    outcome = SweepOutcome(experiment, tmp_path, tmp_path, table, 2)
+    print_outcome(outcome, Console(file=screen, width=60))
+    assert outcome.failed == 1
+    (line,) = [one for one in screen.getvalue().splitlines() if one.startswith("failed: ")]
+    assert line.endswith(str(table.loc[1, "error"]))
