@@ -8,18 +8,16 @@ up to a given number of bytes; of the other pairs they are computed each time.
 Kept or computed, a pair's states have the same bits: they come of passes of the lower layers alone,
 which are filled up to one size, so that rounding does not depend on what shares a pass (in passes
 as long as their texts, states of a model of SmolLM2's width were off by up to 2e-5 in fp32). In the
-pass of all layers that this stands for, rounding is another; `share_lower_layers` tries on pairs of
-the data whether there is no other difference, and leaves models alone where there is.
+pass of all layers that this stands for, rounding is another: see `choose_lower_layers`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,19 +26,24 @@ from torch.nn import Module
 from dpo_bench.data.batches import split_passes
 from dpo_bench.data.packing import Pack, pack_pairs
 from dpo_bench.model.activation_checkpointing import layer_list
-from dpo_bench.model.choose_backend import equal_but_for_rounding
-from dpo_bench.model.logprobs import token_logps
 
 if TYPE_CHECKING:
     from dpo_bench.data.tokenized import TokenizedPairs
-    from dpo_bench.model.logprob_backends import LogprobBackend
 
-log = logging.getLogger(__name__)
-
-PROBED_PAIRS = 8
-"""Pairs by which it is tried whether their states are the same in any company."""
 FILLED_TOKENS = 512
 """Tokens up to which a pass of the lower layers is filled where passes have no fixed size."""
+
+
+class PackedModel(Protocol):
+    """What a `LogprobBackend` is to this module; its attributes are described there."""
+
+    model: Any
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+    @property
+    def fixed_tokens(self) -> int: ...  # noqa: D102
+    def packed(self, pack: Pack) -> contextlib.AbstractContextManager[None]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -85,7 +88,7 @@ class LowerLayers:
         return PairPack(**values, pairs=pairs, numbers=tuple(numbers))
 
     @contextlib.contextmanager
-    def given(self, backend: LogprobBackend, pack: Pack) -> Iterator[None]:
+    def given(self, backend: PackedModel, pack: Pack) -> Iterator[None]:
         """While this is open the model's lower layers give what they gave for these texts before.
 
         Args:
@@ -99,7 +102,7 @@ class LowerLayers:
         with _replaced(layers, stand_ins):
             yield
 
-    def states(self, backend: LogprobBackend, pack: Pack) -> Tensor:
+    def states(self, backend: PackedModel, pack: Pack) -> Tensor:
         """Hidden states of all tokens of a pack behind the lower layers, shape [token, width]."""
         # Policy and reference read a pack one after the other.
         latest, states = self._latest
@@ -118,7 +121,7 @@ class LowerLayers:
         whole = int(pairs.sizes.sum()) * taken / max(1, tokens)
         return min(1.0, (taken + self.room) / max(1.0, whole))
 
-    def _looked_up(self, backend: LogprobBackend, pack: PairPack) -> Tensor:
+    def _looked_up(self, backend: PackedModel, pack: PairPack) -> Tensor:
         pairs = pack.pairs
         keys = {number: _key(pairs, number) for number in pack.numbers}
         missing = [number for number, key in keys.items() if key not in self._kept]
@@ -138,7 +141,7 @@ class LowerLayers:
         return torch.cat([*found, found[0][:1].expand(inert, -1)])
 
     def fresh(
-        self, backend: LogprobBackend, pairs: TokenizedPairs, numbers: Sequence[int]
+        self, backend: PackedModel, pairs: TokenizedPairs, numbers: Sequence[int]
     ) -> dict[int, Tensor]:
         """States of some pairs, by number, of passes of the one size; of a longer pair, its own."""
         size = backend.fixed_tokens or FILLED_TOKENS
@@ -156,7 +159,7 @@ class LowerLayers:
         self._kept[key] = kept.copy_(states)
         self.room -= states.nbytes
 
-    def computed(self, backend: LogprobBackend, pack: Pack) -> Tensor:
+    def computed(self, backend: PackedModel, pack: Pack) -> Tensor:
         """The same by a pass through the lower layers, without gradient."""
         layers: Any = layer_list(backend.model)
         behind = range(self.count, len(layers))
@@ -229,76 +232,3 @@ def _key(pairs: Any, number: int) -> bytes:
         found.update(len(text).to_bytes(8, "little"))
         found.update(text.tobytes())
     return found.digest()
-
-
-def share_lower_layers(
-    backends: Sequence[LogprobBackend], count: int, room: int, pairs: TokenizedPairs
-) -> LowerLayers | None:
-    """Let models that have their lower layers in common compute these once for each pair.
-
-    Where that cannot be done, or would change more than rounding, they are left as they are, and
-    the log says why.
-
-    Args:
-        backends: the policy, and the reference where it has the same lower layers; are changed.
-        count: how many layers are frozen, the lowest ones.
-        room: bytes of the host's memory that may be taken; without any, states are computed each
-            time and have the same bits.
-        pairs: of the data; it is tried on the first ones.
-
-    Returns:
-        what has the states; None where the models are left as they are.
-    """
-    lower, reason = LowerLayers(count, room), _hindrance(backends)
-    if not reason:
-        try:
-            reason = next(filter(None, (_difference(lower, one, pairs) for one in backends)), "")
-        except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-    for backend in backends:
-        backend.lower = None if reason else lower
-    name = type(backends[0].model).__name__
-    if reason:
-        log.info("the lower %d layers of %s are computed in each pass: %s", count, name, reason)
-        return None
-    log.info(
-        "the lower %d layers of %s are computed once for the trials of a worker: %.2f GiB have room"
-        " for %.0f%% of the pairs",
-        count,
-        name,
-        room / 2**30,
-        100 * lower.share(pairs),
-    )
-    return lower
-
-
-def _hindrance(backends: Sequence[LogprobBackend]) -> str:
-    """Why lower layers are not to be computed apart, before anything is tried; else empty.
-
-    Several processes make passes that FSDP2 parts by layers, each of which must run on all.
-    """
-    if not all(backend.packs for backend in backends):
-        return "its texts are padded"
-    if not all(backend.ranks.alone for backend in backends):
-        return "several processes hold it together"
-    return ""
-
-
-def _difference(lower: LowerLayers, backend: LogprobBackend, pairs: TokenizedPairs) -> str:
-    """What would be other than in a pass of all layers, but for its rounding; empty for nothing."""
-    numbers = range(min(PROBED_PAIRS, len(pairs)))
-    with torch.no_grad():
-        backend.lower = None
-        expected = token_logps(backend, backend.batch(pairs, numbers))
-        backend.lower = lower
-        for company in (numbers[:1], numbers[1:4], numbers[4:]):
-            if len(company):
-                token_logps(backend, backend.batch(pairs, company))
-        pack = lower.pack(pairs, numbers, backend.fixed_tokens).to(backend.device)
-        found = token_logps(backend, pack)
-        states = lower.states(backend, pack)[: int(pairs.sizes[numbers].sum())]
-        fresh = lower.fresh(backend, pairs, numbers)
-        anew = torch.cat([fresh[number] for number in numbers])
-    if not equal_but_for_rounding(found, expected):
-        return "the upper ones read more than their hidden states"
-    return "" if torch.equal(states, anew) else "in other company a pair's states have other bits"

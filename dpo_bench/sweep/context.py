@@ -17,6 +17,7 @@ from dpo_bench.experiment.fields import DIGESTED, NO_EFFECT, POLICY_ONLY, withou
 from dpo_bench.experiment.identity import RECIPE
 from dpo_bench.model.activation_checkpointing import checkpoint_layers
 from dpo_bench.model.choose_backend import choose_backend
+from dpo_bench.model.choose_lower_layers import share_lower_layers
 from dpo_bench.model.compatibility import (
     require_ids,
     require_positions,
@@ -27,7 +28,7 @@ from dpo_bench.model.files import PROCESSOR
 from dpo_bench.model.load import load_model, set_cache, skeleton
 from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.lora import frozen_below, reset_adapter, save_adapter, with_adapter
-from dpo_bench.model.lower_layers import LowerLayers, share_lower_layers
+from dpo_bench.model.lower_layers import LowerLayers
 from dpo_bench.model.mapped_weights import map_weights, worth_mapping
 from dpo_bench.model.narrow_weights import narrow_weights
 from dpo_bench.model.ranks import Ranks

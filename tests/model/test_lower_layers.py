@@ -15,10 +15,11 @@ from dpo_bench.data.tokenized import Ragged, TokenizedPairs
 from dpo_bench.experiment.config import LoRA
 from dpo_bench.model.activation_checkpointing import checkpoint_layers, decoder_layers
 from dpo_bench.model.choose_backend import choose_backend
+from dpo_bench.model.choose_lower_layers import share_lower_layers
 from dpo_bench.model.compile_layers import compile_alike
 from dpo_bench.model.logprobs import LogprobBackend, score, sum_by_row, token_logps
 from dpo_bench.model.lora import reset_adapter, with_adapter
-from dpo_bench.model.lower_layers import LowerLayers, share_lower_layers
+from dpo_bench.model.lower_layers import LowerLayers
 from dpo_bench.model.narrow_weights import narrow_weights
 from tests.model.architectures import VOCABULARY, tiny_model
 
@@ -219,7 +220,8 @@ def test_a_model_is_as_it_was_after_each_pass() -> None:
 
 def skips_layers(model: Any) -> None:
     """Let the uppermost layer read what the lowest one gave, as some architectures do."""
-    layers, seen = decoder_layers(model), {}
+    layers = decoder_layers(model)
+    seen: dict[str, Tensor] = {}
     layers[0].register_forward_hook(lambda _, __, out: seen.update(out=out))
     layers[-1].register_forward_hook(lambda _, __, out: out + seen["out"])
 

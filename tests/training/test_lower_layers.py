@@ -14,10 +14,10 @@ from dpo_bench import get_loss
 from dpo_bench.data.resample import bootstrap_pairs
 from dpo_bench.experiment.config import LoRA
 from dpo_bench.model.activation_checkpointing import decoder_layers
+from dpo_bench.model.choose_lower_layers import share_lower_layers
 from dpo_bench.model.load import load_model
 from dpo_bench.model.logprobs import choose_backend
 from dpo_bench.model.lora import reset_adapter, with_adapter
-from dpo_bench.model.lower_layers import share_lower_layers
 from dpo_bench.training.reference_model import CachedReference
 from dpo_bench.training.trainer import StoppedError, Trainer, TrainingResult
 from dpo_bench.training.weights import trained_weights
