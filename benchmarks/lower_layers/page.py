@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from benchmarks.lower_layers.worlds import (
 )
 from dpo_bench.processor import processor
 
-SPEED, FACTS, PAGE = "speed.csv", "facts.json", "README.md"
+SPEED, FACTS, FEW, PAGE = "speed.csv", "facts.json", "trials.csv", "README.md"
+FIGURES = ("kl", "reward", "margin", "preference_accuracy")
+"""Of each of a few trials."""
 ALIKE = 0.5
 """Kendall's tau from which a ranking is called the same: three quarters of all pairs of losses."""
 COMPARED = ((FULL, UPPER), (WHOLE, UPPER), (WHOLE, FULL), (WHOLE, AGAIN))
@@ -50,21 +52,22 @@ that could survive. Resampling adds its own noise to that of the data, so that t
 low: they err towards "not the same"."""
 
 
-def write_page(folder: Path, plans: Sequence[Study] = (WORLD, SMOLLM2_STUDY)) -> Path:
+def write_page(folder: Path, plan: Study = WORLD) -> Path:
     """Write the page of the tables that there are; returns its file.
 
     Args:
         folder: of the tables.
-        plans: the studies, of which the first is the one that is decided by.
+        plan: the study whose ranking is decided about.
     """
     facts: dict[str, Any] = {}
     if (folder / FACTS).is_file():
         facts = json.loads((folder / FACTS).read_text("utf-8"))
     page = [
         OPENING.format(
-            verdict=said(folder, plans[0]), alike=ALIKE, command="python -m benchmarks.lower_layers"
+            verdict=said(folder, plan), alike=ALIKE, command="python -m benchmarks.lower_layers"
         ),
-        *(line for plan in plans for line in _study(folder, plan, facts)),
+        *_study(folder, plan, facts),
+        *_few(folder, SMOLLM2_STUDY, facts),
         *_speed(folder, facts),
     ]
     file = folder / PAGE
@@ -162,6 +165,26 @@ def _study(folder: Path, plan: Study, facts: dict[str, Any]) -> Iterator[str]:
             found = disagreements(pairs, first, second)
             yield f"| {first} | {second} | {' | '.join(str(one) for one in found.values())} |"
     yield f"\n{POWER}\n"
+
+
+def _few(folder: Path, plan: Study, facts: dict[str, Any]) -> Iterator[str]:
+    file = folder / f"{plan.name}-{FEW}"
+    if not file.is_file():
+        return
+    spent = facts.get(plan.name, {}).get("cpu_seconds", 0) / 60
+    yield f"## {plan.title[0].upper()}{plan.title[1:]}\n"
+    yield (
+        f"That it runs on a real language model, and no more: {plan.training['steps']} steps of"
+        f" {plan.training['pairs_per_step']} pairs, one strength, one seed,"
+        f" {plan.evaluation['prompts']} prompts, in {spent:.0f} CPU minutes. Strengths were not"
+        " searched for and KLs differ: nothing is ranked here.\n"
+    )
+    yield "| condition | loss | KL | reward | held-out margin | held-out accuracy |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for _, row in pd.read_csv(file).iterrows():
+        figures = " | ".join(f"{row[name]:.3f}" for name in FIGURES)
+        yield f"| {row['condition']} | {row['loss']} | {figures} |"
+    yield ""
 
 
 def _rewards(rewards: pd.DataFrame, plan: Study) -> Iterator[str]:

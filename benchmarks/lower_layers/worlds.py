@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Study:
         training: keys of ``[training]`` that all conditions have.
         evaluation: keys of ``[evaluation]``.
         levels: KLs at which losses are ranked, nats.
+        beta: strengths, where they are not searched for.
         search: further keys of ``[search]``.
     """
 
@@ -58,7 +59,8 @@ class Study:
     training: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     levels: tuple[float, ...] = LEVELS
-    search: Mapping[str, Any] | None = None
+    beta: tuple[float, ...] = ()
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     def policy_name(self) -> str:
         """The model's folder or name; one of the world is trained where it is missing."""
@@ -74,6 +76,7 @@ class Study:
         }
 
     def _sweep(self, condition: Condition, out: Path) -> db.Sweep:
+        search = {"kl": list(self.levels), "baseline": self.losses[0], **self.search}
         return db.run_sweep(
             policy=self.policy_name(),
             preferences="world:reviews",
@@ -82,11 +85,8 @@ class Study:
             seeds=condition.seeds,
             training={**self.training, **condition.training},
             evaluation=self.evaluation,
-            search={
-                "kl": list(self.levels),
-                "baseline": self.losses[0],
-                **(self.search or {}),
-            },
+            beta=self.beta,
+            search=False if self.beta else search,
             out=out,
             workers=1,
             loudness="quiet",
@@ -115,20 +115,21 @@ WORLD = Study(
 SMOLLM2_STUDY = Study(
     name="smollm2",
     title="SmolLM2-135M on the embedded world's pairs",
-    losses=("dpo", "ipo", "exo"),
+    losses=("dpo", "hinge", "exo"),
     conditions={
-        WHOLE: Condition({"learning_rate": 1e-5}, (0,)),
-        FULL: Condition({"learning_rate": 3e-4, "lora": {}}, (0,)),
-        UPPER: Condition({"learning_rate": 3e-4, "lora": {"layers": "top:0.25"}}, (0,)),
+        WHOLE: Condition({"learning_rate": 2e-5}, (0,)),
+        FULL: Condition({"learning_rate": 5e-4, "lora": {}}, (0,)),
+        UPPER: Condition({"learning_rate": 5e-4, "lora": {"layers": "top:0.25"}}, (0,)),
     },
     policy="smollm2",
-    training={"pairs_per_step": 8, "steps": 6},
+    training={"pairs_per_step": 8, "steps": 4},
     evaluation={
         "prompts": 16,
         "samples_per_prompt": 2,
         "max_new_tokens": 24,
-        "reference_samples": 8,
+        "reference_samples": 4,
+        "controls": 4,
         "resamples": 500,
     },
-    levels=(0.5, 1.0),
+    beta=(0.1,),
 )

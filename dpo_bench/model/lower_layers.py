@@ -105,14 +105,14 @@ class LowerLayers:
     def states(self, backend: PackedModel, pack: Pack) -> Tensor:
         """Hidden states of all tokens of a pack behind the lower layers, shape [token, width]."""
         # Policy and reference read a pack one after the other.
-        latest, states = self._latest
-        if pack is not latest:
-            if isinstance(pack, PairPack):
-                states = self._looked_up(backend, pack)
-            else:
-                states = self.computed(backend, pack)
-            self._latest = pack, states
-        return states
+        if pack is not self._latest[0]:
+            # Tensors of inference mode could not be used where a gradient is taken later.
+            with torch.inference_mode(mode=False), torch.no_grad():
+                if isinstance(pack, PairPack):
+                    self._latest = pack, self._looked_up(backend, pack)
+                else:
+                    self._latest = pack, self.computed(backend, pack)
+        return self._latest[1]
 
     def share(self, pairs: TokenizedPairs) -> float:
         """What share of some pairs there is room for, by those that are kept."""
@@ -122,6 +122,7 @@ class LowerLayers:
         return min(1.0, (taken + self.room) / max(1.0, whole))
 
     def _looked_up(self, backend: PackedModel, pack: PairPack) -> Tensor:
+        """The same from what is kept, and what is missing of it from passes of its own."""
         pairs = pack.pairs
         keys = {number: _key(pairs, number) for number in pack.numbers}
         missing = [number for number, key in keys.items() if key not in self._kept]

@@ -28,7 +28,6 @@ from dpo_bench.model.files import PROCESSOR
 from dpo_bench.model.load import load_model, set_cache, skeleton
 from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.lora import frozen_below, reset_adapter, save_adapter, with_adapter
-from dpo_bench.model.lower_layers import LowerLayers
 from dpo_bench.model.mapped_weights import map_weights, worth_mapping
 from dpo_bench.model.narrow_weights import narrow_weights
 from dpo_bench.model.ranks import Ranks
@@ -106,7 +105,7 @@ class WorkerContext:
         compiles = {"auto": sources.device == "cuda", "none": False, "layers": True}
         if self.ranks.alone and compiles[experiment.training.compile]:
             compile_alike([self.policy, self.reference])
-        self.lower = self._lower_layers()
+        self._share_lower_layers()
         self.scorer = find_reward(experiment.evaluation, sources.device)
         self.reference_folder = self._evaluate_reference(progress)
         self.evaluator = Evaluator(
@@ -189,16 +188,16 @@ class WorkerContext:
         self._narrow(policy)
         return policy
 
-    def _lower_layers(self) -> LowerLayers | None:
-        """What keeps the hidden states behind layers that no trial changes; None where nothing."""
+    def _share_lower_layers(self) -> None:
+        """Compute layers that no trial changes once for all of them, where that can be."""
         training, below = self.experiment.training, 0
         if training.lora is not None:
             below = frozen_below(self.policy.model, training.lora.layers)
-        if not below:
-            return None
-        same = self.sources.policy.digest == self.sources.reference.digest
-        backends = [self.policy, self.reference] if same else [self.policy]
-        return share_lower_layers(backends, below, training.lower_layers_bytes, self.inputs.pairs)
+        if below:
+            same = self.sources.policy.digest == self.sources.reference.digest
+            backends = [self.policy, self.reference] if same else [self.policy]
+            room = training.lower_layers_bytes
+            share_lower_layers(backends, below, room, self.inputs.pairs)
 
     def _frozen(self, folder: ModelFolder) -> LogprobBackend:
         """A model that no trial changes; workers of one machine share its weights on a CPU."""

@@ -10,11 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.lower_layers.__main__ import main, study
+from benchmarks.lower_layers.__main__ import few, main, study
 from benchmarks.lower_layers.page import said, verdict, write_page
 from benchmarks.lower_layers.ranking import Array, Ranked, agreement, disagreements, resampled
 from benchmarks.lower_layers.speed import COUNTS, LLAMA, WAYS, checked, lines, measure, table
-from benchmarks.lower_layers.worlds import FULL, UPPER, WHOLE, WORLD, Condition, Study
+from benchmarks.lower_layers.worlds import (
+    FULL,
+    SMOLLM2_STUDY,
+    UPPER,
+    WHOLE,
+    WORLD,
+    Condition,
+    Study,
+)
 from benchmarks.versus_trl.workloads import quick
 from dpo_bench.worlds.reference_policy import Recipe
 
@@ -134,6 +142,20 @@ def test_workers_take_turns_and_both_upper_ways_come_to_the_same_losses(tmp_path
 
 
 @pytest.mark.slow
+def test_a_few_trials_are_shown_and_not_ranked(tmp_path: Path) -> None:
+    plan = replace(
+        SMOLLM2_STUDY,
+        policy="world:reviews",
+        conditions={FULL: SMOLLM2_STUDY.conditions[FULL]},
+        losses=("dpo", "hinge"),
+    )
+    few(plan, tmp_path, tmp_path / "sweeps")
+    page = write_page(tmp_path).read_text("utf-8")
+    assert "nothing is ranked here" in page
+    assert "| LoRA, all layers | hinge | 0." in page
+
+
+@pytest.mark.slow
 def test_a_small_study_runs_to_its_page(tmp_path: Path) -> None:
     lora = {"rank": 4, "target_modules": ["q_proj", "v_proj"]}
     plan: Study = replace(
@@ -151,7 +173,7 @@ def test_a_small_study_runs_to_its_page(tmp_path: Path) -> None:
         search={"trials_per_loss": 8},
     )
     study(plan, tmp_path, tmp_path / "sweeps")
-    page = write_page(tmp_path, [plan]).read_text("utf-8")
+    page = write_page(tmp_path, plan).read_text("utf-8")
     assert "LoRA, upper quarter" in page
     found = pd.read_csv(tmp_path / "world-agreement.csv")
     assert len(found) == 2 * 3  # KLs x pairs of conditions

@@ -168,6 +168,16 @@ def test_texts_that_are_no_pairs_are_computed_once_for_both_and_not_kept() -> No
     assert lower.room == room
 
 
+def test_states_that_were_first_asked_for_without_autograd_can_be_trained_over() -> None:
+    base, policy = upper_adapter()
+    share_lower_layers([policy, base], 3, 0, PROBED)
+    expected = found(policy, PAIRS, range(5))
+    share_lower_layers([policy, base], 3, ROOM, PROBED)
+    with torch.inference_mode():
+        token_logps(base, base.batch(PAIRS, range(5)))
+    assert_same(found(policy, PAIRS, range(5)), expected)
+
+
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     """And what is not kept is right all the same."""
     base, policy = upper_adapter()
