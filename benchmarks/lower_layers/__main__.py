@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -29,7 +27,7 @@ SWEEPS = Path("runs") / "lower-layers"
 
 def speed(out: Path, _work: Path) -> None:
     """CPU seconds and memory, into ``speed.csv``."""
-    readings = list(measure(LLAMA, turns=3))
+    readings = list(measure(LLAMA, turns=2))
     if available(SMOLLM2):
         readings += measure(SMOLLM2, turns=1, most=4)
     table(readings).to_csv(out / SPEED, index=False)
@@ -62,7 +60,15 @@ def study(plan: Study, out: Path, work: Path) -> None:
         "verdicts": verdicts(sweeps, plan.levels),
         "trials": pd.DataFrame(
             [
-                {"condition": name, **sweep.trials["status"].value_counts()}
+                {
+                    "condition": name,
+                    "trials": len(sweep.results.trials),
+                    "seconds": sum(
+                        float(one.row.get(key) or 0)
+                        for one in sweep.results.done
+                        for key in ("train_seconds", "evaluation_seconds")
+                    ),
+                }
                 for name, sweep in sweeps.items()
             ]
         ),
@@ -102,14 +108,11 @@ PARTS: dict[str, Callable[[Path, Path], None]] = {
 
 @contextmanager
 def _noted(file: Path, part: str) -> Iterator[None]:
-    """Add the CPU seconds of a part, its processes' among them, to those of its earlier runs."""
-    before, started = os.times(), time.time()
+    """Add the seconds that a part takes to those of its earlier runs."""
+    started = time.time()
     yield
-    spent = sum(os.times()[:4]) - sum(before[:4])
-    facts: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    own = facts.setdefault(part, {"cpu_seconds": 0.0, "wall_seconds": 0.0})
-    own["cpu_seconds"] = round(own["cpu_seconds"] + spent, 1)
-    own["wall_seconds"] = round(own["wall_seconds"] + time.time() - started, 1)
+    facts: dict[str, float] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    facts[part] = round(facts.get(part, 0.0) + time.time() - started, 1)
     file.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 

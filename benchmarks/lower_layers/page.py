@@ -59,7 +59,7 @@ def write_page(folder: Path, plan: Study = WORLD) -> Path:
         folder: of the tables.
         plan: the study whose ranking is decided about.
     """
-    facts: dict[str, Any] = {}
+    facts: dict[str, float] = {}
     if (folder / FACTS).is_file():
         facts = json.loads((folder / FACTS).read_text("utf-8"))
     page = [
@@ -120,25 +120,26 @@ def _repeated(taus: pd.DataFrame) -> str:
     return f"the ranking by training of all weights, repeated with other seeds, has {found}"
 
 
-def _study(folder: Path, plan: Study, facts: dict[str, Any]) -> Iterator[str]:
+def _study(folder: Path, plan: Study, facts: dict[str, float]) -> Iterator[str]:
     if not (folder / f"{plan.name}-agreement.csv").is_file():
         return
     names = ("agreement", "verdicts", "rewards", "missing", "trials")
     taus, pairs, rewards, missing, trials = (
         pd.read_csv(folder / f"{plan.name}-{name}.csv") for name in names
     )
-    spent = facts.get(plan.name, {}).get("cpu_seconds", 0) / 60
+    spent = trials["seconds"].sum() / 60
     yield f"## {plan.title[0].upper()}{plan.title[1:]}\n"
     yield (
-        f"{int(trials.drop(columns='condition').sum().sum())} trials of {len(plan.losses)} losses"
+        f"{trials['trials'].sum()} trials of {len(plan.losses)} losses"
         f" ({', '.join(plan.losses)}), {plan.training['steps']} steps of"
         f" {plan.training['pairs_per_step']} pairs, {plan.evaluation['prompts']} prompts with"
-        f" {plan.evaluation['samples_per_prompt']} responses, in {spent:.0f} CPU minutes."
+        f" {plan.evaluation['samples_per_prompt']} responses: {spent:.0f} minutes of one thread for"
+        f" training and evaluation, {facts.get(plan.name, 0) / 60:.0f} in all."
         " Strengths that lead to the KLs were searched for by condition.\n"
     )
     yield "| condition | learning rate | seeds | trials |"
     yield "|---|---:|---|---:|"
-    counts = trials.set_index("condition").sum(axis=1)
+    counts = trials.set_index("condition")["trials"]
     for name, one in plan.conditions.items():
         seeds = ", ".join(map(str, one.seeds))
         rate = f"{one.training['learning_rate']:g}"
@@ -167,17 +168,17 @@ def _study(folder: Path, plan: Study, facts: dict[str, Any]) -> Iterator[str]:
     yield f"\n{POWER}\n"
 
 
-def _few(folder: Path, plan: Study, facts: dict[str, Any]) -> Iterator[str]:
+def _few(folder: Path, plan: Study, facts: dict[str, float]) -> Iterator[str]:
     file = folder / f"{plan.name}-{FEW}"
     if not file.is_file():
         return
-    spent = facts.get(plan.name, {}).get("cpu_seconds", 0) / 60
+    spent = facts.get(plan.name, 0) / 60
     yield f"## {plan.title[0].upper()}{plan.title[1:]}\n"
     yield (
         f"That it runs on a real language model, and no more: {plan.training['steps']} steps of"
         f" {plan.training['pairs_per_step']} pairs, one strength, one seed,"
-        f" {plan.evaluation['prompts']} prompts, in {spent:.0f} CPU minutes. Strengths were not"
-        " searched for and KLs differ: nothing is ranked here.\n"
+        f" {plan.evaluation['prompts']} prompts, in {spent:.0f} minutes. Strengths were not looked"
+        " for and KLs differ: nothing is ranked here.\n"
     )
     yield "| condition | loss | KL | reward | held-out margin | held-out accuracy |"
     yield "|---|---|---:|---:|---:|---:|"
@@ -206,7 +207,7 @@ def _missing(missing: pd.DataFrame) -> Iterator[str]:
             yield f"- {row['loss']} at KL {row['kl']:g}, {row['condition']}: {row['reason']}"
 
 
-def _speed(folder: Path, facts: dict[str, Any]) -> Iterator[str]:
+def _speed(folder: Path, facts: dict[str, float]) -> Iterator[str]:
     if not (folder / SPEED).is_file():
         return
     kept = pd.read_csv(folder / SPEED)
@@ -219,7 +220,7 @@ def _speed(folder: Path, facts: dict[str, Any]) -> Iterator[str]:
         f" {checked(kept)}\n"
     )
     yield from lines(kept)
-    yield f"\n(In {facts.get('speed', {}).get('wall_seconds', 0) / 60:.0f} minutes.)"
+    yield f"\n(In {facts.get('speed', 0) / 60:.0f} minutes.)"
 
 
 def _tau(row: Any) -> str:
