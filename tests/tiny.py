@@ -66,9 +66,8 @@ def save_model(folder: Path, kind: str, vocabulary: int, seed: int = 0, **option
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if kind == "gpt2":
-            config = GPT2Config(
-                vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=256, **special
-            )
+            shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256} | options
+            config = GPT2Config(vocab_size=vocabulary, **shape, **special)
             model = GPT2LMHeadModel(config)
         elif kind == "bloom":
             sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 2}

@@ -8,6 +8,7 @@ Frozen once read. The command line, the files and the documentation all derive f
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_origin
 
@@ -145,6 +146,22 @@ class LoRA(Section):
     """multiply it by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732)"""
     target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
     """layers: ``all-linear`` (all but the output embedding), a list of names, or a path's regex"""
+    layers: Annotated[str, OMITTED, elsewhere("layers_to_transform")] = "all"
+    """decoder layers with an adapter: ``all``; the uppermost, ``top:8``; a share, ``top:0.25``"""
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_in_one_spelling(cls, value: str) -> str:
+        """Refuse what means nothing; a share is written in one way, as it is part of identities."""
+        if value == "all" or re.fullmatch(r"top:[1-9]\d*", value):
+            return value
+        share = re.fullmatch(r"top:0?\.(\d*[1-9])0*", value)
+        if share is None:
+            raise ValueError(
+                "give all, top:N with a number of layers, or top:SHARE with a share between 0 and "
+                "1, such as top:0.25"
+            )
+        return f"top:0.{share[1]}"
 
 
 class Training(Section):
@@ -218,6 +235,9 @@ class Training(Section):
     """auto: fp32 on a CPU, bf16 with fp32 master weights and fp32 logits on a GPU"""
     lora: Annotated[LoRA | None, OMITTED] = None
     """a table, even an empty one: train an adapter over one frozen model; absent: all weights"""
+    lower_layers_gib: Annotated[NonNegative, NO_EFFECT] = 1.0
+    """memory of each worker, GiB, for what layers below ``lora.layers = "top:N"`` give, computed
+    once for all trials; 0: in each pass anew"""
 
     @property
     def peak_rate(self) -> float:
@@ -229,6 +249,13 @@ class Training(Section):
         if isinstance(self.learning_rate, str):
             raise RuntimeError("training.learning_rate = auto was not settled")  # noqa: TRY004
         return self.learning_rate
+
+    @property
+    def lower_layers_bytes(self) -> int:
+        """Memory of a worker for what frozen lower layers give; 0 where all layers are trained."""
+        if self.lora is None or self.lora.layers == "all":
+            return 0
+        return int(self.lower_layers_gib * 2**30)
 
     @model_validator(mode="after")
     def _one_reference(self) -> Training:

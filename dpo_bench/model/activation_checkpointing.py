@@ -28,13 +28,18 @@ def decoder_layers(model: Any) -> list[Module]:
     Args:
         model: a causal language model, of transformers or of its own code.
     """
+    return list(layer_list(model) or ())
+
+
+def layer_list(model: Any) -> ModuleList | None:
+    """The list that holds `decoder_layers`; None where there is none."""
     parts = [part for part in (_text_part(model), model) if part is not None]
     for part in parts:
         lists = [module for module in part.modules() if isinstance(module, ModuleList)]
         longest = max(lists, key=_parameters, default=None)
         if longest is not None and len(longest) > 0 and _parameters(longest) > 0:
-            return list(longest)
-    return []
+            return longest
+    return None
 
 
 def checkpoint_layers(model: Any) -> int:

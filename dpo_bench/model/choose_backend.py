@@ -102,7 +102,7 @@ def _require_independent(backend: LogprobBackend, longest: int) -> None:
         alone = backend.logits(backend.states(backend.response_batch([shorter[0]], [shorter[1]])))
         beside = backend.response_batch([shorter[0], longer[0]], [shorter[1], longer[1]])
         both = backend.logits(backend.states(beside)[: len(shorter[1])])
-    if not _same(both, alone):
+    if not equal_but_for_rounding(both, alone):
         raise EnvironmentProblem(
             f"{type(backend.model).__name__} gives a short text other log-probs beside one of "
             f"{longest} tokens than alone, as models do whose rotary positions are scaled by the "
@@ -124,7 +124,7 @@ def _packing_is_exact(backend: LogprobBackend, longest: int) -> bool:
         with torch.no_grad():
             ours = backend.logits(backend.states(backend.response_batch(prompts, responses)))
             theirs = padded.logits(padded.states(padded.response_batch(prompts, responses)))
-        if _same(ours, theirs):
+        if equal_but_for_rounding(ours, theirs):
             return True
         reason = "it gives packed texts other log-probs"
     except (
@@ -235,7 +235,7 @@ def _grows_as_scored(backend: LogprobBackend, way: Sampler, prompts: list[list[i
             index = torch.tensor(owner, device=device)
             states = states[index]
             rows.select(index)
-        if not _same(backend.logits(states), scored[names, step]):
+        if not equal_but_for_rounding(backend.logits(states), scored[names, step]):
             return False
         rows.append(tokens[names, step])
         if step == SAMPLED_TOKENS // 2:
@@ -261,12 +261,12 @@ def _refills_as_scored(backend: LogprobBackend, longer: list[int], shorter: list
     read = rows.read([longer, shorter])
     texts, steps, states = [0, 1], [0, 0], rows.begin(read, [0, 0], [0, 1])
     for _ in range(SAMPLED_TOKENS):
-        if not _same(backend.logits(states), scored[texts, steps]):
+        if not equal_but_for_rounding(backend.logits(states), scored[texts, steps]):
             return False
         if steps == [SAMPLED_TOKENS // 2] * 2:
             texts[0], steps[0] = 2, 0
             begun = backend.logits(rows.begin(read, [1], [0]))
-            if not _same(begun, scored[2:, 0]):
+            if not equal_but_for_rounding(begun, scored[2:, 0]):
                 return False
         states = rows.grow(tokens[texts, steps])
         steps = [step + 1 for step in steps]
@@ -297,7 +297,7 @@ def _needs_mask(model: Any) -> bool:
     half = ids.shape[1] // 2
     alone, short = _all_logits(model, ids), _all_logits(model, ids[:, :half])
     name = type(model).__name__
-    if not _same(alone[:, :half], short):
+    if not equal_but_for_rounding(alone[:, :half], short):
         raise EnvironmentProblem(
             f"{name} is no causal language model: what it says of a token depends on the tokens "
             "behind it. Give a model that predicts the next token."
@@ -308,7 +308,9 @@ def _needs_mask(model: Any) -> bool:
     mask[1, half:] = 0
     for options in ({}, {"attention_mask": mask}):
         logits = _all_logits(model, padded, **options)
-        if _same(logits[:1], alone) and _same(logits[1:, :half], short):
+        if equal_but_for_rounding(logits[:1], alone) and equal_but_for_rounding(
+            logits[1:, :half], short
+        ):
             return bool(options)
     raise EnvironmentProblem(
         f"{name} gives a text other log-probs when a longer one is in the same batch, its padding "
@@ -344,7 +346,7 @@ def _head_is_apart(model: Any) -> bool:
     ids, backend = probe_ids(model), OwnHeadBackend(model)
     hidden = model.base_model(input_ids=ids).last_hidden_state[0]
     parts = [backend.logits(half) for half in hidden.split((len(hidden) + 1) // 2)]
-    return _same(torch.cat(parts), _all_logits(model, ids)[0])
+    return equal_but_for_rounding(torch.cat(parts), _all_logits(model, ids)[0])
 
 
 def _head_is_all(model: Any) -> bool:
@@ -354,13 +356,13 @@ def _head_is_all(model: Any) -> bool:
     """
     ids, backend = probe_ids(model), HiddenStateBackend(model)
     hidden = model.base_model(input_ids=ids).last_hidden_state
-    if not _same(backend.logits(hidden), _all_logits(model, ids)):
+    if not equal_but_for_rounding(backend.logits(hidden), _all_logits(model, ids)):
         return False
     generator = torch.Generator().manual_seed(PROBE_SEED)
     large = torch.randn(hidden.shape, generator=generator, dtype=hidden.dtype).to(hidden.device)
     large *= PROBE_LOGITS / backend.logits(large).std().clamp_min(1e-12)
     with _head_given(model, large):
-        return _same(backend.logits(large), _all_logits(model, ids))
+        return equal_but_for_rounding(backend.logits(large), _all_logits(model, ids))
 
 
 @contextlib.contextmanager
@@ -388,7 +390,7 @@ def probe_ids(model: Any) -> Tensor:
     return ids.to(model.device)
 
 
-def _same(ours: Tensor, theirs: Tensor) -> bool:
+def equal_but_for_rounding(ours: Tensor, theirs: Tensor) -> bool:
     """Equal but for rounding, relative to the largest value."""
     # Models in fp64 round some of what they do to fp32 all the same, such as eager attention. In
     # fp32, rounding was at most 2e-6 for SmolLM2-135M at 400 tokens, and a convolution with weights

@@ -25,6 +25,7 @@ from dpo_bench.model.ranks import ALONE
 
 if TYPE_CHECKING:
     from dpo_bench.data.tokenized import TokenizedPairs
+    from dpo_bench.model.lower_layers import LowerLayers
     from dpo_bench.model.master_weights import MasterWeights
 
 Found = TypeVar("Found")
@@ -73,6 +74,8 @@ class LogprobBackend(ABC):
             device.
         masters: what the optimizer changes in the place of weights in bf16; None where it changes
             the weights themselves.
+        lower: has the hidden states behind the model's frozen lower layers, where passes over
+            packed texts then begin; None: they begin at the tokens.
         ranks: the processes that hold the model together.
         enter: what a forward pass goes through where they divide its weights; see `run`.
     """
@@ -99,6 +102,7 @@ class LogprobBackend(ABC):
         self.attention: Kernel = "buckets"
         self.compiled: Callable[[], contextlib.AbstractContextManager[None]] | None = None
         self.masters: MasterWeights | None = None
+        self.lower: LowerLayers | None = None
         self.ranks = ALONE
         self.enter: Callable[..., Any] | None = None
         self.host: HostCopy | None = None
@@ -120,6 +124,8 @@ class LogprobBackend(ABC):
             found.append(self.attention)
         if self.compiled is not None:
             found.append("compiled")
+        if self.lower is not None:
+            found.append(f"lower {self.lower.count} layers apart")
         if self.fills:
             found.append(f"{self.fixed_tokens} tokens")
         if self.device.type == "cuda":
@@ -210,7 +216,8 @@ class LogprobBackend(ABC):
     def batch(self, pairs: TokenizedPairs, indices: Sequence[int]) -> AnyBatch:
         """Pairs as this path reads them, on its device: the chosen responses, then the rejected."""
         if self.packs:
-            return pack_pairs(pairs, indices, self.fixed_tokens).to(self.device)
+            pack = pack_pairs if self.lower is None else self.lower.pack
+            return pack(pairs, indices, self.fixed_tokens).to(self.device)
         return pad_batch(pairs, indices).to(self.device)
 
     def response_batch(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> AnyBatch:
@@ -280,13 +287,22 @@ class LogprobBackend(ABC):
     def _inputs(self, batch: AnyBatch) -> Iterator[dict[str, Tensor]]:
         """What the model is given; while this is open it treats it as the batch needs."""
         if isinstance(batch, Pack):
-            compiled = contextlib.nullcontext() if self.compiled is None else self.compiled()
-            with packed_attention(self.model, batch, self.attention), compiled:
+            lower = (
+                contextlib.nullcontext() if self.lower is None else self.lower.given(self, batch)
+            )
+            with lower, self.packed(batch):
                 yield {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
         elif self.masks_padding:
             yield {"input_ids": batch.input_ids, "attention_mask": attention_mask(batch)}
         else:
             yield {"input_ids": batch.input_ids}
+
+    @contextlib.contextmanager
+    def packed(self, pack: Pack) -> Iterator[None]:
+        """While this is open the model's layers treat the tokens they see as those of a pack."""
+        compiled = contextlib.nullcontext() if self.compiled is None else self.compiled()
+        with packed_attention(self.model, pack, self.attention), compiled:
+            yield
 
     @contextlib.contextmanager
     def _precise_head(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.nn import Linear
 
 from dpo_bench.errors import ConfigurationError, EnvironmentProblem
+from dpo_bench.model.activation_checkpointing import decoder_layers
 from dpo_bench.model.files import ADAPTER_WEIGHTS
 from dpo_bench.model.reach import names_within, shortened, unreached_modules
 from dpo_bench.model.sharded import copy_into
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALL_LINEAR = "all-linear"
+ALL_LAYERS = "all"
 ADAPTER = "default"
 """What peft calls the only adapter of a model."""
 
@@ -74,7 +77,7 @@ def with_adapter(base: LogprobBackend, settings: LoRA, address: str) -> LogprobB
     odd = list(_not_quite_linear(base.model))
     base.model.requires_grad_(requires_grad=False)
     adapted = copy.copy(base)
-    adapted.compiled = None
+    adapted.compiled = adapted.lower = None
     adapted.masters = None  # of its own weights there are none yet
     adapted.model = _second_tree(base.model)
     try:
@@ -97,6 +100,34 @@ def with_adapter(base: LogprobBackend, settings: LoRA, address: str) -> LogprobB
     if others:
         log.info("no text reaches %s: there is no adapter there", shortened(others))
     return adapted
+
+
+def frozen_below(model: Any, wanted: str) -> int:
+    """How many decoder layers lie below those that are adapted; 0 where all are.
+
+    Args:
+        model: a causal language model.
+        wanted: ``all``, ``top:N``, or ``top:SHARE``, which is rounded up to whole layers.
+
+    Raises:
+        ConfigurationError: the model has no layers that can be found, or not so many.
+    """
+    if wanted == ALL_LAYERS:
+        return 0
+    layers, amount = len(decoder_layers(model)), wanted.partition(":")[2]
+    name = type(model).__name__
+    if not layers:
+        raise ConfigurationError(
+            f"training.lora.layers = {wanted}: the decoder layers of {name} cannot be found; set it"
+            f" to {ALL_LAYERS}, or choose layers by a regular expression in target_modules."
+        )
+    adapted = math.ceil(Fraction(amount) * layers) if "." in amount else int(amount)
+    if adapted > layers:
+        raise ConfigurationError(
+            f"training.lora.layers = {wanted}: {name} has {layers} decoder layers; give top:N with "
+            f"N up to {layers}."
+        )
+    return layers - adapted
 
 
 def reset_adapter(model: Any, seed: int) -> None:
@@ -149,16 +180,14 @@ def _configuration(settings: LoRA, address: str, model: Any, left_out: list[str]
     """For peft; without dropout: in no pass of this program is anything random."""
     peft: Any = importlib.import_module("peft")
     modules, excluded = settings.target_modules, names_within(left_out)
-    if modules == ALL_LINEAR and excluded:
+    if settings.layers != ALL_LAYERS:
+        # peft's own layers_to_transform counts layers by the first number in a module's path, and
+        # is refused beside "all-linear" and patterns. A list of whole names means the same.
+        modules = _in_upper_layers(settings, model, excluded)
+    elif modules == ALL_LINEAR and excluded:
         # Of "all-linear" peft makes a few ends of names, and of a Sequential in a tower that may be
         # "0", as it is of the text's first layer.
-        modules = tuple(
-            name
-            for name, module in model.named_modules()
-            if (isinstance(module, Linear) or type(module).__name__ == "Conv1D")
-            and module is not model.get_output_embeddings()
-            and not re.fullmatch(excluded, name)
-        )
+        modules = tuple(_linear_modules(model, excluded))
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=address,
@@ -170,6 +199,53 @@ def _configuration(settings: LoRA, address: str, model: Any, left_out: list[str]
         lora_dropout=0.0,
         bias="none",
     )
+
+
+def _linear_modules(model: Any, excluded: str | None) -> Iterator[str]:
+    """Names of what "all-linear" means."""
+    for name, module in model.named_modules():
+        is_linear = isinstance(module, Linear) or type(module).__name__ == "Conv1D"
+        is_left_out = excluded is not None and re.fullmatch(excluded, name)
+        if is_linear and module is not model.get_output_embeddings() and not is_left_out:
+            yield name
+
+
+def _in_upper_layers(settings: LoRA, model: Any, excluded: str | None) -> tuple[str, ...]:
+    """Names of the wanted modules in the uppermost layers.
+
+    Raises:
+        ConfigurationError: there are none, or modules are named that are in no decoder layer.
+    """
+    below, layers = frozen_below(model, settings.layers), decoder_layers(model)
+    named, modules = settings.target_modules, dict(model.named_modules())
+    found = [name for name in modules if _is_named(name, named)]
+    if named == ALL_LINEAR:
+        found = list(_linear_modules(model, excluded))
+    upper, lower = (
+        {id(one) for layer in part for one in layer.modules()}
+        for part in (layers[below:], layers[:below])
+    )
+    outside = [name for name in found if id(modules[name]) not in upper | lower]
+    if outside and named != ALL_LINEAR:
+        raise _misplaced(
+            model,
+            settings,
+            f"layers = {settings.layers} adapts modules within decoder layers, and "
+            f"{shortened(outside)} lie outside.",
+        )
+    if upper & lower:
+        raise _misplaced(model, settings, "its layers share modules: only layers = all fits.")
+    adapted = tuple(name for name in found if id(modules[name]) in upper)
+    if not adapted:
+        raise _misplaced(model, settings, f"nothing of that lies in layers = {settings.layers}.")
+    return adapted
+
+
+def _is_named(name: str, named: str | tuple[str, ...]) -> bool:
+    """Whether peft takes a module's name for one of these, or for what a pattern says."""
+    if isinstance(named, str):
+        return re.fullmatch(named, name) is not None
+    return any(name == one or name.endswith(f".{one}") for one in named)
 
 
 def _not_quite_linear(model: Any) -> Iterator[str]:

@@ -18,6 +18,7 @@ from dpo_bench.experiment.fields import DIGESTED, NO_EFFECT, POLICY_ONLY, withou
 from dpo_bench.experiment.identity import RECIPE
 from dpo_bench.model.activation_checkpointing import checkpoint_layers
 from dpo_bench.model.choose_backend import choose_backend
+from dpo_bench.model.choose_lower_layers import share_lower_layers
 from dpo_bench.model.compatibility import (
     require_ids,
     require_positions,
@@ -27,7 +28,7 @@ from dpo_bench.model.compile_layers import compile_alike
 from dpo_bench.model.files import PROCESSOR
 from dpo_bench.model.load import load_model, set_cache, skeleton
 from dpo_bench.model.logprob_backends import LogprobBackend
-from dpo_bench.model.lora import reset_adapter, save_adapter, with_adapter
+from dpo_bench.model.lora import frozen_below, reset_adapter, save_adapter, with_adapter
 from dpo_bench.model.mapped_weights import map_weights, worth_mapping
 from dpo_bench.model.narrow_weights import narrow_weights
 from dpo_bench.model.ranks import Ranks
@@ -105,6 +106,7 @@ class WorkerContext:
         compiles = {"auto": sources.device == "cuda", "none": False, "layers": True}
         if self.ranks.alone and compiles[experiment.training.compile]:
             compile_alike([self.policy, self.reference])
+        self._share_lower_layers()
         self.scorer = find_reward(experiment.evaluation, sources.device)
         self.reference_folder = self._evaluate_reference(progress)
         self.evaluator = Evaluator(
@@ -186,6 +188,17 @@ class WorkerContext:
             policy = with_adapter(base, lora, sources.policy.address)
         self._narrow(policy)
         return policy
+
+    def _share_lower_layers(self) -> None:
+        """Compute layers that no trial changes once for all of them, where that can be."""
+        training, below = self.experiment.training, 0
+        if training.lora is not None:
+            below = frozen_below(self.policy.model, training.lora.layers)
+        if below:
+            same = self.sources.policy.digest == self.sources.reference.digest
+            backends = [self.policy, self.reference] if same else [self.policy]
+            room = training.lower_layers_bytes
+            share_lower_layers(backends, below, room, self.inputs.pairs)
 
     def _frozen(self, folder: ModelFolder) -> LogprobBackend:
         """A model that no trial changes; workers of one machine share its weights on a CPU."""

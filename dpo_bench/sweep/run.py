@@ -305,12 +305,13 @@ def _bytes_of_worker(experiment: Experiment, sources: Sources, display: Display)
     Raises:
         EnvironmentProblem: this machine has not so much.
     """
+    training = experiment.training
     if sources.device != "cpu" or is_small(sources):
-        return bytes_per_worker(sources, lora=experiment.training.lora is not None), 0
+        return bytes_per_worker(sources, lora=training.lora is not None), 0
     inputs = prepare_inputs(experiment, sources, display.phase)
     plan = memory_plan(experiment, sources, inputs)
-    require_fitting(plan, experiment.training)
-    return plan.total, shared_bytes(plan, experiment.training)
+    require_fitting(plan, training)
+    return plan.total + training.lower_layers_bytes, shared_bytes(plan, training)
 
 
 def _record(

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.cli.command import QUICK, dpo_bench, dpo_bench_here, results
@@ -46,6 +47,26 @@ def assert_adapters(out: Path) -> None:
     assert (gap <= 1e-5 * table["initial_loss_expected"].clip(lower=1)).all()
     assert (table["kl"] > 0).all()
     assert "a LoRA adapter of rank 4, alpha 8" in (out / "report.md").read_text("utf-8")
+
+
+def test_lower_layers_are_computed_once_and_nothing_shows_of_it(
+    llama_folder: Path, pairs_file: Path, tmp_path: Path
+) -> None:
+    """Training, evaluation and identities are those of a sweep that computes them in each pass."""
+    arguments = [
+        *("sweep", "--policy", llama_folder, "--preferences", pairs_file, "--losses", "dpo,kto"),
+        *("--beta", "0.3", "--workers", "1", *QUICK, *LORA, "--set=training.lora.layers=top:1"),
+    ]
+    said = dpo_bench_here(*arguments, "--out", tmp_path / "kept" / "out", "--verbose").stderr
+    assert "the lower 1 layers of LlamaForCausalLM are computed once" in said
+    none = ("--set=training.lower_layers_gib=0", "--out", tmp_path / "anew" / "out")
+    dpo_bench_here(*arguments, *none)
+    kept, anew = (results(tmp_path / one / "out") for one in ("kept", "anew"))
+    times = ["train_seconds", "evaluation_seconds"]
+    pd.testing.assert_frame_equal(kept.drop(columns=times), anew.drop(columns=times))
+    assert "of the uppermost decoder layers alone (top:1)" in (
+        tmp_path / "kept" / "out" / "report.md"
+    ).read_text("utf-8")
 
 
 @pytest.mark.slow
@@ -121,12 +142,14 @@ def test_evaluate_measures_a_kept_adapter_and_peft_loads_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layers", ["all", "top:1"])
 def test_a_killed_lora_sweep_goes_on_where_it_was(
-    llama_folder: Path, pairs_file: Path, tmp_path: Path
+    llama_folder: Path, pairs_file: Path, tmp_path: Path, layers: str
 ) -> None:
     arguments = [
         *("sweep", "--policy", llama_folder, "--preferences", pairs_file, "--losses", "dpo"),
         *("--beta", "0.1", *QUICK, *LORA, "--set=training.steps=400"),
+        f"--set=training.lora.layers={layers}",
     ]
     dpo_bench(*arguments, "--out", tmp_path / "whole" / "out")
     often = [*arguments, "--set=training.checkpoint_seconds=0.2"]

@@ -190,6 +190,7 @@ def test_the_identity_covers_all_content(field: str) -> None:
         {"losses": [{"name": "sigmoid", "beta": [0.1, 5]}]},
         {"training": {"seeds": [0, 1], "log_every": 3, "checkpoint_seconds": 1}},
         {"training": {"pairs_per_pass": 4}},
+        {"training": {"lower_layers_gib": 0}},
         {"data": {"prompt_column": "question"}},  # what it selects is part of the data's digest
         {"evaluation": {"rows_per_batch": 4}},
     ],
@@ -231,9 +232,20 @@ def test_an_adapter_counts_with_all_its_settings_and_its_absence_not_at_all() ->
         "alpha": 8.0,
         "rslora": True,
         "target_modules": ["q_proj"],
+        "layers": "top:1",
     }.items():
         assert identity(experiment(training={"lora": {key: value}})) != usual, key
     assert identity(experiment(training={"lora": {"rank": 16}})) == usual
+
+
+def test_the_layers_of_an_adapter_count_where_they_are_not_all() -> None:
+    """Results from before there were such adapters are still found."""
+    assert (
+        "layers" not in conditions(experiment(training={"lora": {}}), CONTENT)["training"]["lora"]
+    )
+    top = identity(experiment(training={"lora": {"layers": "top:0.25"}}))
+    assert top == identity(experiment(training={"lora": {"layers": "top:.250"}}))
+    assert top != identity(experiment(training={"lora": {"layers": "top:1"}}))
 
 
 def labels(**changes: Any) -> list[str]:

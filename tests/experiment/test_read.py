@@ -47,6 +47,9 @@ def test_defaults_fill_what_a_file_leaves_out() -> None:
         ),
         ({"training": {"lora": {"rank": 0}}}, r"training\.lora\.rank = 0: .*greater than or equal"),
         ({"training": {"lora": {"dropout": 0.1}}}, r"unknown key training\.lora\.dropout"),
+        ({"training": {"lora": {"layers": "top:0"}}}, r"layers = 'top:0': .*give all, top:N"),
+        ({"training": {"lora": {"layers": "top:1.5"}}}, r"layers = 'top:1\.5': .*top:SHARE"),
+        ({"training": {"lora": {"layers": "upper"}}}, r"layers = 'upper': .*such as top:0\.25"),
         (
             {"training": {"lora": {}, "reference_sync_steps": 5}},
             r"lora and reference_sync_steps do not go together",

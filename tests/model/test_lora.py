@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +15,10 @@ from torch.func import functional_call
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment.config import LoRA
 from dpo_bench.model.choose_backend import choose_backend
+from dpo_bench.model.files import ADAPTER_WEIGHTS
 from dpo_bench.model.logprobs import LogprobBackend, sum_by_row, token_logps
-from dpo_bench.model.lora import reset_adapter, with_adapter
+from dpo_bench.model.lora import frozen_below, reset_adapter, save_adapter, with_adapter
+from dpo_bench.training.weights import trained_weights
 from tests.model.architectures import tiny_model, with_exact_norms
 from tests.model.test_packed import PAIRS, naive_sums
 
@@ -157,3 +162,92 @@ def test_all_linear_spares_the_embeddings_and_names_choose() -> None:
 def test_layers_that_cannot_be_adapted_are_refused(modules: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"LlamaForCausalLM.*{message}.*down_proj, gate"):
         paths(lora=LoRA(target_modules=modules))
+
+
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def deep(**lora: Any) -> tuple[LogprobBackend, LogprobBackend]:
+    """A frozen model of four layers and the policy over it."""
+    base = choose_backend(tiny_model("llama", num_hidden_layers=4), longest=24)
+    policy = with_adapter(base, LoRA(rank=3, alpha=5.0, **lora), "the base")
+    reset_adapter(policy.model, seed=0)
+    return base, policy
+
+
+@pytest.mark.parametrize(
+    ("layers", "modules", "expected"),
+    [
+        ("top:1", "all-linear", {(3, name) for name in SEVEN}),
+        ("top:0.5", ("q_proj", "v_proj"), {(at, f"{x}_proj") for at in (2, 3) for x in "qv"}),
+        ("top:3", r".*\.mlp\.up_proj", {(at, "up_proj") for at in (1, 2, 3)}),
+        ("top:4", ("o_proj",), {(at, "o_proj") for at in range(4)}),
+    ],
+)
+def test_the_uppermost_layers_are_adapted(layers: str, modules: Any, expected: Any) -> None:
+    _, policy = deep(layers=layers, target_modules=modules)
+    parts = [name.split(".") for name in adapter_of(policy)]
+    assert {(int(part[2]), part[4]) for part in parts} == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "below"),
+    [("all", 0), ("top:1", 29), ("top:30", 0), ("top:0.25", 22), ("top:0.1", 27), ("top:.001", 29)],
+)
+def test_a_share_of_layers_is_rounded_up(wanted: str, below: int) -> None:
+    model = tiny_model("llama", num_hidden_layers=30)
+    assert frozen_below(model, wanted) == below
+
+
+def test_layers_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"top:5: LlamaForCausalLM has 4 decoder layers"):
+        deep(layers="top:5")
+    with pytest.raises(ConfigurationError, match=r"layers = top:1: .* of Linear cannot be found"):
+        frozen_below(torch.nn.Linear(2, 2), "top:1")
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        (("q_proj", "embed_tokens"), "model.embed_tokens lie outside"),
+        (("lm_head",), "lm_head lie outside"),
+        (r".*\.0\.mlp\.up_proj", "nothing of that lies in layers = top:1"),
+        (("q_proj", "k_prj"), "no linear layer called k_prj"),
+    ],
+)
+def test_modules_that_are_in_no_upper_layer_are_refused(modules: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        deep(layers="top:1", target_modules=modules)
+
+
+def test_the_upper_layers_are_those_of_peft(tmp_path: Path) -> None:
+    """`layers_to_transform` names the same modules, and peft reads what is saved here."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    base, policy = deep(layers="top:2")
+    disturb(policy)
+    ids = torch.tensor([[3, 5, 7, 11, 13]])
+    expected = policy.model(input_ids=ids).logits
+    options: Any = {"r": 3, "lora_alpha": 5, "target_modules": list(SEVEN)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs: Any = get_peft_model(
+            copy.deepcopy(base.model), LoraConfig(layers_to_transform=[2, 3], **options)
+        )
+    own = {f"base_model.model.{name}": value for name, value in adapter_of(policy).items()}
+    found = {name: one for name, one in theirs.named_parameters() if one.requires_grad}
+    assert set(own) == set(found)
+    with torch.no_grad():
+        for name, one in found.items():
+            one.copy_(own[name])
+    assert torch.equal(theirs(input_ids=ids).logits, expected)
+
+    save_adapter(policy.model, tmp_path, trained_weights(policy.model))
+    assert (tmp_path / ADAPTER_WEIGHTS).is_file()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what peft asks a model is deprecated
+        loaded: Any = PeftModel.from_pretrained(
+            copy.deepcopy(base.model), tmp_path, autocast_adapter_dtype=False
+        )
+    assert torch.equal(loaded(input_ids=ids).logits, expected)
+    assert not torch.equal(base.model(input_ids=ids).logits, expected)

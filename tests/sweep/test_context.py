@@ -125,6 +125,21 @@ def test_a_reference_that_cannot_be_packed_keeps_the_policy_padded(
     assert context.policy.name == context.reference.name == "hidden"
 
 
+def test_lower_layers_are_shared_with_a_reference_of_the_same_weights_alone(
+    llama_folder: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    training = {"steps": 2, "lora": {"rank": 2, "layers": "top:1"}}
+    same, _ = open_bench(llama_folder, pairs_file, training=training)
+    assert same.policy.lower is not None
+    assert same.policy.lower is same.reference.lower
+    other = tiny_folder(tmp_path_factory, "llama", seed=1)
+    context, _ = open_bench(llama_folder, pairs_file, training=training, reference=str(other))
+    assert context.policy.lower is not None
+    assert context.reference.lower is None
+    everywhere, _ = open_bench(llama_folder, pairs_file, training={"steps": 2, "lora": {}})
+    assert everywhere.policy.lower is None
+
+
 def test_lora_takes_the_reference_that_full_training_left_in_the_cache(
     llama_folder: Path, pairs_file: Path
 ) -> None:
