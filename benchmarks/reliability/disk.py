@@ -10,6 +10,7 @@ import errno
 import random
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,7 @@ def run(root: Path, seconds: float, count: int = 10_000, seed: int = 0) -> dict[
         for place in ("runs", "cache")
         for operation in ERRORS
     }
-    faults = _faults(found)
-    random.Random(seed).shuffle(faults)
+    faults = _in_turn(_faults(found), random.Random(seed))
     tried = 0
     for fault in faults[:count]:
         if time.monotonic() > started + seconds:
@@ -122,6 +122,17 @@ def _faults(found: dict[tuple[str, str], Operation]) -> list[Fault]:
             error = errors[nth % len(errors)]
             faults.append(Fault(place, operation, nth, error, nth % 3 == 0))
     return faults
+
+
+def _in_turn(faults: list[Fault], draw: random.Random) -> list[Fault]:
+    """In a random order that goes over the operations in turn, so that none is left out."""
+    draw.shuffle(faults)
+    seen: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for fault in faults:
+        seen[fault.place, fault.operation] += 1
+        ranked.append((seen[fault.place, fault.operation], fault))
+    return [fault for _, fault in sorted(ranked, key=lambda one: one[0])]
 
 
 def _folder(lab: Lab, place: str) -> Path:

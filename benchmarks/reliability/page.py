@@ -51,6 +51,11 @@ def damage(found: Found) -> Iterator[str]:
         if one["tried"]:
             cells = [one[name] for name in ("tried", "noticed", "harmless", "told", "mended")]
             yield f"| `{kind}` | {' | '.join(map(str, cells))} |"
+    yield ""
+    yield (
+        "Not among them, because this sweep has none: judges' answers, models converted or merged, "
+        "weights that workers share; they are published and read by the same functions."
+    )
     yield from _wrong([text for one in found["kinds"].values() for text in one["wrong"]])
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from dpo_bench.analysis.lost_verdicts import MOST_LOST
 from dpo_bench.analysis.moved import unmoved_in_words
 from dpo_bench.analysis.results import SUMMARY
+from dpo_bench.storage import read_bytes
 from dpo_bench.sweep.doubts import doubts
 from dpo_bench.sweep.run import SweepOutcome
 from dpo_bench.wording import counted
@@ -97,7 +98,7 @@ def _causes(results: pd.DataFrame) -> Iterator[str]:
 
 def _opening(file: Path) -> list[str]:
     """The sentences that the report begins with."""
-    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return read_bytes(file).decode("utf-8").splitlines() if file.is_file() else []
 
 
 def print_doubts(reference: Path, console: Console, *, judged: bool) -> None:
