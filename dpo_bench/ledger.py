@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TABLES = ("experiment", "conditions", "versions", "hashes", "data", "plan", "computing")
+SECTIONS = ("training", "evaluation", "comparison", "search", "world")
+LISTS = ("trials", "notes")
+"""Parts of a sweep's record, and of the experiment in it."""
+
 
 class Ledger:
     """The digests of a folder's own files.
@@ -140,7 +145,7 @@ def read_twice(path: Path) -> dict[str, Any]:
         DamagedError: both are damaged, or one is and the other is missing.
     """
     try:
-        return read_record(path)
+        return _of_right_kinds(read_record(path), path)
     except FileNotFoundError:
         return _read_copy(path)
     except DamagedError:
@@ -153,7 +158,22 @@ def read_twice(path: Path) -> dict[str, Any]:
 
 
 def _read_copy(path: Path) -> dict[str, Any]:
-    return read_record(copy_of(path))
+    return _of_right_kinds(read_record(copy_of(path)), copy_of(path))
+
+
+def _of_right_kinds(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A record whose parts are tables and lists where they are to be.
+
+    Of older versions no digest tells that one was changed.
+    """
+    settings = record.get("experiment") or {}
+    tables = [record.get(name) for name in TABLES]
+    tables += [settings.get(name) for name in SECTIONS] if isinstance(settings, dict) else []
+    lists = [record.get(name) for name in LISTS]
+    fits = all(isinstance(one or {}, dict) for one in tables)
+    if not fits or not all(isinstance(one or [], list) for one in lists):
+        raise damaged(path, " (a part of it is of another kind)")
+    return record
 
 
 def copy_of(path: Path) -> Path:

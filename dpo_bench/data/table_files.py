@@ -144,12 +144,13 @@ def _read_parquet(path: Path, label: str) -> Rows:
         if isinstance(problem, OSError) and problem.errno is not None:
             raise  # the machine's fault; Arrow reports a wrong checksum as an OSError without errno
         raise DataError(f"{label}: not a readable Parquet file ({_first_line(problem)}).") from None
-    if len(set(table.column_names)) < table.num_columns:
-        raise DataError(f"{label}: two columns have the same name.")
     try:
-        return Rows.numbered(label, table.to_pylist())
+        names, rows = table.column_names, table.to_pylist()
     except ValueError as problem:  # text that is no UTF-8, which Parquet does not look at
         raise DataError(f"{label}: a value cannot be read ({_first_line(problem)}).") from None
+    if len(set(names)) < len(names):
+        raise DataError(f"{label}: two columns have the same name.")
+    return Rows.numbered(label, rows)
 
 
 def _bytes_of(metadata: Any) -> int:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from dpo_bench.disk import flock
 from dpo_bench.errors import ConfigurationError, DamagedError, LockedError, StorageError
@@ -294,7 +294,7 @@ class Store:
             values = {**sealed.fields, "artefacts": sealed.artefacts or {}}
             # As JSON: of Python's values, strictly, a class is made of no mapping.
             manifest = _MANIFEST.validate_json(canonical_json(values), strict=True)
-        except (FileNotFoundError, DamagedError, ValidationError):
+        except (FileNotFoundError, DamagedError, ValueError):  # also NaN, which is never written
             return None
         return manifest if manifest.trial == trial else None
 
