@@ -185,7 +185,7 @@ def test_a_lost_machine_fails_its_trial_only(
         *(f"--set=training.steps={STEPS}", "--set=training.checkpoint_seconds=0.2"),
     ]
     with running([*source, *more], out) as process:
-        wait_until(lambda: len(checkpoints(out)) == 2, 180)
+        wait_until(lambda: len({one.parent for one in checkpoints(out)}) == 2, 180)
         (lost,) = cluster.worker_nodes
         cluster.remove_node(lost, allow_graceful=False)
         _, message = process.communicate(timeout=400)
