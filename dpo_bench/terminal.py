@@ -14,7 +14,7 @@ from rich.segment import Segment
 
 from dpo_bench.wording import visible
 
-MOST_CHARACTERS = 1000
+MOST_CHARACTERS = 600
 """Of a line of a complaint; of a longer one the middle is left out."""
 
 
@@ -36,7 +36,7 @@ def complaint(text: str) -> str:
     """An error's message as it is shown: visible, and no line longer than can be read.
 
     >>> len(complaint("unknown loss " + 5000 * "x" + ": see the list"))
-    1001
+    601
     """
     return "\n".join(map(_shortened, visible(text).splitlines()))
 

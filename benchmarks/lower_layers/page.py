@@ -48,8 +48,9 @@ reward, under the first condition."""
 
 POWER = """What this could not have seen: an interval of tau as wide as the last rows' says that the
 rankings themselves are not known better; losses that lie closer together than noise have no order
-that could survive. Resampling adds its own noise to that of the data, so that tau's intervals lie
-low: they err towards "not the same"."""
+that could survive. Losses that are far apart, trained longer and with more seeds, would say more;
+that was not measured. Resampling adds its own noise to that of the data, so that tau's intervals lie
+low: they err towards "not the same". Each learning rate is one that was taken, not tuned."""
 
 
 def write_page(folder: Path, plan: Study = WORLD) -> Path:
@@ -117,7 +118,11 @@ def _repeated(taus: pd.DataFrame) -> str:
     if again.empty:
         return "no condition was repeated with other seeds"
     found = ", ".join(f"{_tau(row)} at KL {row['kl']:g}" for _, row in again.iterrows())
-    return f"the ranking by training of all weights, repeated with other seeds, has {found}"
+    known = "" if (again["low"] > ALIKE).all() else (
+        "; where not even a repetition is shown to keep its order, the order of these losses is not"
+        " known well enough for its loss to be seen"
+    )  # fmt: skip
+    return f"the ranking by training of all weights, repeated with other seeds, has {found}{known}"
 
 
 def _study(folder: Path, plan: Study, facts: dict[str, float]) -> Iterator[str]:
@@ -134,7 +139,8 @@ def _study(folder: Path, plan: Study, facts: dict[str, float]) -> Iterator[str]:
         f" ({', '.join(plan.losses)}), {plan.training['steps']} steps of"
         f" {plan.training['pairs_per_step']} pairs, {plan.evaluation['prompts']} prompts with"
         f" {plan.evaluation['samples_per_prompt']} responses: {spent:.0f} minutes of one thread for"
-        f" training and evaluation, {facts.get(plan.name, 0) / 60:.0f} in all."
+        f" training and evaluation, {facts.get(plan.name, 0) / 60:.0f} in all, on a machine with"
+        " other work."
         " Strengths that lead to the KLs were searched for by condition.\n"
     )
     yield "| condition | learning rate | seeds | trials |"
@@ -170,10 +176,11 @@ def _study(folder: Path, plan: Study, facts: dict[str, float]) -> Iterator[str]:
 
 def _few(folder: Path, plan: Study, facts: dict[str, float]) -> Iterator[str]:
     file = folder / f"{plan.name}-{FEW}"
-    if not file.is_file():
-        return
     spent = facts.get(plan.name, 0) / 60
     yield f"## {plan.title[0].upper()}{plan.title[1:]}\n"
+    if not file.is_file():
+        yield "Not run: of this model only time and memory are measured, below.\n"
+        return
     yield (
         f"That it runs on a real language model, and no more: {plan.training['steps']} steps of"
         f" {plan.training['pairs_per_step']} pairs, one strength, one seed,"
@@ -216,8 +223,10 @@ def _speed(folder: Path, facts: dict[str, float]) -> Iterator[str]:
         "CPU seconds (`time.process_time`) of a trial of one worker, the reference's log-probs and"
         " what was tried before the first trial among them, and the most memory that its process"
         " held beyond its imports. The three workers take turns trial by trial, each with one"
-        f" thread, on a {processor()}; the median of repetitions, with their range. No evaluation."
-        f" {checked(kept)}\n"
+        f" thread, on a {processor()} with other work, which lengthens all of them: what counts is"
+        " how they compare. The median of repetitions, with their range. No evaluation."
+        " *Lower layers in each pass* is a pass of all layers; *each further* is a trial behind the"
+        f" first. {checked(kept)}\n"
     )
     yield from lines(kept)
     yield f"\n(In {facts.get('speed', 0) / 60:.0f} minutes.)"

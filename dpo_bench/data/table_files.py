@@ -140,7 +140,7 @@ def _read_parquet(path: Path, label: str) -> Rows:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         require_fitting(_bytes_of(file.metadata), label)
         table = file.read()
-    except (pa.ArrowException, OSError) as problem:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
         if isinstance(problem, OSError) and problem.errno is not None:
             raise  # the machine's fault; Arrow reports a wrong checksum as an OSError without errno
         raise DataError(f"{label}: not a readable Parquet file ({_first_line(problem)}).") from None

@@ -289,3 +289,12 @@ def test_a_small_table_of_very_many_rows_is_refused(
     assert file.stat().st_size < 10_000
     with pytest.raises(DataError, match="take a part of it"):
         read_file(file, "bomb.parquet")
+
+
+def test_a_column_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Parquet keeps names as bytes, and looks at none of them."""
+    file = tmp_path / "odd.parquet"
+    pq.write_table(pa.table({"prompt": ["a"]}), file, store_schema=False)
+    file.write_bytes(file.read_bytes().replace(b"prompt", b"pro\x84pt"))
+    with pytest.raises(DataError, match="odd.parquet"):
+        read_file(file, "odd.parquet")
