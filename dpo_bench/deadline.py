@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from types import FrameType
 
 
-class DeadlineError(Exception):
-    """The block was not done in time; its traceback ends where it was."""
+class DeadlineError(BaseException):
+    """The block was not done in time; its traceback ends where it was.
+
+    No `Exception`: code that is not ours, and the checks of it, go on after those.
+    """
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -38,3 +39,14 @@ def test_in_another_thread_there_is_no_limit() -> None:
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def test_code_that_catches_whatever_is_raised_is_ended_too() -> None:
+    with pytest.raises(DeadlineError), deadline(0.1):
+        _go_on_after_errors()
+
+
+def _go_on_after_errors() -> None:
+    for _ in range(1000):
+        with contextlib.suppress(Exception):
+            time.sleep(10)
