@@ -129,6 +129,7 @@ def test_a_search_comes_to_the_trials_of_the_local_executor(
 def test_results_are_those_of_the_local_executor(source: tuple[str, ...], tmp_path: Path) -> None:
     outs = [tmp_path / name / "out" for name in ("local", "ray")]
     more = ("--losses", "dpo,ipo", "--beta", "0.1,0.5", "--reward", "vader", *QUICK)
+    more += ("--set=keep_policies=true",)
     for out in outs:
         done = dpo_bench(
             *(*source, *more, "--executor", out.parent.name, "--workers", 2, "--out", out)
@@ -137,6 +138,7 @@ def test_results_are_those_of_the_local_executor(source: tuple[str, ...], tmp_pa
     tables = [results(out).drop(columns=TIMES) for out in outs]
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
     assert tables[0]["status"].tolist() == ["done"] * 4
+    assert_same_policies(*outs)
     assert "every file is as it was written" in dpo_bench("status", outs[1], "--verify").stdout
     assert not list(outs[1].glob(".seen*"))
 
