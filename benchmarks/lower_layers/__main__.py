@@ -54,7 +54,7 @@ def study(plan: Study, out: Path, work: Path) -> None:
         for loss, why in level.reasons.items()
     ]
     tables = {
-        "rewards": pd.DataFrame(values),
+        "rewards": pd.DataFrame(values, columns=["condition", "kl", "loss", "reward", "seeds"]),
         "missing": pd.DataFrame(missing, columns=["condition", "kl", "loss", "reason"]),
         "agreement": agreement(readings),
         "verdicts": verdicts(sweeps, plan.levels),

@@ -49,8 +49,8 @@ reward, under the first condition."""
 POWER = """What this could not have seen: an interval of tau as wide as the last rows' says that the
 rankings themselves are not known better; losses that lie closer together than noise have no order
 that could survive. Losses that are far apart, trained longer and with more seeds, would say more;
-that was not measured. Resampling adds its own noise to that of the data, so that tau's intervals
-lie low: they err towards "not the same". Each learning rate is one that was taken, not tuned."""
+that was not measured. Resampling adds its own noise to that of the data, so that the intervals of
+tau lie low: they err towards "not the same". Each learning rate was taken, not tuned."""
 
 
 def write_page(folder: Path, plan: Study = WORLD) -> Path:

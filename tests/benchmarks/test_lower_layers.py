@@ -180,14 +180,20 @@ def test_a_small_study_runs_to_its_page(tmp_path: Path) -> None:
         losses=("dpo", "hinge"),
         policy=Recipe(layers=2, steps=40, width=32, feed_forward=48),
         conditions={
-            WHOLE: Condition({"learning_rate": 3e-3}, (0,)),
-            FULL: Condition({"learning_rate": 1e-2, "lora": lora}, (0,)),
-            UPPER: Condition({"learning_rate": 1e-2, "lora": {**lora, "layers": "top:1"}}, (0,)),
+            WHOLE: Condition({"learning_rate": 1.2e-3}, (0,)),
+            FULL: Condition({"learning_rate": 6e-3, "lora": lora}, (0,)),
+            UPPER: Condition({"learning_rate": 3e-2, "lora": {**lora, "layers": "top:1"}}, (0,)),
         },
         training={"pairs_per_step": 8, "steps": 10},
-        evaluation={"prompts": 8, "reference_samples": 4, "max_new_tokens": 8, "resamples": 100},
-        levels=(0.05, 0.1),
-        search={"trials_per_loss": 8},
+        evaluation={
+            "prompts": 8,
+            "samples_per_prompt": 2,
+            "reference_samples": 4,
+            "max_new_tokens": 8,
+            "resamples": 100,
+        },
+        levels=(0.1, 0.4),
+        search={"trials_per_loss": 12},
     )
     study(plan, tmp_path, tmp_path / "sweeps")
     page = write_page(tmp_path, plan).read_text("utf-8")
