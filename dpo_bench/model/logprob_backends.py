@@ -203,8 +203,8 @@ class LogprobBackend(ABC):
 
         In bf16 a matrix product is rounded in a way that goes with its size. Where all passes are
         of one size, a text's log-probs have the same bits whatever shares its pass, and a policy
-        that equals its reference has log-ratios of exactly zero. In fp32 it has that anyway, on a
-        CPU.
+        that equals its reference has log-ratios of exactly zero. In fp32 only last bits go with it
+        (hidden states of width 576: up to 2e-5).
         """
         return self.packs and self.precision == "bf16"
 
