@@ -115,7 +115,9 @@ class _Voice:
 
     def progress(self, phase: str, done: int, total: int) -> None:
         if self.should_stop():
-            if phase != TRAINING:
+            if phase == SAVING:
+                self.send(Event("progress", phase, done, total))
+            elif phase != TRAINING:
                 raise SystemExit
             return
         now = time.monotonic()

@@ -129,6 +129,26 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert checkpoints(out) == []
 
 
+def test_ctrl_c_saves_what_no_checkpoint_has_yet(
+    arguments: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    late = [*arguments, "--set=training.checkpoint_seconds=1000"]
+    with running([*late, "--log-json"], out) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if '"training"' in line:
+                break
+        assert checkpoints(out) == []
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+    (checkpoint,) = checkpoints(out)
+    assert checkpoint.name != f"step-{STEPS}"
+    dpo_bench_here(*late, "--out", out)
+    assert_same(out, uninterrupted)
+
+
 def test_ctrl_c_while_workers_are_being_made_ends_in_one_line(
     arguments: list[str], tmp_path: Path
 ) -> None:

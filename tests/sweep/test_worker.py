@@ -14,7 +14,7 @@ from dpo_bench.experiment import PlannedTrial
 from dpo_bench.model.ranks import Ranks
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import Ended
-from dpo_bench.sweep.worker import Event, _serve, _Voice, _why
+from dpo_bench.sweep.worker import SAVING, Event, _serve, _Voice, _why
 
 
 class Wire:
@@ -58,6 +58,8 @@ def test_a_stop_waits_for_the_trainer_and_ends_anything_else() -> None:
     voice = _Voice(wire, lambda: True)
     voice.progress("training", 3, 10)
     assert wire.heard == [], "the trainer saves and stops by itself"
+    voice.progress(SAVING, 0, 1)
+    assert [word.text for word in wire.heard] == [SAVING], "which may take long: it is said"
     with pytest.raises(SystemExit):
         voice.progress("sampling", 3, 10)
 
