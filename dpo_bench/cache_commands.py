@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from dpo_bench.cache import DAY, KINDS, Entry, damage, entries, prune, remove_old_leftovers
 from dpo_bench.disk import storage_error
 from dpo_bench.errors import ConfigurationError
 from dpo_bench.storage import cache_root
+from dpo_bench.terminal import Terminal, say
 from dpo_bench.wording import counted
 
 app = typer.Typer(
@@ -37,7 +37,7 @@ def list_entries() -> None:
             used = time.strftime("%Y-%m-%d", time.localtime(max(one.used for one in own)))
             table.add_row(kind, str(len(own)), _megabytes(own), used, meaning)
     table.add_row("all", str(len(found)), _megabytes(found), "", str(cache_root()))
-    Console().print(table)
+    Terminal().print(table)
 
 
 @app.command()
@@ -46,17 +46,19 @@ def check() -> None:
 
     A damaged entry is made anew by the next sweep that needs it.
     """
+    console = Terminal()
     found = list(entries())
     damaged = [(one, wrong) for one in found if (wrong := damage(one))]
     for one, wrong in damaged:
-        _say(f"DAMAGED: {one.path} ({', '.join(wrong)})")
+        say(console, f"DAMAGED: {one.path} ({', '.join(wrong)})")
     if damaged:
-        _say(
+        say(
+            console,
             f"{counted(len(damaged), 'entry', 'entries')} damaged: a sweep that needs one makes it "
-            "anew; `dpo-bench cache prune --damaged` removes them."
+            "anew; `dpo-bench cache prune --damaged` removes them.",
         )
         raise typer.Exit(1)
-    _say(f"{counted(len(found), 'entry', 'entries')}, every file as it was written.")
+    say(console, f"{counted(len(found), 'entry', 'entries')}, every file as it was written.")
 
 
 @app.command("prune")
@@ -77,13 +79,14 @@ def prune_entries(
         raise ConfigurationError("cache prune: give one of --older-than DAYS, --damaged and --all.")
     before = time.time() - DAY * (older_than or 0.0)
     chosen = (one for one in entries() if (damage(one) if damaged else one.used <= before))
+    console = Terminal()
     removed, in_use = _prune(chosen)
     leftovers = remove_old_leftovers()
-    _say(f"removed {counted(len(removed), 'entry', 'entries')}, {_megabytes(removed)} MB.")
+    say(console, f"removed {counted(len(removed), 'entry', 'entries')}, {_megabytes(removed)} MB.")
     if in_use:
-        _say(f"{counted(len(in_use), 'entry', 'entries')} left: a running sweep uses them.")
+        say(console, f"{counted(len(in_use), 'entry', 'entries')} left: a running sweep uses them.")
     if leftovers:
-        _say(f"removed {counted(len(leftovers), 'leftover')} of killed runs.")
+        say(console, f"removed {counted(len(leftovers), 'leftover')} of killed runs.")
 
 
 def _prune(chosen: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -101,7 +104,3 @@ def _prune(chosen: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
 
 def _megabytes(found: Iterable[Entry]) -> str:
     return f"{sum(one.size for one in found) / 1e6:.1f}"
-
-
-def _say(text: str) -> None:
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -32,6 +32,11 @@ class Terminal(Console):
                 yield Segment(visible(segment.text), segment.style)
 
 
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: no markup in it, no wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def complaint(text: str) -> str:
     """An error's message as it is shown: visible, and no line longer than can be read.
 

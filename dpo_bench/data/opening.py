@@ -15,6 +15,8 @@ from typing import Any
 from dpo_bench.errors import DataError
 from dpo_bench.resources import available_memory
 
+BLOCK = 1 << 20
+"""Bytes that are read at once."""
 PARTS_OF_MEMORY = 8
 """Data may take one of them."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -72,7 +74,7 @@ def open_data(path: Path, label: str) -> Iterator[io.BufferedReader]:
     opener = DECOMPRESSORS.get(path.suffix.lower())
     try:
         with opener(path) if opener else path.open("rb") as opened:
-            stream: Any = io.BufferedReader(_Bounded(opened, label))
+            stream: Any = io.BufferedReader(_Bounded(opened, label), BLOCK)
             start = stream.peek(len(BYTE_ORDER_MARK))
             if start.startswith(UTF_16) or b"\0" in start[:2]:
                 raise DataError(
@@ -99,17 +101,17 @@ def most_bytes() -> int:
     return available_memory() // PARTS_OF_MEMORY
 
 
-def require_fitting(size: int, label: str) -> None:
+def require_fitting(size: int, most: int, label: str) -> None:
     """Refuse data that this machine's memory does not hold.
 
     Args:
         size: bytes, uncompressed.
+        most: from `most_bytes`.
         label: how messages call it.
 
     Raises:
         DataError: they are too many.
     """
-    most = most_bytes()
     if size > most:
         raise DataError(
             f"{label} holds more than {most / 2**30:.1f} GiB, uncompressed, an eighth of this "
@@ -123,6 +125,7 @@ class _Bounded(io.RawIOBase):
     def __init__(self, inner: Any, label: str) -> None:
         self.inner = inner
         self.label = label
+        self.most = most_bytes()
         self.read_so_far = 0
 
     def readable(self) -> bool:
@@ -132,7 +135,7 @@ class _Bounded(io.RawIOBase):
         """As the inner stream, up to the limit."""
         found: bytes = self.inner.read(len(buffer))
         self.read_so_far += len(found)
-        require_fitting(self.read_so_far, self.label)
+        require_fitting(self.read_so_far, self.most, self.label)
         buffer[: len(found)] = found
         return len(found)
 

@@ -19,6 +19,7 @@ from dpo_bench.data.opening import (
     DECOMPRESSORS,
     OTHER_ENCODING,
     kind_of,
+    most_bytes,
     open_data,
     refuse_pointer,
     require_fitting,
@@ -138,7 +139,7 @@ def _read_parquet(path: Path, label: str) -> Rows:
     refuse_pointer(path, label)
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
-        require_fitting(_bytes_of(file.metadata), label)
+        require_fitting(_bytes_of(file.metadata), most_bytes(), label)
         table = file.read()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
         if isinstance(problem, OSError) and problem.errno is not None:
@@ -157,10 +158,7 @@ def _bytes_of(metadata: Any) -> int:
     """About what a Parquet file's values take: repeated ones hardly any room in the file itself."""
     groups = (metadata.row_group(at) for at in range(metadata.num_row_groups))
     return sum(
-        max(
-            group.total_byte_size,
-            group.num_rows * group.num_columns * BYTES_PER_VALUE,
-        )
+        max(group.total_byte_size, group.num_rows * group.num_columns * BYTES_PER_VALUE)
         for group in groups
     )
 

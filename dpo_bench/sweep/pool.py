@@ -56,6 +56,11 @@ class _Worker:
     is_told: bool = False
 
     @property
+    def waits(self) -> bool:
+        """Whether it has no place yet, so that nothing is expected of it."""
+        return self.last.text.startswith(WAITING) and self.last.done < self.last.total
+
+    @property
     def where(self) -> str:
         """What it was at when it was last heard, for people."""
         count = f", {self.last.done} of {self.last.total}" if self.last.total else ""
@@ -66,7 +71,7 @@ class Pool:
     """Runs tasks on workers.
 
     What a message costs does not grow with the number of workers: nothing here looks at all of them
-    but the start and the end.
+    but the start, the end, and once a second the watch over their silence.
 
     Args:
         executor: makes the workers.
@@ -139,14 +144,18 @@ class Pool:
 
     def _hear(self, worker: _Worker, message: Message) -> None:
         """Handle a message, and keep in mind that the worker is alive."""
+        silent = self.silence.broken(worker.heard) if self._is_expected(worker) else 0.0
         if isinstance(message, Event) and message.kind == "progress":
             if message.text != worker.last.text:
                 worker.pace = 0.0
             worker.last = message
-        if worker not in self.idle:
-            worker.pace = max(worker.pace, self.silence.broken(worker.heard))
+        worker.pace = max(worker.pace, silent)
         worker.heard, worker.is_told = self.silence.now, False
         self._handle(worker, message)
+
+    def _is_expected(self, worker: _Worker) -> bool:
+        """Whether a worker is to say something: it has work, and a place to do it."""
+        return worker not in self.idle and not worker.waits
 
     def _watch(self) -> None:
         """Give up workers that hang or take too long, and say which are silent."""
@@ -154,9 +163,7 @@ class Pool:
         if now - self.watched < SECONDS_TO_LISTEN:
             return
         self.watched = now
-        for worker in list(self.workers.values()):
-            if worker in self.idle or worker.last.text.startswith(WAITING):
-                continue
+        for worker in filter(self._is_expected, list(self.workers.values())):
             silent, taken = now - worker.heard, now - worker.begun
             if silent > self.silence.limit:
                 self._died(worker, StalledError(worker.where, silent, worker.channel.place()))

@@ -324,6 +324,20 @@ def test_a_worker_that_waits_for_a_place_is_waited_for() -> None:
     assert Script(well, lambda number: [waits, 9999.0, READY]).run("a", workers=1).dead == []
 
 
+def test_waiting_for_a_place_is_no_silence_that_a_limit_follows() -> None:
+    waits = Event("progress", f"{WAITING} (1 CPU)", 0, 1)
+    script = Script(lambda worker, name: [TRAINING, 700.0], lambda number: [waits, 9999.0, READY])
+    script.run("a", workers=1)
+    assert script.dead[0][1].startswith("no progress for 601 s")
+
+
+def test_a_worker_that_has_found_its_place_is_expected_to_speak() -> None:
+    placed = Event("progress", f"{WAITING} (1 CPU)", 1, 1)
+    script = Script(well, lambda number: [placed, 700.0])
+    with pytest.raises(WorkerDiedError, match="no progress for 601 s"):
+        script.run("a", workers=1)
+
+
 def test_time_in_which_the_sweep_itself_stood_still_is_no_silence() -> None:
     """A machine that slept, a process that was stopped."""
     script = Script(lambda worker, name: [TRAINING, 5.0, Event("ended")])

@@ -7,7 +7,6 @@ beside it.
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -27,6 +26,8 @@ def die_with_parent() -> None:
     if parent is None:
         return
     if sys.platform == "linux":
+        import fcntl
+
         pipe = parent.sentinel
         fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)

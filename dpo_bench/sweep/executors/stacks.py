@@ -11,7 +11,8 @@ import sysconfig
 import time
 from pathlib import Path
 
-SIGNAL = signal.SIGUSR1
+SIGNAL = getattr(signal, "SIGUSR1", None)
+"""None on a system that has no such signals: nothing is answered there."""
 SECONDS_TO_ANSWER = 2.0
 FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$', re.MULTILINE)
 INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
@@ -22,7 +23,8 @@ def answer_into(file: Path) -> None:
 
     It is written by the handler itself, so also while a library holds the interpreter.
     """
-    faulthandler.register(SIGNAL, file=file.open("w"), all_threads=False)
+    if SIGNAL is not None:
+        faulthandler.register(SIGNAL, file=file.open("w"), all_threads=False)
 
 
 def place_of(pid: int, file: Path) -> str:
@@ -31,6 +33,8 @@ def place_of(pid: int, file: Path) -> str:
     It is the innermost line that is not of Python's library or of an installed package; empty where
     it does not answer.
     """
+    if SIGNAL is None:
+        return ""
     with contextlib.suppress(OSError):
         before = file.stat().st_size
         os.kill(pid, SIGNAL)
