@@ -1,20 +1,20 @@
-"""``dpo-bench cache``: what is kept between sweeps, listed, checked and removed."""
+"""``dpo-bench cache``: what is kept between sweeps, listed, checked and removed.
+
+As in `dpo_bench.cli`, imports wait until a command needs them.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
 
-from dpo_bench.cache import DAY, KINDS, Entry, damage, entries, prune, remove_old_leftovers
-from dpo_bench.disk import storage_error
 from dpo_bench.errors import ConfigurationError
-from dpo_bench.storage import cache_root
-from dpo_bench.terminal import Terminal, say
-from dpo_bench.wording import counted
+
+if TYPE_CHECKING:
+    from dpo_bench.cache import Entry
 
 app = typer.Typer(
     name="cache",
@@ -28,6 +28,12 @@ app = typer.Typer(
 @app.command("list")
 def list_entries() -> None:
     """Show what is kept, kind by kind: entries, size, last use."""
+    from rich.table import Column, Table
+
+    from dpo_bench.cache import KINDS, entries
+    from dpo_bench.storage import cache_root
+    from dpo_bench.terminal import Terminal
+
     table = Table(
         "kind", *(Column(name, justify="right") for name in ("entries", "MB", "last used")), "what"
     )
@@ -46,6 +52,10 @@ def check() -> None:
 
     A damaged entry is made anew by the next sweep that needs it.
     """
+    from dpo_bench.cache import damage, entries
+    from dpo_bench.terminal import Terminal, say
+    from dpo_bench.wording import counted
+
     console = Terminal()
     found = list(entries())
     damaged = [(one, wrong) for one in found if (wrong := damage(one))]
@@ -75,6 +85,10 @@ def prune_entries(
 
     Answers of a judge that was paid are entries too: removed, they are asked, and paid, again.
     """
+    from dpo_bench.cache import DAY, damage, entries, remove_old_leftovers
+    from dpo_bench.terminal import Terminal, say
+    from dpo_bench.wording import counted
+
     if (older_than is not None) + damaged + everything != 1:
         raise ConfigurationError("cache prune: give one of --older-than DAYS, --damaged and --all.")
     before = time.time() - DAY * (older_than or 0.0)
@@ -90,6 +104,10 @@ def prune_entries(
 
 
 def _prune(chosen: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+    from dpo_bench.cache import prune
+    from dpo_bench.disk import storage_error
+    from dpo_bench.storage import cache_root
+
     removed: list[Entry] = []
     in_use: list[Entry] = []
     for one in chosen:

@@ -20,6 +20,10 @@ def tell_nobody(done: int, total: int) -> None:
     """Report nothing."""
 
 
+TRAINING, SAVING = "training", "saving"
+"""Phases of a trainer; the second is told when it saves because it was asked to stop."""
+
+
 def quiet(phase: str, done: int, total: int) -> None:
     """Report nothing."""
 

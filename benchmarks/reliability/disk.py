@@ -88,10 +88,7 @@ def run(root: Path, seconds: float, count: int = 10_000, seed: int = 0) -> dict[
     """
     started = time.monotonic()
     lab = Lab(root / "lab", QUICK)
-    whole = lab.sweep()
-    if whole.code != 0:
-        raise RuntimeError(whole.said)
-    lab.save(WHOLE)
+    lab.whole_sweep(WHOLE)
     found = {
         (place, operation): Operation(_points(lab, place, operation))
         for place in ("runs", "cache")

@@ -17,7 +17,7 @@ import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,7 @@ def run(root: Path, seconds: float, count: int | None = None, seed: int = 0) -> 
     """
     started = time.monotonic()
     lab = Lab(root / "lab", QUICK)
-    whole = lab.sweep()
-    if whole.code != 0:
-        raise RuntimeError(whole.said)
+    lab.whole_sweep("whole")
     kinds: dict[str, tuple[float, Callable[[Path, random.Random], Iterator[Case]]]] = {
         "experiment files and flags": (0.35, experiments),
         "preference data": (0.35, pairs),
@@ -304,7 +302,7 @@ def _models(good: Path, place: Path, generator: random.Random) -> Iterator[Case]
     from dpo_bench.model.load import load_model, load_tokenizer
     from dpo_bench.model.source import resolve_model
 
-    names = [file.name for file in good.iterdir()]
+    names = [file.relative_to(good) for file in good.iterdir()]
 
     def run() -> None:
         found = resolve_model(str(place), world=World())
@@ -315,17 +313,25 @@ def _models(good: Path, place: Path, generator: random.Random) -> Iterator[Case]
         load_model(found.path, "cpu")
 
     while True:
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(good, place)
-        file = place / generator.choice(names)
-        content = file.read_bytes()
-        if file.suffix == ".json" and generator.random() < 0.7:
-            file.write_bytes(as_json(changed_value(json.loads(content), generator)))
-        elif generator.random() < 0.1:
-            file.unlink()
-        else:
-            file.write_bytes(changed_bytes(content, generator))
+        _copy_changed(good, place, names, generator)
         yield run
+
+
+def _copy_changed(good: Path, place: Path, names: Sequence[Path], generator: random.Random) -> None:
+    """A copy of a folder, one of these files of which is changed or missing."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(good, place)
+    file = place / generator.choice(names)
+    content = file.read_bytes()
+    if file.suffix == ".json" and generator.random() < 0.7:
+        value = changed_value(json.loads(content), generator)
+        if isinstance(value, dict) and generator.random() < 0.7:
+            value.pop(DIGEST, None)  # as older versions wrote it: nothing tells that it changed
+        file.write_bytes(as_json(value))
+    elif generator.random() < 0.1:
+        file.unlink()
+    else:
+        file.write_bytes(changed_bytes(content, generator))
 
 
 def sweeps(good: Path, folder: Path, generator: random.Random) -> Iterator[Case]:
@@ -357,17 +363,5 @@ def sweeps(good: Path, folder: Path, generator: random.Random) -> Iterator[Case]
         read_sweep(place)
 
     while True:
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(good, place)
-        file = place / generator.choice(names)
-        content = file.read_bytes()
-        if file.suffix == ".json" and generator.random() < 0.7:
-            value = changed_value(json.loads(content), generator)
-            if isinstance(value, dict) and generator.random() < 0.7:
-                value.pop(DIGEST, None)  # as older versions wrote it: nothing tells that it changed
-            file.write_bytes(as_json(value))
-        elif generator.random() < 0.1:
-            file.unlink()
-        else:
-            file.write_bytes(changed_bytes(content, generator))
+        _copy_changed(good, place, names, generator)
         yield run

@@ -38,10 +38,7 @@ def run(root: Path, seconds: float, count: int = 200, seed: int = 0) -> dict[str
     """
     started, draw = time.monotonic(), random.Random(seed)
     lab = Lab(root / "lab", QUICK)
-    whole = lab.sweep()
-    if whole.code != 0:
-        raise RuntimeError(whole.said)
-    lab.save(WHOLE)
+    whole = lab.whole_sweep(WHOLE)
     how: Counter[str] = Counter()
     phases: Counter[str] = Counter()
     wrong: list[str] = []

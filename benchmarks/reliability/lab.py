@@ -78,6 +78,18 @@ class Lab:
         """Run the sweep."""
         return self.begin(before).wait()
 
+    def whole_sweep(self, name: str) -> Outcome:
+        """Run the sweep undisturbed, and keep what it comes to.
+
+        Raises:
+            RuntimeError: it does not come to its end.
+        """
+        outcome = self.sweep()
+        if outcome.code != 0:
+            raise RuntimeError(outcome.said)
+        self.save(name)
+        return outcome
+
     def begin(self, before: Callable[[], object] | None = None) -> Running:
         """Begin the sweep; see `start`."""
         return self.start(*self.plan, "--out", str(self.out), before=before)
@@ -112,6 +124,12 @@ class Lab:
     def saved(self, name: str) -> Path:
         """Where it is kept."""
         return self.root.with_name(f"{self.root.name}-{name}")
+
+
+def without(plan: Sequence[str], *options: str) -> tuple[str, ...]:
+    """A command line without these options and their values."""
+    taken = {at + more for at, one in enumerate(plan) if one in options for more in (0, 1)}
+    return tuple(one for at, one in enumerate(plan) if at not in taken)
 
 
 class Running:

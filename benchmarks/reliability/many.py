@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability.lab import QUICK, Lab, Running, leftovers
+from benchmarks.reliability.lab import QUICK, Lab, Running, leftovers, without
 from dpo_bench.storage import read_parquet
 
 NEEDS_FAULTS = False
@@ -30,10 +30,8 @@ def run(root: Path, seconds: float, count: int = 500, seed: int = 0) -> dict[str
     """
     started = time.monotonic()
     betas = ",".join(f"{0.1 + number / 1000:.3f}" for number in range(count))
-    at = QUICK.index("--losses")
-    plan = (*QUICK[:at], "--losses", "dpo", *QUICK[at + 2 :], "--set=evaluation.every=0")
-    at = plan.index("--beta")
-    lab = Lab(root / "lab", (*plan[:at], "--beta", betas, *plan[at + 2 :]))
+    plan = (*without(QUICK, "--losses", "--beta"), "--losses", "dpo", "--beta", betas)
+    lab = Lab(root / "lab", (*plan, "--set=evaluation.every=0"))
     sweep = lab.begin()
     seen = _watch(sweep, lab.out / "trials", count, started + seconds)
     outcome = sweep.wait(max(1.0, started + seconds - time.monotonic()))

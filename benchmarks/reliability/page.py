@@ -45,8 +45,7 @@ def damage(found: Found) -> Iterator[str]:
         "for times."
     )
     yield ""
-    yield "| kind of file | tried | noticed | harmless | told by the sweep | mended |"
-    yield "|---|---|---|---|---|---|"
+    yield from _head("kind of file", "tried", "noticed", "harmless", "told by the sweep", "mended")
     for kind, one in found["kinds"].items():
         if one["tried"]:
             cells = [one[name] for name in ("tried", "noticed", "harmless", "told", "mended")]
@@ -70,8 +69,7 @@ def kill(found: Found) -> Iterator[str]:
     )
     for heading, counts in (("how", found["how"]), ("during", found["phases"])):
         yield ""
-        yield f"| {heading} | kills |"
-        yield "|---|---|"
+        yield from _head(heading, "kills")
         yield from (f"| {name} | {count} |" for name, count in counts.items())
     yield from _wrong(found["wrong"])
 
@@ -86,8 +84,7 @@ def disk(found: Found) -> Iterator[str]:
         f"{found['resumed']:,} of these the same command came to the same results."
     )
     yield ""
-    yield "| operation | points | tried | exit codes | resumed |"
-    yield "|---|---|---|---|---|"
+    yield from _head("operation", "points", "tried", "exit codes", "resumed")
     for name, one in found["operations"].items():
         codes = ", ".join(f"{code}: {count}" for code, count in sorted(one["ended"].items()))
         yield f"| {name} | {one['points']} | {one['tried']} | {codes} | {one['resumed']} |"
@@ -98,8 +95,7 @@ def together(found: Found) -> Iterator[str]:
     """Many sweeps at once."""
     yield f"## {found['at once']} sweeps at once"
     yield ""
-    yield "| | exit codes | folders | right |"
-    yield "|---|---|---|---|"
+    yield from _head("", "exit codes", "folders", "right")
     for name, one in found["settings"].items():
         codes = ", ".join(f"{code}: {count}" for code, count in sorted(one["codes"].items()))
         right = "no" if one["wrong"] else "yes"
@@ -118,13 +114,11 @@ def planted(found: Found) -> Iterator[str]:
         f", {losses['named']} causes named, in {losses['sweep_seconds']:.0f} s."
     )
     yield ""
-    yield "| loss | what its trial's row says |"
-    yield "|---|---|"
+    yield from _head("loss", "what its trial's row says")
     for name, error in losses["errors"].items():
         yield f"| {name} | {' '.join(error.replace('|', '/').split())[:160]} |"
     yield ""
-    yield "| outside a trial | seconds | as wished |"
-    yield "|---|---|---|"
+    yield from _head("outside a trial", "seconds", "as wished")
     for name, one in outside.items():
         yield f"| {name} | {one['seconds']:.0f} | {'no' if one['wrong'] else 'yes'} |"
     yield from _wrong(losses["wrong"] + [text for one in outside.values() for text in one["wrong"]])
@@ -142,8 +136,7 @@ def fuzz(found: Found) -> Iterator[str]:
         f"{found['limit']:.0f} s, or messages that cannot be read."
     )
     yield ""
-    yield "| input | tried | refused in a line or two | otherwise than wished |"
-    yield "|---|---|---|---|"
+    yield from _head("input", "tried", "refused in a line or two", "otherwise than wished")
     for name, one in kinds.items():
         yield f"| {name} | {one['tried']:,} | {one['refused']:,} | {sum(one['wrong'].values())} |"
     yield from _wrong(
@@ -161,13 +154,18 @@ def many(found: Found) -> Iterator[str]:
     yield ""
     yield f"{found['done']} done. Medians of the second and the last quarter of the time:"
     yield ""
-    yield "| process | after trials | MiB resident | open files |"
-    yield "|---|---|---|---|"
+    yield from _head("process", "after trials", "MiB resident", "open files")
     for name, one in found["processes"].items():
         for row in one.values():
             size = row["bytes"] / 2**20
             yield f"| {name} | {row['trials']:.0f} | {size:.0f} | {row['files']:.0f} |"
     yield from _wrong(found["wrong"])
+
+
+def _head(*names: str) -> Iterator[str]:
+    """The first lines of a table."""
+    yield f"| {' | '.join(names)} |"
+    yield "|---" * len(names) + "|"
 
 
 def _wrong(wrong: list[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability.lab import QUICK, Lab, Outcome
+from benchmarks.reliability.lab import QUICK, Lab, Outcome, without
 from dpo_bench.storage import read_parquet
 
 NEEDS_FAULTS = False
@@ -131,8 +131,8 @@ def _losses(root: Path, bad: dict[str, tuple[str, str]]) -> dict[str, Any]:
     names = [f"planted_{name}" for name in bad]
     mixed = [one for pair in zip(names, GOOD * 9, strict=False) for one in pair]
     losses = ",".join(dict.fromkeys([*mixed, *names, *GOOD]))
-    plan = (*QUICK, "--losses", losses, "--stall-timeout", str(STALL), "--plugins", str(plugins))
-    lab = Lab(root / "losses", _last_of_each(plan))
+    more = ("--losses", losses, "--stall-timeout", str(STALL), "--plugins", str(plugins))
+    lab = Lab(root / "losses", (*without(QUICK, "--losses"), *more))
     outcome = lab.begin().wait(SECONDS_OF_A_SWEEP)
     wrong = [f"exit code {outcome.code}: {outcome.said[-500:]}"] if outcome.code != 1 else []
     rows: dict[str, str] = {}
@@ -159,12 +159,6 @@ def _losses(root: Path, bad: dict[str, tuple[str, str]]) -> dict[str, Any]:
         "errors": {name: rows.get(f"planted_{name}", "") for name in bad},
         "wrong": wrong,
     }
-
-
-def _last_of_each(plan: tuple[str, ...]) -> tuple[str, ...]:
-    """A command line without the first of two ``--losses``."""
-    at = plan.index("--losses")
-    return (*plan[:at], *plan[at + 2 :])
 
 
 def _outside(root: Path, plant: Plant) -> dict[str, Any]:

@@ -25,10 +25,7 @@ def run(root: Path, seconds: float, count: int = 16, seed: int = 0) -> dict[str,
     """
     started = time.monotonic()
     lab = Lab(root / "lab", QUICK)
-    whole = lab.sweep()
-    if whole.code != 0:
-        raise RuntimeError(whole.said)
-    lab.save(WHOLE)
+    lab.whole_sweep(WHOLE)
     expected = lab.saved(WHOLE) / "runs" / "small"
     settings = {"one folder": True, "one cold cache": False}
     found: dict[str, Any] = {}

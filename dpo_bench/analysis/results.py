@@ -505,24 +505,18 @@ def _curve_point(row: Mapping[Any, Any]) -> CurvePoint:
 
 def _trial(folder: Path, row: Mapping[Any, Any], training: Mapping[str, Any]) -> Trial:
     place = folder / "trials" / str(row["trial"])
-    files = _opened(place)
-    done = str(row["status"]) == DONE
-    evaluation = files.read_json("evaluation.json") if done else {}
     try:
-        return _read_trial(files, row, training, evaluation)
+        return _read_trial(place, row, training)
     except (AttributeError, TypeError, ValueError) as error:  # of an older version, and changed
         raise damaged(place / MANIFEST, f" ({error})") from error
 
 
-def _read_trial(
-    files: Sealed,
-    row: Mapping[Any, Any],
-    training: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-) -> Trial:
+def _read_trial(place: Path, row: Mapping[Any, Any], training: Mapping[str, Any]) -> Trial:
+    files = _opened(place)
     manifest = files.fields
     status = str(row["status"])
     done = status == DONE
+    evaluation = files.read_json("evaluation.json") if done else {}
     decay = (evaluation.get("notes") or {}).get("decay") or {}
     return Trial(
         id=str(row["trial"]),

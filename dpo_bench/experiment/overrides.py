@@ -16,6 +16,7 @@ from dpo_bench.experiment.read import (
     apply_setting,
     canonical_name,
     find_file,
+    loss_tables,
     parse_value,
     read_file,
     validate,
@@ -92,7 +93,7 @@ def _own_base(flags: Overrides) -> Tree:
             f"give {missing} too: a model and its pairs go together without an experiment file."
         )
     stems = [Path(value).stem for value in (flags.policy, flags.preferences)]
-    names = [{"name": entry["name"]} for entry in _loss_tables(read_file(find_file(QUICKSTART)))]
+    names = [{"name": entry["name"]} for entry in loss_tables(read_file(find_file(QUICKSTART)))]
     return {"name": slug("-".join(stems)), "losses": names}
 
 
@@ -129,7 +130,7 @@ def _apply(tree: Tree, flags: Overrides) -> None:
         tree.pop("search", None)  # strengths that are given are not searched for
     if flags.beta:
         values = _numbers("--beta", flags.beta)
-        tree["losses"] = [_with_strength(entry, values) for entry in _loss_tables(tree)]
+        tree["losses"] = [_with_strength(entry, values) for entry in loss_tables(tree)]
     for name, keys in flags.sections.items():
         _table(tree, name).update(keys)
     for assignment in flags.settings:
@@ -139,7 +140,7 @@ def _apply(tree: Tree, flags: Overrides) -> None:
 
 def _forget_baseline(tree: Tree) -> None:
     """Leave out the file's baseline where the losses that were chosen do not have it."""
-    names = {get_loss(entry["name"]).name for entry in _loss_tables(tree)}
+    names = {get_loss(entry["name"]).name for entry in loss_tables(tree)}
     for section in ("search", "comparison"):
         table = tree.get(section)
         if not isinstance(table, dict) or not isinstance(table.get("baseline"), str):
@@ -165,24 +166,9 @@ def _table(tree: Tree, name: str) -> Tree:
     return section
 
 
-def _loss_tables(tree: Tree) -> list[Mapping[str, Any]]:
-    """The raw ``losses``: tables with a name, of which names alone are short for."""
-    given = tree.get("losses", [])
-    entries = [
-        {"name": entry} if isinstance(entry, str) else entry
-        for entry in (given if isinstance(given, list) else [given])
-    ]
-    for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise ConfigurationError(
-                'losses must be tables that name a loss: [[losses]] with name = "dpo".'
-            )
-    return entries
-
-
 def _chosen_losses(tree: Tree, given: Sequence[str | Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The named losses, each with the file's own table where the file has one."""
-    tables = {get_loss(entry["name"]).name: entry for entry in _loss_tables(tree)}
+    tables = {get_loss(entry["name"]).name: entry for entry in loss_tables(tree)}
     found: list[Mapping[str, Any]] = []
     for one in given:
         if isinstance(one, str):

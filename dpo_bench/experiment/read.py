@@ -97,16 +97,7 @@ def apply_setting(tree: Tree, assignment: str) -> None:
 
 def _loss_table(tree: Tree, path: Sequence[str], assignment: str) -> Tree:
     """The raw table of the loss that ``losses.NAME.key`` names, made its own where a name stood."""
-    names = tree.get(LOSSES)
-    given = names if isinstance(names, list) else [names] if names else []
-    entries: list[dict[str, Any]] = []
-    for one in given:
-        if not isinstance(one, str | Mapping):
-            raise ConfigurationError(
-                f"--set {assignment}: losses must be tables that name a loss, as [[losses]] with "
-                'name = "dpo".'
-            )
-        entries.append({"name": one} if isinstance(one, str) else dict(one))
+    entries = [dict(one) for one in loss_tables(tree)]
     tree[LOSSES] = entries
     if len(path) != 2:
         raise ConfigurationError(f"--set {assignment}: write it as losses.NAME.key=value.")
@@ -119,6 +110,21 @@ def _loss_table(tree: Tree, path: Sequence[str], assignment: str) -> Tree:
             " them."
         )
     return found[0]
+
+
+def loss_tables(tree: Tree) -> list[Mapping[str, Any]]:
+    """The raw ``losses``: tables with a name, of which names alone are short for."""
+    given = tree.get(LOSSES, [])
+    entries = [
+        {"name": entry} if isinstance(entry, str) else entry
+        for entry in (given if isinstance(given, list) else [given])
+    ]
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise ConfigurationError(
+                'losses must be tables that name a loss: [[losses]] with name = "dpo".'
+            )
+    return entries
 
 
 def canonical_name(name: Any) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,30 +114,24 @@ def weight_count(files: ModelFiles) -> int:
     if files.pickled:
         bytes_each = 4  # an estimate: pickles tell their sizes only when they are loaded
         return sum(file.stat().st_size for file in files.weights) // bytes_each
-    from safetensors import safe_open
-
-    count = 0
-    for file in files.weights:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="numpy") as tensors:
-                shapes = (tensors.get_slice(name).get_shape() for name in tensors.keys())  # noqa: SIM118
-                count += sum(math.prod(shape) for shape in shapes)
-    return count
+    return sum(map(math.prod, _shapes(files.weights)))
 
 
 def tensor_count(folder: Path) -> int | None:
     """Number of tensors in a folder's weights; None where they are pickles."""
+    weights, pickled = _weights(folder)
+    return None if pickled else sum(1 for _ in _shapes(weights))
+
+
+def _shapes(weights: Iterable[Path]) -> Iterator[Sequence[int]]:
+    """Shape of every tensor in these files, by their headers alone."""
     from safetensors import safe_open
 
-    weights, pickled = _weights(folder)
-    if pickled:
-        return None
-    count = 0
     for file in weights:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="numpy") as tensors:
-                count += len(tensors.keys())
-    return count
+                for name in tensors.keys():  # noqa: SIM118
+                    yield tensors.get_slice(name).get_shape()
 
 
 def listed_ends(folder: Path) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from rich.text import Text
 
 from dpo_bench.progress import Loudness
 from dpo_bench.sweep.target_table import TargetTable
+from dpo_bench.terminal import say
 from dpo_bench.wording import counted
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -414,7 +415,7 @@ def make_display(console: Console, loudness: Loudness = "normal") -> Display:
     """Live bars when someone watches a terminal, else lines; see `Loudness`."""
 
     def line(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, text)
 
     def dated(text: str) -> None:
         line(f"{datetime.now().astimezone():%H:%M:%S} {text}")

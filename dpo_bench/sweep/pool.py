@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dpo_bench.notes import Note
+from dpo_bench.progress import SAVING
 from dpo_bench.sweep.display import Display
 from dpo_bench.sweep.executors.base import WAITING, Channel, Executor, Message, WorkerDiedError
 from dpo_bench.sweep.schedule import Schedule
@@ -16,7 +17,7 @@ from dpo_bench.sweep.silence import (
     TooLongError,
 )
 from dpo_bench.sweep.task import Task
-from dpo_bench.sweep.worker import SAVING, Event, Job, Ready
+from dpo_bench.sweep.worker import Event, Job, Ready
 
 SECONDS_TO_LISTEN = 1.0
 SECONDS_TO_STOP = 2.0

@@ -17,6 +17,7 @@ from dpo_bench.errors import ConfigurationError
 from dpo_bench.experiment import Experiment, plan_trials
 from dpo_bench.search.plan import looks_of, seeds_of
 from dpo_bench.sweep.estimate import in_words
+from dpo_bench.terminal import say
 from dpo_bench.wording import counted
 
 SHOWN = 8
@@ -61,7 +62,7 @@ def print_mixes(
         return settings * seeds * seconds(prompts, responses) if seconds else prompts * seeds
 
     found = mixes(components, difference, comparisons, cost)
-    _say(
+    say(
         console,
         f"To show a difference of {difference:g} with a chance of 80%, among"
         f" {counted(comparisons, 'comparison')} with the baseline (variances: {components.source};"
@@ -69,15 +70,15 @@ def print_mixes(
         f" {components.runs:.2g}):",
     )
     if not found:
-        _say(console, "No mix that was looked at (to 8,192 prompts and 20 seeds) is enough.")
+        say(console, "No mix that was looked at (to 8,192 prompts and 20 seeds) is enough.")
         return
     console.print(_table(_best_by_seeds(found), timed=seconds is not None))
     now = experiment.evaluation
     if asked < 2:
-        _say(console, "As planned, with one seed, nothing is said of losses.")
+        say(console, "As planned, with one seed, nothing is said of losses.")
         return
     here = shown(components, comparisons, now.prompts, now.samples_per_prompt, asked)
-    _say(console, f"As planned this sweep shows {here:.3f}.")
+    say(console, f"As planned this sweep shows {here:.3f}.")
 
 
 def _settings_and_seeds(experiment: Experiment) -> tuple[int, int]:
@@ -134,7 +135,3 @@ def _measured_seconds(results: SweepResults) -> TrialSeconds | None:
     train, evaluation = (float(table[f"{name}_seconds"].mean()) for name in ("train", "evaluation"))
     responses = sum(len(trial.samples) for trial in results.done) / len(results.done)
     return lambda prompts, each: train + evaluation * prompts * each / responses
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -45,7 +45,7 @@ from dpo_bench.sweep.memory import (
 )
 from dpo_bench.sweep.power import TrialSeconds
 from dpo_bench.sweep.sources import Sources, find_sources, preferences_source
-from dpo_bench.terminal import Terminal
+from dpo_bench.terminal import Terminal, say
 from dpo_bench.training.input_builders import require_margins
 from dpo_bench.training.trainer import number_of_steps
 
@@ -127,7 +127,7 @@ def print_plan(
         _print_search(experiment, experiment.search, forecast, console)
     found = _checked(experiment, make_display(Terminal(stderr=True), loudness), gpu_memory)
     if isinstance(found, str):
-        _say(
+        say(
             console,
             f"{found} is on the hub and not on this machine yet: a run fetches it. "
             "Data, reward and device were checked; lengths, time and memory are not known.",
@@ -136,7 +136,7 @@ def print_plan(
         return None
     experiment = found.experiment
     for line in (*describe(found.inputs, experiment), *_examples(found.inputs)):
-        _say(console, line)
+        say(console, line)
     _print_judging(experiment, forecast.most, found.size, console)
     if workers is None:
         each = experiment.training.gpus_per_trial
@@ -146,7 +146,7 @@ def print_plan(
         workers = choose_workers(machines, found.sources, forecast.most, need, each, shared=common)
     seconds = _print_cost(found, console, forecast=forecast, workers=workers)
     for line in describe_plan(found.plan):
-        _say(console, line)
+        say(console, line)
     require_fitting(found.plan, experiment.training)
     return seconds
 
@@ -242,7 +242,7 @@ def _print_search(
         table.add_row(escape(get_loss(grid.name).name), escape(kept), escape(axes))
     console.print(table)
     for line in _search_in_words(experiment, search):
-        _say(console, line)
+        say(console, line)
 
 
 def _seeds_in_words(experiment: Experiment, search: Search) -> str:
@@ -324,12 +324,12 @@ def _print_judging(
         return
     times = evaluations(experiment, size.pairs if size else None)
     if times is None:
-        _say(console, "No estimate of the judging: how often a trial is evaluated is not known.")
+        say(console, "No estimate of the judging: how often a trial is evaluated is not known.")
         return
-    _say(console, describe_questions(options, trials, times))
+    say(console, describe_questions(options, trials, times))
     if size is not None:
         questions = count_questions(options, trials, times).total
-        _say(console, describe_cost(options, questions, size.prompt, size.response))
+        say(console, describe_cost(options, questions, size.prompt, size.response))
 
 
 def _print_cost(
@@ -341,14 +341,14 @@ def _print_cost(
     steps = number_of_steps(training, size.pairs)
     passes = steps * training.pairs_per_step / size.pairs
     own = "; some trials have values of their own" if forecast.has_own_values else ""
-    _say(
+    say(
         console,
         f"Training: {steps} steps of {training.pairs_per_step} pairs ({passes:.2g} passes over the "
         f"pairs), learning rate {training.peak_rate:g}, {sources.content.device}{own}.",
     )
-    _say(console, f"Model: {size.parameters:,} parameters; workers: {workers}.")
+    say(console, f"Model: {size.parameters:,} parameters; workers: {workers}.")
     if sources.device != "cpu":
-        _say(console, "No estimate of the time: none was ever measured on a GPU.")
+        say(console, "No estimate of the time: none was ever measured on a GPU.")
         return None
     speed = matrix_speed()
     seconds = forecast.seconds(experiment, size, speed)
@@ -356,7 +356,7 @@ def _print_cost(
         in_words(seconds * math.ceil(count / workers))
         for count in dict.fromkeys((forecast.least, forecast.most))
     ]
-    _say(
+    say(
         console,
         f"Time: about {in_words(seconds)} a trial and {' to '.join(whole)} in all "
         "(an estimate, good to a factor of two or three).",
@@ -369,7 +369,3 @@ def _print_cost(
         return forecast.seconds(planned, replace(size, prompts=prompts), speed)
 
     return of
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from dpo_bench.ledger import copy_of
 from dpo_bench.storage import MANIFEST, has_digest, open_sealed, read_record
 from dpo_bench.sweep.results import planned_trials
 from dpo_bench.sweep.store import CHECKPOINTS, FIGURES, OWN_NAMES, TRIALS, Store
+from dpo_bench.terminal import say
 from dpo_bench.wording import counted
 
 
@@ -70,25 +71,23 @@ def _table(
 
 
 def _print_verified(store: Store, wrong: list[str], console: Console) -> None:
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
     for name in wrong:
-        say(f"DAMAGED: {store.folder / name}")
+        say(console, f"DAMAGED: {store.folder / name}")
     older, unfinished = list(without_digest(store)), list(unfinished_in(store))
     if older:
-        say(f"no digest (written by an older version): {', '.join(older)}")
+        say(console, f"no digest (written by an older version): {', '.join(older)}")
     if unfinished:
-        say(f"being written, or left unfinished: {', '.join(unfinished)}")
+        say(console, f"being written, or left unfinished: {', '.join(unfinished)}")
     if wrong:
         say(
+            console,
             f"{counted(len(wrong), 'file')} damaged: run the sweep again, which does only that "
-            "again."
+            "again.",
         )
     elif older or unfinished:
-        say("every file that has a digest is as it was written.")
+        say(console, "every file that has a digest is as it was written.")
     else:
-        say("every file is as it was written.")
+        say(console, "every file is as it was written.")
 
 
 def damaged_in(store: Store) -> Iterator[str]:

@@ -391,11 +391,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     seal(folder, {name: getattr(manifest, name) for name in manifest.__slots__})
 
 
-def damaged_files(folder: Path) -> list[str]:
-    """Files of a finished trial that are missing or differ from their checksum."""
-    return Store(folder.parent.parent).damage(folder.name)
-
-
 def link_files(source: Path, target: Path) -> None:
     """Share a folder's files, which are never changed in place; copy them where links fail."""
     for file in source.rglob("*"):

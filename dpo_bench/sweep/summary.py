@@ -17,6 +17,7 @@ from dpo_bench.analysis.results import SUMMARY
 from dpo_bench.storage import read_bytes
 from dpo_bench.sweep.doubts import doubts
 from dpo_bench.sweep.run import SweepOutcome
+from dpo_bench.terminal import say
 from dpo_bench.wording import counted
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def print_outcome(outcome: SweepOutcome, console: Console) -> None:
     """Print what the report begins with, the results, a row per trial, and where the report is."""
     results = outcome.table
     for sentence in _opening(outcome.report.parent / SUMMARY):
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        say(console, sentence)
     judged = outcome.experiment.has("judge")
     print_doubts(outcome.folder / "reference", console, judged=judged)
     measured = {
@@ -45,7 +46,7 @@ def print_outcome(outcome: SweepOutcome, console: Console) -> None:
     narrow = console.width < WIDTH_FOR_INTERVALS
     console.print(_results(outcome, measured, _value if narrow else _interval))
     for line in _causes(results):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
     if stopped := int((results["status"] == "stopped").sum()):
         console.print(
             f"{counted(stopped, 'trial')} stopped early: no failure, but too far from the reference"
@@ -54,7 +55,7 @@ def print_outcome(outcome: SweepOutcome, console: Console) -> None:
             soft_wrap=True,
         )
     for remark in _remarks(outcome, bool(measured), narrow=narrow):
-        console.print(remark, markup=False, highlight=False, soft_wrap=True)
+        say(console, remark)
     console.print(f"report: {outcome.report}", markup=False, soft_wrap=True)
 
 
@@ -104,7 +105,7 @@ def _opening(file: Path) -> list[str]:
 def print_doubts(reference: Path, console: Console, *, judged: bool) -> None:
     """Print what the controls say against the figures that follow; see `doubts`."""
     for doubt in doubts(reference, judged=judged):
-        console.print(f"warning: {doubt}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"warning: {doubt}")
 
 
 def _remarks(outcome: SweepOutcome, measured: bool, *, narrow: bool) -> Iterator[str]:

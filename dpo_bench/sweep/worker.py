@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dpo_bench.disk import storage_error
 from dpo_bench.errors import DpoBenchError, EnvironmentProblem, TrialError
 from dpo_bench.notes import heard
-from dpo_bench.progress import Control
+from dpo_bench.progress import SAVING, TRAINING, Control
 from dpo_bench.storage import cache_root
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_EVENTS = 0.2
-TRAINING = "training"
-SAVING = "saving"
-"""What a worker says before it saves because it was asked to stop, which may take long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from dpo_bench.contract import Loss, Objective, PairLogps
 from dpo_bench.errors import DivergedError
 from dpo_bench.model.logprobs import LogprobBackend
-from dpo_bench.progress import Control
+from dpo_bench.progress import SAVING, TRAINING, Control
 from dpo_bench.training.checkpoint import Checkpoint
 from dpo_bench.training.optimizer import learning_rate
 from dpo_bench.training.reference_model import CachedReference, SyncedReference
@@ -155,7 +155,7 @@ class Trainer:
         before = self.seconds
         for step in range(self.first_step, self.steps):
             self.log.add(self._step(step))
-            self.control.progress("training", step + 1, self.steps)
+            self.control.progress(TRAINING, step + 1, self.steps)
             if (step + 1) % self.settings.log_every == 0:
                 self.require_finite()
             now = time.monotonic()
@@ -165,7 +165,7 @@ class Trainer:
                 started += time.monotonic() - now
             stop = self.control.should_stop()
             if stop:
-                self.control.progress("saving", 0, 1)
+                self.control.progress(SAVING, 0, 1)
             if stop or now - saved >= self.settings.checkpoint_seconds:
                 self._save(step + 1)
                 saved = now

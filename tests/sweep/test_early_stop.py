@@ -17,7 +17,7 @@ from dpo_bench.progress import Control
 from dpo_bench.storage import read_parquet
 from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.early_stop import EarlyStop, StoppedEarlyError, is_beyond
-from dpo_bench.sweep.store import Manifest, Store, damaged_files
+from dpo_bench.sweep.store import Manifest, Store
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import Ended, run_trial
 from dpo_bench.training.trainer import StoppedError
@@ -103,7 +103,7 @@ def test_a_trial_beyond_its_limit_ends_with_what_it_has(
     folder = Store(tmp_path).trial_folder("t")
     assert list(found.artefacts) == ["training.parquet"]
     assert len(read_parquet(folder / "training.parquet")) == 2
-    assert damaged_files(folder) == []
+    assert Store(tmp_path).damage("t") == []
     assert not list((tmp_path / "checkpoints").iterdir())
 
     assert run(context, tmp_path, None) == ("done", ""), "wanted again, without a limit"

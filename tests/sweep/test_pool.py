@@ -16,6 +16,7 @@ import pytest
 from dpo_bench.errors import ConfigurationError, DataError
 from dpo_bench.experiment import PlannedTrial
 from dpo_bench.notes import Note
+from dpo_bench.progress import SAVING
 from dpo_bench.sweep.display import PlainDisplay
 from dpo_bench.sweep.executors.base import WAITING, Channel, Message, WorkerDiedError
 from dpo_bench.sweep.executors.machines import Machine
@@ -23,7 +24,7 @@ from dpo_bench.sweep.pool import Pool
 from dpo_bench.sweep.schedule import ListSchedule
 from dpo_bench.sweep.silence import Silence, TimeLimits
 from dpo_bench.sweep.task import Task
-from dpo_bench.sweep.worker import SAVING, Event, Job, Ready
+from dpo_bench.sweep.worker import Event, Job, Ready
 
 READY = Ready({"training_pairs": 3}, Path("reference"), {"backend": "hidden"})
 JOB = cast("Job", None)

@@ -14,7 +14,7 @@ from unittest.mock import ANY
 import pytest
 
 from dpo_bench.errors import ConfigurationError, DamagedError, EnvironmentProblem, LockedError
-from dpo_bench.sweep.store import Manifest, Store, damaged_files, link_files, write_manifest
+from dpo_bench.sweep.store import Manifest, Store, link_files, write_manifest
 
 RECORD: dict[str, Any] = {
     "conditions": {"training": {"steps": 5, "learning_rate": 0.1}, "content": {"policy": "p"}},
@@ -40,7 +40,7 @@ def test_a_trial_appears_whole_with_its_checksums(tmp_path: Path) -> None:
     assert found is not None
     assert found.is_final
     assert list(found.artefacts) == ["data.txt"]
-    assert damaged_files(store.trial_folder("t")) == []
+    assert store.damage("t") == []
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
@@ -48,9 +48,9 @@ def test_damage_is_found(tmp_path: Path) -> None:
     finish(store)
     file = store.trial_folder("t") / "data.txt"
     file.write_text("resulT")
-    assert damaged_files(store.trial_folder("t")) == ["data.txt"]
+    assert store.damage("t") == ["data.txt"]
     file.unlink()
-    assert damaged_files(store.trial_folder("t")) == ["data.txt"]
+    assert store.damage("t") == ["data.txt"]
 
 
 def test_a_crash_is_tried_again_and_a_divergence_is_a_result(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_neighbors_trial_is_taken_over(tmp_path: Path) -> None:
     second = Store(tmp_path / "second")
     assert second.reuse("t")
     assert (second.trial_folder("t") / "data.txt").read_text() == "result"
-    assert damaged_files(second.trial_folder("t")) == []
+    assert second.damage("t") == []
     assert not Store(tmp_path / "third").reuse("other")
 
 

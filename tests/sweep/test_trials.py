@@ -16,7 +16,7 @@ from dpo_bench.storage import read_parquet
 from dpo_bench.sweep.context import WorkerContext
 from dpo_bench.sweep.results import write_results
 from dpo_bench.sweep.sources import find_sources
-from dpo_bench.sweep.store import Manifest, Store, damaged_files
+from dpo_bench.sweep.store import Manifest, Store
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import describe, manifest_of, run_trial
 from dpo_bench.training.trainer import StoppedError
@@ -104,7 +104,7 @@ def test_a_finished_trial_has_all_its_files_and_nothing_is_left_under_way(
     files = {"training.parquet", "samples.parquet", "heldout.parquet", "evaluation.json"}
     assert files <= set(found.artefacts)
     assert any(name.startswith("policy/") for name in found.artefacts)
-    assert damaged_files(store.trial_folder("t")) == []
+    assert store.damage("t") == []
     assert len(read_parquet(store.trial_folder("t") / "training.parquet")) == 4
     assert not store.checkpoint("t").exists()
     assert not store.evaluations("t").exists()

@@ -12,9 +12,10 @@ import pytest
 
 from dpo_bench.experiment import PlannedTrial
 from dpo_bench.model.ranks import Ranks
+from dpo_bench.progress import SAVING
 from dpo_bench.sweep.task import Task
 from dpo_bench.sweep.trials import Ended
-from dpo_bench.sweep.worker import SAVING, Event, _serve, _Voice, _why
+from dpo_bench.sweep.worker import Event, _serve, _Voice, _why
 
 
 class Wire:
