@@ -14,10 +14,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from dpo_bench.disk import storage_error
 from dpo_bench.errors import ConfigurationError, DpoBenchError
 from dpo_bench.launcher import follows, heed_signals
-from dpo_bench.storage import cache_root
 
 INTERRUPTED = 130
 
@@ -46,8 +44,6 @@ def main() -> None:
     """Run the command line; raises SystemExit with its exit code."""
     heed_signals()
     from dpo_bench.cli import UsageError, app
-    from dpo_bench.terminal import complain
-    from dpo_bench.wording import visible
 
     if follows():
         if {"sweep", "train"} & set(sys.argv[1:2]):
@@ -58,23 +54,34 @@ def main() -> None:
     try:
         code = app(prog_name="dpo-bench", standalone_mode=False) or 0
     except UsageError as error:
+        from dpo_bench.wording import visible
+
         said = io.StringIO()
         error.show(file=said)
         print(visible(said.getvalue()), end="", file=sys.stderr)
         sys.exit(ConfigurationError.exit_code)
     except DpoBenchError as error:
-        complain(str(error))
+        _complain(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
         # No permission and a full disk are the machine's; nothing that was finished is lost.
+        from dpo_bench.disk import storage_error
+        from dpo_bench.storage import cache_root
+
         problem = storage_error(Path.cwd(), error, cache_root())
-        complain(str(problem))
+        _complain(str(problem))
         sys.exit(problem.exit_code)
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:  # the parser turns most of them into this code
-        complain("interrupted; the same command goes on from here.")
+        _complain("interrupted; the same command goes on from here.")
     sys.exit(code)
+
+
+def _complain(text: str) -> None:
+    from dpo_bench.terminal import complain  # brings rich, which a good start does without
+
+    complain(text)
 
 
 if __name__ == "__main__":

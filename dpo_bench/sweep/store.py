@@ -368,9 +368,10 @@ class Store:
         Raises:
             StorageError: one may not be read.
         """
-        if self.manifest(trial) is None:
+        manifest = self.manifest(trial)
+        if manifest is None:
             return [MANIFEST]
-        return self.sealed_trial(trial).damaged()
+        return Sealed(self.trial_folder(trial), {}, manifest.artefacts).damaged()
 
     def has_reference(self) -> bool:
         """Whether the reference's evaluation is there, and whole as far as that is known."""

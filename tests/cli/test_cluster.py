@@ -254,6 +254,20 @@ def ranks_of(out: Path) -> dict[str, int]:
     return found
 
 
+def assert_gone(ranks: dict[str, int], seconds: float = 20) -> None:
+    """The processes end, all of them."""
+    wait_until(
+        lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in ranks.values()), seconds
+    )
+
+
+def assert_goes_on(divided: list[str], out: Path, whole: Path) -> None:
+    """The same command goes on, and comes to what a sweep comes to that was left alone."""
+    dpo_bench(*divided, "--executor", "ray", "--out", out)
+    assert_same(out, whole)
+    assert_same_policies(out, whole)
+
+
 def test_trials_on_two_processes_of_two_machines_are_those_of_the_local_executor(
     divided: list[str], undisturbed: Path, cluster: Any, tmp_path: Path
 ) -> None:
@@ -278,11 +292,9 @@ def test_a_killed_rank_ends_its_worker_and_the_trial_goes_on_from_its_checkpoint
         assert process.returncode == 1, message
     assert "no machine of the cluster" not in message
     assert "the worker on 127.0.0.1 died: The actor is dead" in results(out)["error"][0]
-    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in ranks.values()), 20)
+    assert_gone(ranks)
     assert checkpoints(out)
-    dpo_bench(*divided, "--executor", "ray", "--out", out)
-    assert_same(out, undisturbed)
-    assert_same_policies(out, undisturbed)
+    assert_goes_on(divided, out, undisturbed)
 
 
 def test_a_machine_that_is_lost_with_one_rank_ends_its_worker(
@@ -296,15 +308,10 @@ def test_a_machine_that_is_lost_with_one_rank_ends_its_worker(
         cluster.remove_node(lost, allow_graceful=False)
         _, message = process.communicate(timeout=400)
         assert process.returncode == 1, message
-    assert re.match(
-        LOST,
-        results(out)["error"][0],
-    )
-    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in ranks.values()), 20)
+    assert re.match(LOST, results(out)["error"][0])
+    assert_gone(ranks)
     add_machine(cluster, "127.0.0.4")
-    dpo_bench(*divided, "--executor", "ray", "--out", out)
-    assert_same(out, undisturbed)
-    assert_same_policies(out, undisturbed)
+    assert_goes_on(divided, out, undisturbed)
 
 
 def test_ctrl_c_saves_what_two_processes_are_at_and_leaves_none(
@@ -321,10 +328,8 @@ def test_ctrl_c_saves_what_two_processes_are_at_and_leaves_none(
     assert "the same command goes on from here" in message
     assert "Traceback" not in message
     assert len(checkpoints(out)) == 1
-    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in ranks.values()), 10)
-    dpo_bench(*divided, "--executor", "ray", "--out", out)
-    assert_same(out, undisturbed)
-    assert_same_policies(out, undisturbed)
+    assert_gone(ranks, 10)
+    assert_goes_on(divided, out, undisturbed)
     assert cluster.address
 
 

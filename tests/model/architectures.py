@@ -10,6 +10,17 @@ from torch import Tensor
 from dpo_bench.data.batches import Batch, pad_responses
 
 VOCABULARY = 61
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.1,
+}
+"""Of a model whose heads share keys and values, wide enough for rounding to show."""
 COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "bos_token_id": 0,

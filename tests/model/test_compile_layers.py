@@ -17,8 +17,8 @@ from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.logprobs import token_logps
 from dpo_bench.model.lora import reset_adapter, with_adapter
 from dpo_bench.model.narrow_weights import narrow_weights
-from tests.model.architectures import tiny_model
-from tests.model.test_fixed_passes import PAIRS, SIZES
+from tests.model.architectures import SIZES, tiny_model
+from tests.model.test_fixed_passes import PAIRS
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 """What dynamo does to see whether a tensor has a gradient."""

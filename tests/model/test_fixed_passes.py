@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -16,18 +14,7 @@ from dpo_bench.model.logprob_backends import LogprobBackend
 from dpo_bench.model.logprobs import sum_by_row, token_logps
 from dpo_bench.model.narrow_weights import narrow_weights
 from dpo_bench.model.token_statistics import token_values
-from tests.model.architectures import VOCABULARY, tiny_model
-
-SIZES: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.1,
-}
+from tests.model.architectures import SIZES, VOCABULARY, tiny_model
 
 
 def long_pairs(count: int = 7) -> TokenizedPairs:

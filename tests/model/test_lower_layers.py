@@ -21,19 +21,9 @@ from dpo_bench.model.logprobs import LogprobBackend, score, sum_by_row, token_lo
 from dpo_bench.model.lora import reset_adapter, with_adapter
 from dpo_bench.model.lower_layers import LowerLayers
 from dpo_bench.model.narrow_weights import narrow_weights
-from tests.model.architectures import VOCABULARY, tiny_model
+from tests.model.architectures import SIZES, VOCABULARY, tiny_model
 
 ROOM = 1 << 24
-SIZES: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.1,
-}
 WIDE = SIZES | {"hidden_size": 192, "intermediate_size": 512, "head_dim": 48}
 
 
