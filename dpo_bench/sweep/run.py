@@ -122,7 +122,7 @@ def run(
     """
     request = replace(request, experiment=_as_launched(request.experiment, request.executor))
     store = Store(request.folder)
-    store.require_own()
+    store.require_own()  # before its path is resolved, which a link to itself does not survive
     processes = (request.workers or 1) * request.experiment.training.gpus_per_trial
     opening = make_executor(request.executor, request.folder.resolve(), processes)
     planned = _planned(request.experiment)
@@ -132,9 +132,6 @@ def run(
         if note not in notes:
             notes.append(note)
             display.note(note.text, warning=note.is_warning)
-
-    def lasting() -> dict[str, Any]:
-        return {"notes": [note.record() for note in notes if not note.is_passing]}
 
     with store.locked(), display, heard(on_note, request.note_level):
         remove_old_leftovers()
@@ -161,7 +158,8 @@ def run(
                     display=display,
                     on_note=on_note,
                 )
-            store.add_to_record(lasting())
+            lasting = [note.record() for note in notes if not note.is_passing]
+            store.add_to_record({"notes": lasting})
         identities = schedule.identities
         table = write_results(store, identities)
         _require_all(store, identities, table)
